@@ -1,0 +1,416 @@
+"""Reference answers, independent of the package: plain NumPy in float64, and mpmath.
+
+Layout
+------
+a) `Reference`: losses and gradients of the samples, and how a reduction or an upstream gradient
+   turns them into an answer. Every loss of b) to d) returns one.
+b) categorical losses: `cross_entropy`, `nll_loss`, `linear_cross_entropy`
+c) element-wise losses: `binary_cross_entropy`, `binary_cross_entropy_with_logits`, `kl_div`,
+   `sigmoid_focal_loss`
+d) building blocks and `score_samples`
+e) exact values by mpmath, as pairs of float64 (`Exact`), and the distance to them in ulp
+
+The float64 part follows the formulas of the documentation; it subtracts nothing that cancels, so
+that a float32 result can be compared with it to the last digit (`tests/test_accuracy.py` bounds
+its own error with e). Nothing here is written for speed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mpmath
+import numpy as np
+
+# ---------------------------------------------------------------- a) losses into answers
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Losses per sample, the gradient of their sum, and the denominator of "mean".
+
+    `losses` has the shape that reduction="none" returns, `gradients` that of the logits.
+    `class_axis` is where the logits have an axis that the losses lack; None where they have the
+    same shape.
+    """
+
+    losses: np.ndarray
+    gradients: np.ndarray
+    denominator: float
+    class_axis: int | None = None
+    batch: int | None = None
+
+    def loss(self, reduction: str = "mean") -> np.ndarray:
+        if reduction == "none":
+            return self.losses
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.divide(self.losses.sum(), self._divisor(reduction))
+
+    def backward(self, grad_output, reduction: str = "mean") -> np.ndarray:
+        upstream = np.asarray(grad_output, np.float64)
+        if reduction == "none" and self.class_axis is not None:
+            upstream = np.expand_dims(upstream, self.class_axis)
+        # A gradient that is exactly zero stays so, even where the mean divides by nothing.
+        dead = self.gradients == 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.divide(upstream, self._divisor(reduction))
+            return np.where(dead, 0.0, self.gradients * np.where(dead, 0.0, scale))
+
+    def grad(self, reduction: str = "mean") -> np.ndarray:
+        ones = np.ones(self.losses.shape) if reduction == "none" else 1.0
+        return self.backward(ones, reduction)
+
+    def _divisor(self, reduction: str) -> float:
+        return {
+            "none": 1.0,
+            "sum": 1.0,
+            "mean": self.denominator,
+            "batchmean": float(self.batch or 0),
+        }[reduction]
+
+
+def _product(a, b):
+    """a·b where 0·inf is 0: a term of weight zero contributes nothing."""
+    a, b = np.broadcast_arrays(a, b)
+    with np.errstate(invalid="ignore"):
+        return np.where((a == 0) & np.isinf(b), 0.0, a * b)
+
+
+# ---------------------------------------------------------------- b) categorical losses
+
+
+def class_axis(ndim: int, axis: int | None = None) -> int:
+    """PyTorch's rule for axis=None: 1, or 0 for a one-dimensional input."""
+    if axis is None:
+        return 0 if ndim == 1 else 1
+    return axis % ndim
+
+
+def _softmax_parts(x):
+    """Of rows x (…, C): p, 1 − p and −log p, each without cancellation.
+
+    With m the maximum at position j and `rest` the sum of exp(x − m) without j:
+    −log p_j = log1p(rest), −log p_c = log1p(rest) + (m − x_c), 1 − p_c = (sum without c)/sum.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        m = x.max(axis=-1, keepdims=True)
+        j = x.argmax(axis=-1)[..., None]
+        e = np.exp(x - m)
+        others = e.copy()
+        np.put_along_axis(others, j, 0.0, axis=-1)
+        rest = others.sum(axis=-1, keepdims=True)
+        total = 1.0 + rest
+        nll = np.log1p(rest) + (m - x)
+        p = e / total
+        q = 1.0 - p
+        np.put_along_axis(q, j, rest / total, axis=-1)
+        # NaN, +inf, or nothing but −inf: the whole sample has no answer.
+        bad = np.isnan(x).any(axis=-1, keepdims=True) | ~np.isfinite(m)
+    return tuple(np.where(bad, np.nan, part) for part in (p, q, nll))
+
+
+def cross_entropy(
+    logits,
+    target,
+    *,
+    weight=None,
+    sample_weight=None,
+    ignore_index=-100,
+    label_smoothing=0.0,
+    axis=None,
+) -> Reference:
+    """Σc a[c]·(logsumexp(x) − x[c]) with a[c] = w[c]·((1−ε)·t[c] + ε/C).
+
+    Class indices count as a one-hot t whose part is multiplied by w[target]: the same formula.
+    Gradient: p·Σa − a = p·(Σa − a) − a·(1 − p).
+    """
+    logits, target = np.asarray(logits, np.float64), np.asarray(target)
+    axis = class_axis(logits.ndim, axis)
+    x = np.moveaxis(logits, axis, -1)
+    classes = x.shape[-1]
+    w = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
+    epsilon = float(label_smoothing)
+
+    if target.dtype.kind == "f" or target.dtype.name == "bfloat16":
+        t = np.moveaxis(target.astype(np.float64), axis, -1)
+        live = np.ones(x.shape[:-1], bool)
+        mass = np.ones(x.shape[:-1])
+    else:
+        live = target != ignore_index
+        index = np.where(live, target, 0).astype(np.intp)
+        t = np.zeros(x.shape)
+        if classes:
+            np.put_along_axis(t, index[..., None], 1.0, axis=-1)
+        mass = np.where(live, w[index], 0.0) if classes else np.zeros(target.shape)
+    s = np.ones(x.shape[:-1])
+    if sample_weight is not None:
+        s = np.broadcast_to(np.asarray(sample_weight, np.float64), s.shape)
+
+    a = w * ((1.0 - epsilon) * t + epsilon / max(classes, 1))
+    x = np.where(live[..., None], x, 0.0)
+    p, q, nll = _softmax_parts(x)
+    # Only a target of zero silences an infinite −log p; a weight of zero does not (0·inf is NaN).
+    with np.errstate(invalid="ignore"):
+        terms = np.where((t == 0) & (epsilon == 0) & np.isposinf(nll), 0.0, a * nll)
+    per_sample = terms.sum(axis=-1)
+    others = a.sum(axis=-1, keepdims=True) - a
+    if target.dtype.kind in "iub" and epsilon == 0:
+        others = w[index][..., None] * (1.0 - t)  # exact where the subtraction would cancel
+    gradients = p * others - a * q
+
+    scale = np.where(live, s, 0.0)
+    with np.errstate(invalid="ignore"):
+        losses = np.where(live, per_sample * s, 0.0)
+        gradients = np.where(live[..., None], gradients * scale[..., None], 0.0)
+    return Reference(
+        losses, np.moveaxis(gradients, -1, axis), float((mass * scale).sum()), class_axis=axis
+    )
+
+
+def nll_loss(
+    log_probs, target, *, weight=None, sample_weight=None, ignore_index=-100, axis=None
+) -> Reference:
+    """−w[t]·x[t]: the gradient is −w[t] at the target and zero elsewhere."""
+    log_probs, target = np.asarray(log_probs, np.float64), np.asarray(target)
+    axis = class_axis(log_probs.ndim, axis)
+    x = np.moveaxis(log_probs, axis, -1)
+    w = np.ones(x.shape[-1]) if weight is None else np.asarray(weight, np.float64)
+    live = target != ignore_index
+    index = np.where(live, target, 0).astype(np.intp)
+    factor = np.where(live, w[index], 0.0) if w.size else np.zeros(target.shape)
+    if sample_weight is not None:
+        factor = factor * np.asarray(sample_weight, np.float64)
+    gradients = np.zeros(x.shape)
+    losses = np.zeros(target.shape)
+    if w.size:
+        np.put_along_axis(gradients, index[..., None], -factor[..., None], axis=-1)
+        picked = np.take_along_axis(x, index[..., None], axis=-1)[..., 0]
+        with np.errstate(invalid="ignore"):
+            losses = np.where(live, -factor * picked, 0.0)
+    return Reference(losses, np.moveaxis(gradients, -1, axis), float(factor.sum()), class_axis=axis)
+
+
+class LinearGradients(NamedTuple):
+    input: np.ndarray
+    linear_weight: np.ndarray
+    linear_bias: np.ndarray | None
+
+
+def linear_cross_entropy(
+    input, linear_weight, target, *, linear_bias=None, reduction="mean", grad_output=None, **options
+):
+    """Cross-entropy of input @ linear_weight.T + linear_bias: the loss and three gradients."""
+    input, linear_weight = np.asarray(input, np.float64), np.asarray(linear_weight, np.float64)
+    logits = input @ linear_weight.T
+    if linear_bias is not None:
+        logits = logits + np.asarray(linear_bias, np.float64)
+    reference = cross_entropy(logits, target, **options)
+    loss = reference.loss(reduction)
+    upstream = np.ones(np.shape(loss)) if grad_output is None else grad_output
+    g = np.atleast_2d(reference.backward(upstream, reduction))
+    gradients = LinearGradients(
+        (g @ linear_weight).reshape(input.shape),
+        g.T @ np.atleast_2d(input),
+        None if linear_bias is None else g.sum(axis=0),
+    )
+    return loss, gradients
+
+
+# ---------------------------------------------------------------- c) element-wise losses
+
+
+def _elementwise(losses, gradients, batch=None) -> Reference:
+    losses = np.asarray(losses)
+    return Reference(losses, np.asarray(gradients), float(losses.size), batch=batch)
+
+
+def _factor(weight):
+    return 1.0 if weight is None else np.asarray(weight, np.float64)
+
+
+def binary_cross_entropy(probs, target, *, weight=None) -> Reference:
+    """−w·(t·log p + (1−t)·log(1−p)), logs clamped at −100.
+
+    The gradient is PyTorch's, w·(p − t)/max(p·(1−p), 1e-12): not the derivative where a log is
+    clamped.
+    """
+    p, t = np.asarray(probs, np.float64), np.asarray(target, np.float64)
+    w = _factor(weight)
+    with np.errstate(divide="ignore"):
+        log_p = np.maximum(np.log(p), -100.0)
+        log_q = np.maximum(np.log1p(-p), -100.0)
+    losses = -w * (t * log_p + (1.0 - t) * log_q)
+    gradients = w * (p - t) / np.maximum(p * (1.0 - p), 1e-12)
+    return _elementwise(losses, gradients)
+
+
+def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=None) -> Reference:
+    """w·(t·pos_weight·softplus(−x) + (1−t)·softplus(x)) and w·((1−t)·σ(x) − t·pos_weight·σ(−x))."""
+    x, t = np.asarray(logits, np.float64), np.asarray(target, np.float64)
+    w, positive = _factor(weight), t * _factor(pos_weight)
+    losses = w * (_product(positive, softplus(-x)) + _product(1.0 - t, softplus(x)))
+    gradients = w * ((1.0 - t) * sigmoid(x) - positive * sigmoid(-x))
+    return _elementwise(losses, gradients)
+
+
+def kl_div(log_probs, target, *, log_target=False) -> Reference:
+    """t·(log t − x), or exp(t)·(t − x) with log_target; the gradient is −t or −exp(t)."""
+    x, t = np.asarray(log_probs, np.float64), np.asarray(target, np.float64)
+    p = np.exp(t) if log_target else t
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_p = t if log_target else np.log(t)
+        losses = np.where(p == 0, 0.0, p * (log_p - x))
+    return _elementwise(losses, -p + 0.0 * x, batch=x.shape[0] if x.ndim else None)
+
+
+def sigmoid_focal_loss(logits, target, *, alpha=0.25, gamma=2.0) -> Reference:
+    """a·(1 − p_t)^γ·ce with a = α·t + (1−α)·(1−t) and 1 − p_t = t·σ(−x) + (1−t)·σ(x).
+
+    The derivative of 1 − p_t is −(2t−1)·σ(x)·σ(−x), that of ce is (1−t)·σ(x) − t·σ(−x).
+    """
+    x, t = np.asarray(logits, np.float64), np.asarray(target, np.float64)
+    ce = binary_cross_entropy_with_logits(x, t)
+    a = alpha * t + (1.0 - alpha) * (1.0 - t) if alpha is not None and alpha >= 0 else 1.0
+    miss = t * sigmoid(-x) + (1.0 - t) * sigmoid(x)
+    slope = -(2.0 * t - 1.0) * sigmoid(x) * sigmoid(-x)
+    losses = a * miss**gamma * ce.losses
+    gradients = a * miss**gamma * ce.gradients
+    if gamma != 0:
+        gradients = gradients + a * gamma * miss ** (gamma - 1.0) * slope * ce.losses
+    return _elementwise(losses, gradients)
+
+
+# ---------------------------------------------------------------- d) building blocks, evaluation
+
+
+def sigmoid(x):
+    """1/(1 + exp(−x)), never through an overflow."""
+    x = np.asarray(x, np.float64)
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0 / (1.0 + e), e / (1.0 + e))
+
+
+def softplus(x):
+    """log(1 + exp(x)) = max(x, 0) + log1p(exp(−|x|))."""
+    x = np.asarray(x, np.float64)
+    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def log_sigmoid(x):
+    return -softplus(-np.asarray(x, np.float64))
+
+
+def softmax(x, axis=-1):
+    p, _, _ = _softmax_parts(np.moveaxis(np.asarray(x, np.float64), axis, -1))
+    return np.moveaxis(p, -1, axis)
+
+
+def log_softmax(x, axis=-1):
+    _, _, nll = _softmax_parts(np.moveaxis(np.asarray(x, np.float64), axis, -1))
+    return np.moveaxis(-nll, -1, axis)
+
+
+def logsumexp(x, axis=-1, keepdims=False):
+    """log Σ exp(x): −inf for nothing but −inf, +inf where one is +inf and none is NaN."""
+    x = np.asarray(x, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        m = x.max(axis=axis, keepdims=True, initial=-np.inf)
+        shift = np.where(np.isfinite(m), m, 0.0)
+        result = np.log(np.exp(x - shift).sum(axis=axis, keepdims=True)) + shift
+    return result if keepdims else np.squeeze(result, axis=axis)
+
+
+class Scores(NamedTuple):
+    log_prob: np.ndarray
+    predicted: np.ndarray
+    predicted_log_prob: np.ndarray
+    entropy: np.ndarray
+
+
+def score_samples(logits, target, *, axis=None) -> Scores:
+    logits, target = np.asarray(logits, np.float64), np.asarray(target)
+    x = np.moveaxis(logits, class_axis(logits.ndim, axis), -1)
+    p, _, nll = _softmax_parts(x)
+    predicted = x.argmax(axis=-1)
+
+    def pick(index):
+        return -np.take_along_axis(nll, np.asarray(index, np.intp)[..., None], axis=-1)[..., 0]
+
+    return Scores(pick(target), predicted, pick(predicted), _product(p, nll).sum(axis=-1))
+
+
+# ---------------------------------------------------------------- e) exact values
+
+# 160 bits: the value, its residue in a second float64, and 54 bits to spare.
+PRECISION = 160
+
+
+class Exact(NamedTuple):
+    """An exact value rounded to 106 bits: the nearest float64 and the rest in a second one."""
+
+    high: np.ndarray
+    low: np.ndarray
+
+
+def as_exact(values) -> Exact:
+    """Numbers of mpmath (a list, or nested lists of equal length) as an `Exact`."""
+    values = np.array(values, dtype=object)
+    high = np.array([float(v) for v in values.ravel()]).reshape(values.shape)
+    with mpmath.workprec(PRECISION):
+        low = np.array([float(v - h) for v, h in zip(values.ravel(), high.ravel(), strict=True)])
+    return Exact(high, low.reshape(values.shape))
+
+
+def ulp_error(got, exact: Exact) -> np.ndarray:
+    """|got − exact| in units in the last place of `exact` in the dtype of `got`."""
+    got = np.asarray(got)
+    unit = np.spacing(np.abs(exact.high).astype(got.dtype)).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        # The first difference is exact in float64 as soon as the two are within a factor of two.
+        return np.abs((got.astype(np.float64) - exact.high) - exact.low) / unit
+
+
+def exact_softmax_parts(row) -> tuple[list, list, list]:
+    """mpmath's p, 1 − p and −log p of one row of finite logits or −inf."""
+    with mpmath.workprec(PRECISION):
+        x = [mpmath.mpf(float(v)) for v in row]
+        m = max(x)
+        e = [mpmath.exp(v - m) for v in x]
+        total = mpmath.fsum(e)
+        # total − e_c cancels where e_c is nearly all of it: ask for the others' sum there.
+        j = max(range(len(x)), key=x.__getitem__)
+        rest = mpmath.fsum(e[:j] + e[j + 1 :])
+        p = [v / total for v in e]
+        q = [(total - v) / total for v in e]
+        q[j] = rest / total
+        log_total = mpmath.log1p(rest)
+        nll = [log_total + (m - v) for v in x]
+    return p, q, nll
+
+
+def exact_cross_entropy(row, target: int) -> tuple[mpmath.mpf, list]:
+    """The loss of one row with class index `target`, and its gradient."""
+    p, q, nll = exact_softmax_parts(row)
+    gradient = list(p)
+    gradient[target] = -q[target]
+    return nll[target], gradient
+
+
+def exact_binary_cross_entropy_with_logits(x, t, weight=1.0, pos_weight=1.0):
+    """Loss and gradient of one element, all arguments exact numbers."""
+    with mpmath.workprec(PRECISION):
+        x, t, w, positive = (mpmath.mpf(float(v)) for v in (x, t, weight, pos_weight))
+        loss = w * (t * positive * exact_softplus(-x) + (1 - t) * exact_softplus(x))
+        gradient = w * ((1 - t) * exact_sigmoid(x) - t * positive * exact_sigmoid(-x))
+    return loss, gradient
+
+
+def exact_softplus(x):
+    with mpmath.workprec(PRECISION):
+        return mpmath.log1p(mpmath.exp(-abs(x))) + max(x, 0)
+
+
+def exact_sigmoid(x):
+    with mpmath.workprec(PRECISION):
+        return 1 / (1 + mpmath.exp(-x))
