@@ -1,8 +1,8 @@
 """Make the logits that the package carries: src/fastloss/data/digits.npz.
 
-The classifier is a multinomial logistic regression on scikit-learn's handwritten digits (1,797 images of
-8 x 8 pixels). Ten-fold cross-validation: the logits of every image come from a model that was trained
-without it, so their losses are held-out losses.
+The classifier is a multinomial logistic regression on scikit-learn's handwritten digits (1,797
+images of 8 x 8 pixels). Ten-fold cross-validation: the logits of every image come from a model that
+was trained without it, so their losses are held-out losses.
 
     pip install scikit-learn
     python examples/make_digits_logits.py            # writes into the source tree

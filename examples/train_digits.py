@@ -1,10 +1,10 @@
 """Train two small networks in NumPy, with fastloss for the loss and its gradient.
 
-Data, model, loss, optimizer, train: the five parts of every training script, in that order. A two-class
-net (has the digit a closed loop, as 0, 6, 8 and 9 have?) learns with `BCEWithLogitsLoss`, a ten-class
-net with `CrossEntropyLoss`; the one call `criterion.value_and_grad(logits, target)` gives the loss and
-the gradient that `Network.backward` starts from. Prints the accuracy on held-out images and draws the
-loss curves.
+Data, model, loss, optimizer, train: the five parts of every training script, in that order. A
+two-class net (has the digit a closed loop, as 0, 6, 8 and 9 have?) learns with `BCEWithLogitsLoss`,
+a ten-class net with `CrossEntropyLoss`; the one call `criterion.value_and_grad(logits, target)`
+gives the loss and the gradient that `Network.backward` starts from. Prints the accuracy on held-out
+images and draws the loss curves.
 
     pip install 'fastloss[plot]' scikit-learn
     python examples/train_digits.py                  # 60 epochs, a few seconds, train_digits.png
@@ -24,7 +24,7 @@ import fastloss
 Array = np.ndarray
 
 
-# Data ----------------------------------------------------------------------------------------------
+# Data ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -52,7 +52,7 @@ def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
         yield order[start : start + size]
 
 
-# Model ---------------------------------------------------------------------------------------------
+# Model --------------------------------------------------------------------------------------------
 
 
 class Network:
@@ -88,7 +88,7 @@ class Network:
         ]
 
 
-# Loss ----------------------------------------------------------------------------------------------
+# Loss ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -120,7 +120,7 @@ TASKS = [
 ]
 
 
-# Optimizer -----------------------------------------------------------------------------------------
+# Optimizer ----------------------------------------------------------------------------------------
 
 
 class Adam:
@@ -143,7 +143,7 @@ class Adam:
             p -= self.rate * (m / correct1) / (np.sqrt(v / correct2) + 1e-8)
 
 
-# Train ---------------------------------------------------------------------------------------------
+# Train --------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -157,7 +157,7 @@ class Run:
 
 
 def train(task: Task, epochs: int = 60, batch_size: int = 32, seed: int = 0) -> Run:
-    """Train a net on the task; an epoch's training loss is the mean over the batches as they came."""
+    """Train a net; an epoch's training loss is the mean over its batches as they came."""
     rng = np.random.default_rng(seed)
     training, held_out = load_split()
     target, test_target = task.target(training.digits), task.target(held_out.digits)

@@ -1,8 +1,8 @@
 """A small real data set that travels with the package: logits of the handwritten digits.
 
-`digits.npz` holds two arrays: ``logits`` (1797, 10), float32, and ``labels`` (1797,), uint8. The logits
-are those of a multinomial logistic regression on scikit-learn's copy of the UCI handwritten digits; every
-image was scored by a model that had not seen it (ten-fold cross-validation).
+`digits.npz` holds two arrays: ``logits`` (1797, 10), float32, and ``labels`` (1797,), uint8. The
+logits are those of a multinomial logistic regression on scikit-learn's copy of the UCI handwritten
+digits; every image was scored by a model that had not seen it (ten-fold cross-validation).
 `examples/make_digits_logits.py` made the file and makes it again.
 """
 
@@ -38,6 +38,6 @@ def load_digits_logits() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     >>> round(float((logits.argmax(axis=1) == labels).mean()), 2)
     0.97
     """
-    with (files(__name__) / "digits.npz").open("rb") as file:
-        with np.load(file, allow_pickle=False) as arrays:
-            return arrays["logits"], arrays["labels"]
+    path = files(__name__) / "digits.npz"
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return arrays["logits"], arrays["labels"]

@@ -1,0 +1,25 @@
+"""``python -m fastloss``: the configuration; with arguments, the command line of `fastloss.cli`.
+
+The first works wherever fastloss does; the second needs the extra ``cli``.
+"""
+
+import sys
+
+from fastloss import show_config
+
+
+def main() -> None:
+    """Print the configuration, or hand over to the command line."""
+    if len(sys.argv) == 1:
+        show_config()
+        return
+    try:
+        from fastloss.cli import main as cli_main
+    except ImportError as error:
+        print(f"fastloss: {error}", file=sys.stderr)
+        sys.exit(2)
+    cli_main()
+
+
+if __name__ == "__main__":
+    main()

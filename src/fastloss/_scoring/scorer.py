@@ -1,0 +1,517 @@
+"""From sources of logits and targets to the numbers of a report, one block of rows at a time.
+
+`plan` checks the shapes before a row is read and makes a `Job`; `Job.blocks` yields the scores of
+each block; a `Summary` adds them up. All that is kept between blocks has a fixed size: sums, the
+hardest samples so far and, for the plot, histograms.
+
+A *sample* is what has a loss of its own: a row of logits, a pixel of a segmentation map, or one
+logit of a binary loss. Its number is its position in the flattened target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastloss
+from fastloss._scoring import InputError
+from fastloss._scoring.readers import MappedSource, Source
+
+Array = NDArray[Any]
+Loss = Literal["cross-entropy", "bce-with-logits", "nll"]
+
+# Logits scored at a time: enough for several threads, little enough to stay in the cache between
+# passes.
+BLOCK_BYTES = 8 << 20
+# Samples scored at a time, where each has few logits: bounds the arrays of results.
+BLOCK_SAMPLES = 1 << 19
+
+
+@dataclass
+class Options:
+    """The options of the loss; the names are those of the functions."""
+
+    loss: Loss = "cross-entropy"
+    weight: Source | None = None
+    sample_weight: Source | None = None
+    pos_weight: Source | float | None = None
+    ignore_index: int = -100
+    label_smoothing: float = 0.0
+    axis: int | None = None
+
+
+@dataclass
+class Scores:
+    """What a block's samples got; flat arrays of one length."""
+
+    first: int
+    """The number of the first sample."""
+    loss: Array
+    log_prob: Array
+    """Log-probability of the target; NaN where ignored."""
+    target: Array
+    predicted: Array
+    predicted_log_prob: Array
+    counted: Array | None
+    """False where ignored; None when nothing is."""
+    weight_sum: float
+    """What the block adds to the denominator of the mean."""
+    logits_bytes: int
+
+
+@dataclass
+class Job:
+    """Checked inputs, ready to be scored."""
+
+    options: Options
+    logits: Source
+    targets: Source
+    classes: int
+    sample_shape: tuple[int, ...]
+    class_axis: int | None
+    """None for a binary loss."""
+    probabilities: bool
+    """Whether the targets are class probabilities."""
+
+    @property
+    def rows(self) -> int:
+        return self.logits.shape[self.logits.axis]
+
+    @property
+    def samples(self) -> int:
+        return math.prod(self.sample_shape)
+
+    @property
+    def logits_bytes(self) -> int:
+        return self.rows * self.logits.row_bytes
+
+    def blocks(self) -> Iterator[Scores]:
+        """Score the rows in order.
+
+        Raises
+        ------
+        InputError
+            If the library rejects a block; a class index outside the classes is shown with its
+            place in the whole target.
+        """
+        score = self._score_binary if self.class_axis is None else self._score_classes
+        samples_per_row = math.prod(self.sample_shape[1:])
+        rows = min(
+            BLOCK_BYTES // max(1, self.logits.row_bytes), BLOCK_SAMPLES // max(1, samples_per_row)
+        )
+        first = 0
+        while True:
+            logits = self.logits.read(max(1, rows))
+            count = logits.shape[self.logits.axis]
+            if count == 0:
+                return
+            target = self.targets.read_exactly(count)
+            try:
+                scores = score(first, logits, target, count)
+            except IndexError as error:
+                raise self._wrong_index(first, target, error) from error
+            except (TypeError, ValueError) as error:
+                raise InputError(str(error)) from error
+            yield scores
+            first += count * samples_per_row
+
+    def _score_classes(self, first: int, logits: Array, target: Array, count: int) -> Scores:
+        options, axis = self.options, self.class_axis
+        assert axis is not None
+        weight = _block_of(options.weight, count)
+        sample_weight = _block_of(options.sample_weight, count)
+        keywords: dict[str, Any] = {
+            "weight": weight,
+            "sample_weight": sample_weight,
+            "ignore_index": options.ignore_index,
+            "reduction": "none",
+            "axis": axis,
+        }
+        counted = None
+        label = target
+        if self.probabilities:
+            label = np.argmax(target, axis=axis)
+        elif (ignored := target == options.ignore_index).any():
+            counted = ~ignored
+            label = np.where(counted, target, 0)
+        if options.loss == "nll":
+            loss = fastloss.nll_loss(logits, target, **keywords)
+            log_prob = 0 - fastloss.nll_loss(logits, label, reduction="none", axis=axis)
+            predicted = np.argmax(logits, axis=axis)
+            predicted_log_prob = np.max(logits, axis=axis)
+        else:
+            log_prob, predicted, predicted_log_prob, _ = fastloss.score_samples(
+                logits, label, axis=axis
+            )
+            weighted = weight is not None or sample_weight is not None
+            if weighted or options.label_smoothing or self.probabilities:
+                keywords["label_smoothing"] = options.label_smoothing
+                loss = fastloss.cross_entropy(logits, target, **keywords)
+            else:
+                loss = 0 - log_prob if counted is None else np.where(counted, 0 - log_prob, 0)
+        if counted is not None:
+            log_prob = np.where(counted, log_prob, np.nan)
+        return Scores(
+            first,
+            loss.ravel(),
+            log_prob.ravel(),
+            label.ravel() if counted is None else target.ravel(),
+            predicted.ravel(),
+            predicted_log_prob.ravel(),
+            None if counted is None else counted.ravel(),
+            self._weight_sum(label, counted, weight, sample_weight),
+            logits.nbytes,
+        )
+
+    def _score_binary(self, first: int, logits: Array, target: Array, count: int) -> Scores:
+        options = self.options
+        loss = fastloss.binary_cross_entropy_with_logits(
+            logits,
+            target,
+            weight=_block_of(options.weight, count),
+            pos_weight=_block_of(options.pos_weight, count),
+            reduction="none",
+        )
+        log_prob = 0 - fastloss.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        positive = (logits > 0).astype(np.int8)
+        confidence = fastloss.log_sigmoid(np.abs(logits))
+        return Scores(
+            first,
+            loss.ravel(),
+            log_prob.ravel(),
+            target.ravel(),
+            positive.ravel(),
+            confidence.ravel(),
+            None,
+            float(loss.size),
+            logits.nbytes,
+        )
+
+    def _weight_sum(
+        self, label: Array, counted: Array | None, weight: Array | None, sample_weight: Array | None
+    ) -> float:
+        """Σ w[t]·sample_weight over the samples not ignored; probabilities have no w[t]."""
+        if self.probabilities:
+            weight = None
+        if weight is None and sample_weight is None:
+            return float(label.size if counted is None else np.count_nonzero(counted))
+        weights = np.ones(label.shape) if weight is None else weight[label].astype(np.float64)
+        if sample_weight is not None:
+            weights = weights * sample_weight
+        return float(np.sum(weights if counted is None else weights[counted], dtype=np.float64))
+
+    def _wrong_index(self, first: int, target: Array, error: IndexError) -> InputError:
+        """An IndexError about a block, told of the whole target."""
+        flat = target.ravel()
+        wrong = ((flat < 0) | (flat >= self.classes)) & (flat != self.options.ignore_index)
+        if not wrong.any():
+            return InputError(str(error))
+        at = int(np.argmax(wrong))
+        place = tuple(int(i) for i in np.unravel_index(first + at, self.sample_shape))
+        return InputError(
+            f"{self.targets.label}: class index {flat[at]} at position {place} is outside "
+            f"[0, {self.classes}) and is not the ignore_index {self.options.ignore_index}"
+        )
+
+
+def _block_of(values: Source | float | None, count: int) -> Any:
+    """The part of a weight that belongs to the next ``count`` rows; see `_weights`."""
+    return values.read_exactly(count) if isinstance(values, Source) else values
+
+
+class _Whole(Source):
+    """A weight that applies to every block alike."""
+
+    def __init__(self, source: Source):
+        super().__init__(source.label, source.shape, source.dtype)
+        self._array = source.read_exactly(source.shape[0]) if source.ndim else source.read(1)
+
+    def read_exactly(self, count: int) -> Array:
+        return self._array
+
+
+# Planning -----------------------------------------------------------------------------------------
+
+
+def plan(logits: Source, targets: Source, options: Options) -> Job:
+    """Check that sources and options belong together.
+
+    Raises
+    ------
+    InputError
+        If a shape or dtype doesn't fit; the text shows both shapes.
+    """
+    if options.loss == "bce-with-logits":
+        return _plan_binary(logits, targets, options)
+    return _plan_classes(logits, targets, options)
+
+
+def _plan_binary(logits: Source, targets: Source, options: Options) -> Job:
+    if logits.shape != targets.shape:
+        raise InputError(
+            f"{logits.label} has shape {logits.shape} and {targets.label} has shape "
+            f"{targets.shape}: bce-with-logits expects one target for each logit"
+        )
+    if not logits.ndim:
+        logits, targets = _with_shape(logits, (1,)), _with_shape(targets, (1,))
+    options.weight = _weights(options.weight, logits.shape)
+    if isinstance(options.pos_weight, Source):
+        options.pos_weight = _weights(options.pos_weight, logits.shape)
+    return Job(options, logits, targets, 2, logits.shape, None, probabilities=False)
+
+
+def _plan_classes(logits: Source, targets: Source, options: Options) -> Job:
+    ndim = logits.ndim
+    if ndim == 0:
+        raise InputError(f"{logits.label} has shape (), expected one with a class axis")
+    axis = options.axis if options.axis is not None else min(1, ndim - 1)
+    if not -ndim <= axis < ndim:
+        raise InputError(
+            f"--axis {axis} is outside the {ndim} dimensions of {logits.label} {logits.shape}"
+        )
+    axis %= ndim
+    classes = logits.shape[axis]
+    sample_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if classes == 0:
+        raise InputError(f"{logits.label} has shape {logits.shape}: there are no classes")
+    probabilities = targets.shape == logits.shape and targets.shape != sample_shape
+    integers = targets.dtype.kind in "iu"
+    if targets.shape != sample_shape and not probabilities:
+        raise InputError(
+            f"{logits.label} has shape {logits.shape} and {targets.label} has shape "
+            f"{targets.shape}: expected {sample_shape} (class indices) or {logits.shape} "
+            "(class probabilities)"
+        )
+    if probabilities and (integers or options.loss == "nll"):
+        raise InputError(
+            f"{targets.label} has the logits' shape {logits.shape} and dtype {targets.dtype}: "
+            f"expected class indices of shape {sample_shape}"
+            + (" or floating class probabilities" if options.loss != "nll" else "")
+        )
+    if not probabilities and not integers:
+        raise InputError(
+            f"{targets.label} has dtype {targets.dtype}: class indices must be integers"
+        )
+    if options.label_smoothing and not 0 <= options.label_smoothing <= 1:
+        raise InputError(f"--label-smoothing {options.label_smoothing} is outside [0, 1]")
+    if options.weight is not None:
+        if options.weight.shape != (classes,):
+            raise InputError(
+                f"{options.weight.label} has shape {options.weight.shape}, expected ({classes},): "
+                "a weight for each class"
+            )
+        options.weight = _Whole(options.weight)
+    if options.sample_weight is not None and options.sample_weight.shape != sample_shape:
+        raise InputError(
+            f"{options.sample_weight.label} has shape {options.sample_weight.shape}, expected "
+            f"{sample_shape}: a weight for each sample"
+        )
+    if ndim == 1:
+        # An unbatched sample: a batch of one.
+        logits = _with_shape(logits, (1, classes))
+        targets = _with_shape(targets, (1, classes) if probabilities else (1,))
+        if options.sample_weight is not None:
+            options.sample_weight = _with_shape(options.sample_weight, (1,))
+        axis, sample_shape = 1, (1,)
+    elif axis == 0:
+        logits = _along(logits, 1)
+        if probabilities:
+            targets = _along(targets, 1)
+    return Job(options, logits, targets, classes, sample_shape, axis, probabilities)
+
+
+def _weights(weight: Source | None, shape: tuple[int, ...]) -> Source | None:
+    """A weight that broadcasts to the logits; read along with them if it has as many rows."""
+    if weight is None or (weight.shape == shape):
+        return weight
+    try:
+        fits = np.broadcast_shapes(weight.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{weight.label} has shape {weight.shape}, "
+            f"which doesn't broadcast to the logits' {shape}"
+        )
+    if weight.ndim == len(shape) and weight.shape[0] == shape[0] > 1:
+        return weight
+    return _Whole(weight)
+
+
+def _with_shape(source: Source, shape: tuple[int, ...]) -> Source:
+    if isinstance(source, MappedSource):
+        return source.reshaped(shape)
+    return MappedSource(source.label, source.read_exactly(source.shape[0]).reshape(shape))
+
+
+def _along(source: Source, axis: int) -> Source:
+    if isinstance(source, MappedSource):
+        return source.along(axis)
+    raise InputError(
+        f"{source.label} can only be read row by row, so its class axis can't be 0; "
+        "save it as .npy, .safetensors or uncompressed .npz"
+    )
+
+
+# Adding up ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Hard:
+    """One of the hardest samples."""
+
+    sample: int
+    loss: float
+    target: int | float
+    log_prob: float
+    predicted: int
+    predicted_log_prob: float
+
+    @property
+    def hardness(self) -> float:
+        """The loss, or infinity where that is NaN."""
+        return math.inf if math.isnan(self.loss) else self.loss
+
+
+@dataclass
+class Distributions:
+    """What the plot draws, in bins that need no second pass."""
+
+    classes: int
+    log_loss_counts: Array = field(init=False)
+    class_counts: Array = field(init=False)
+    class_losses: Array = field(init=False)
+    bin_counts: Array = field(init=False)
+    bin_confidence: Array = field(init=False)
+    bin_correct: Array = field(init=False)
+
+    # Losses reach from 1e-45, the least float32, to overflow: equal bins of their decimal
+    # logarithm, ten to a decade; what lies outside counts in the first or the last.
+    DECADES = (-46, 40)
+    BINS_PER_DECADE = 10
+    CONFIDENCE_BINS = 15
+
+    def __post_init__(self) -> None:
+        low, high = self.DECADES
+        self.log_loss_counts = np.zeros((high - low) * self.BINS_PER_DECADE, np.int64)
+        self.class_counts = np.zeros(self.classes, np.int64)
+        self.class_losses = np.zeros(self.classes)
+        self.bin_counts = np.zeros(self.CONFIDENCE_BINS, np.int64)
+        self.bin_confidence = np.zeros(self.CONFIDENCE_BINS)
+        self.bin_correct = np.zeros(self.CONFIDENCE_BINS, np.int64)
+
+    def add(self, scores: Scores) -> None:
+        keep = np.isfinite(scores.loss) & np.isfinite(scores.predicted_log_prob)
+        if scores.counted is not None:
+            keep &= scores.counted
+        loss = scores.loss[keep].astype(np.float64)
+        label = _as_labels(scores.target[keep])
+        low = self.DECADES[0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            place = (np.log10(loss) - low) * self.BINS_PER_DECADE
+        last = len(self.log_loss_counts) - 1
+        place = np.clip(np.nan_to_num(place, nan=0.0), 0, last).astype(np.intp)
+        self.log_loss_counts += np.bincount(place, minlength=last + 1)
+        self.class_counts += np.bincount(label, minlength=self.classes)
+        self.class_losses += np.bincount(label, loss, self.classes)
+        confidence = np.exp(scores.predicted_log_prob[keep].astype(np.float64))
+        correct = scores.predicted[keep] == label
+        bins = self.CONFIDENCE_BINS
+        place = np.clip(confidence * bins, 0, bins - 1).astype(np.intp)
+        self.bin_counts += np.bincount(place, minlength=bins)
+        self.bin_confidence += np.bincount(place, confidence, bins)
+        self.bin_correct += np.bincount(place[correct], minlength=bins)
+
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error: mean |right − confidence| over the bins, by their counts.
+
+        Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+        """
+        gaps = np.abs(self.bin_correct - self.bin_confidence).sum()
+        return float(gaps / max(1, self.bin_counts.sum()))
+
+
+def _as_labels(target: Array) -> Array:
+    """Class indices of a target; a binary one, which may be soft, is 1 from one half on."""
+    return target.astype(np.intp) if target.dtype.kind in "iu" else (target >= 0.5).astype(np.intp)
+
+
+class Summary:
+    """The sums over all blocks, the hardest samples, and distributions if asked for."""
+
+    def __init__(self, job: Job, top: int = 5, distributions: bool = False):
+        self.job = job
+        self.top = top
+        self.samples = 0
+        self.ignored = 0
+        self.non_finite = 0
+        self.correct = 0
+        self.loss_sum = 0.0
+        self.weight_sum = 0.0
+        self.hardest: list[Hard] = []
+        self.distributions = Distributions(job.classes) if distributions else None
+
+    def add(self, scores: Scores) -> None:
+        """Count a block."""
+        self.samples += scores.loss.size
+        right = scores.predicted == _as_labels(scores.target)
+        if scores.counted is not None:
+            self.ignored += scores.loss.size - int(np.count_nonzero(scores.counted))
+            right &= scores.counted
+        self.correct += int(np.count_nonzero(right))
+        block_sum = float(np.sum(scores.loss, dtype=np.float64))
+        if not math.isfinite(block_sum):
+            self.non_finite += scores.loss.size - int(np.count_nonzero(np.isfinite(scores.loss)))
+        self.loss_sum += block_sum
+        self.weight_sum += scores.weight_sum
+        self._keep_hardest(scores)
+        if self.distributions is not None:
+            self.distributions.add(scores)
+
+    def _keep_hardest(self, scores: Scores) -> None:
+        if not self.top or not scores.loss.size:
+            return
+        least = self.hardest[-1].hardness if len(self.hardest) == self.top else -math.inf
+        if np.max(scores.loss) <= least:  # False where a NaN makes the maximum NaN
+            return
+        hardness = np.where(np.isnan(scores.loss), np.inf, scores.loss)
+        if scores.counted is not None:
+            hardness[~scores.counted] = -np.inf
+        top = min(self.top, hardness.size)
+        for at in np.argpartition(-hardness, top - 1)[:top].tolist():
+            if hardness[at] > -np.inf:
+                self.hardest.append(
+                    Hard(
+                        scores.first + at,
+                        float(scores.loss[at]),
+                        scores.target[at].item(),
+                        float(scores.log_prob[at]),
+                        int(scores.predicted[at]),
+                        float(scores.predicted_log_prob[at]),
+                    )
+                )
+        self.hardest.sort(key=lambda hard: (-hard.hardness, hard.sample))
+        del self.hardest[self.top :]
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss_sum / self.weight_sum if self.weight_sum else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        try:
+            return math.exp(self.mean_loss)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def accuracy(self) -> float:
+        """The share of samples, ignored ones aside, whose likeliest class is the target."""
+        counted = self.samples - self.ignored
+        return self.correct / counted if counted else math.nan
