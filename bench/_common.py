@@ -1,0 +1,316 @@
+"""What the bench scripts share: machine description, interleaved timing, JSON and chart style.
+
+``pin`` limits the process to a number of processors, ``measure`` times competitors in interleaved
+rounds, ``machine`` describes where that happened, ``save`` and ``load`` keep it as JSON. Nothing
+here knows a loss; those are in ``peers.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.metadata
+import io
+import itertools
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+RESULTS = Path(__file__).parent / "results"
+console = Console(width=None if Console().is_terminal else 110)
+
+PACKAGES = ("fastloss", "numpy", "scipy", "scikit-learn", "torch", "jax", "jaxlib", "optax")
+
+# One colour a library in every chart: fastloss stands out, the others are told apart by name.
+ACCENT = "#d1495b"
+MUTED = "#9aa5b1"
+INK = "#22303c"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call over the rounds: the median, the quartiles around it, and the least."""
+
+    median: float
+    q1: float
+    q3: float
+    best: float
+    rounds: int
+    calls_per_round: int
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over the median."""
+        return (self.q3 - self.q1) / self.median
+
+
+def summarise(samples: list[float], calls_per_round: int) -> Timing:
+    """Median and quartiles of seconds per call."""
+    if len(samples) > 1:
+        q1, _, q3 = statistics.quantiles(samples, n=4, method="inclusive")
+    else:
+        q1 = q3 = samples[0]
+    return Timing(statistics.median(samples), q1, q3, min(samples), len(samples), calls_per_round)
+
+
+def measure(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    budget: float,
+    sample: float = 0.002,
+    advance: Callable[[float], None] = lambda share: None,
+) -> dict[str, Timing]:
+    """Time every call in the same rounds, so that a slow minute of the machine hits all alike.
+
+    Parameters
+    ----------
+    calls : mapping of name to function
+        The competitors; what a function returns is dropped inside the timed section.
+    rounds : int
+        Rounds at most.
+    budget : float
+        Seconds after which no further round starts, three rounds at least excepted.
+    sample : float
+        A call shorter than this is repeated until a sample takes that many seconds.
+    advance : callable
+        Told, after each competitor of each round, the share of the work that it was.
+
+    Returns
+    -------
+    dict of str to Timing
+    """
+    repeats: dict[str, int] = {}
+    for name, call in calls.items():
+        call()  # compiles, faults pages in, fills caches
+        started = time.perf_counter()
+        call()
+        once = time.perf_counter() - started
+        repeats[name] = max(1, math.ceil(sample / max(once, 1e-7)))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    share = 1 / (rounds * max(len(names), 1))
+    gc.collect()
+    gc.disable()
+    try:
+        deadline = time.perf_counter() + budget
+        for number in range(rounds):
+            if number >= 3 and time.perf_counter() > deadline:
+                advance(share * len(names) * (rounds - number))
+                break
+            # The order turns, so that nobody always follows the same competitor.
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                call, repeat = calls[name], repeats[name]
+                started = time.perf_counter()
+                for _ in itertools.repeat(None, repeat):
+                    call()
+                samples[name].append((time.perf_counter() - started) / repeat)
+                advance(share)
+    finally:
+        gc.enable()
+    return {name: summarise(samples[name], repeats[name]) for name in names}
+
+
+def pin(threads: int) -> None:
+    """Limit this process to ``threads`` processors, before any library starts its threads.
+
+    Every competitor then has the same processors, XLA included, which takes its number of threads
+    from the affinity. The last processors are used: the first one takes most interrupts.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        if threads == 1:
+            console.print("[yellow]no processor affinity here: XLA may use more threads[/]")
+        return
+    available = sorted(os.sched_getaffinity(0))
+    if threads > len(available):
+        raise SystemExit(f"--threads {threads}: only {len(available)} processors are available")
+    os.sched_setaffinity(0, available[-threads:])
+
+
+def version(package: str) -> str | None:
+    """Version of an installed package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def fastloss_config() -> str:
+    """What ``fastloss.show_config`` says, without paths."""
+    try:
+        import fastloss
+    except ImportError:
+        return ""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        answer = fastloss.show_config()
+    text = said.getvalue() or str(answer)
+    return re.sub(r"\S*/\S*/(\S+)", r"\1", text).strip()
+
+
+def active_level() -> str:
+    """The instruction-set level that fastloss uses here."""
+    try:
+        from fastloss import _kernels
+    except ImportError:
+        return "none"
+    return str(_kernels.level)
+
+
+def _first_match(path: str, pattern: str) -> str | None:
+    try:
+        match = re.search(pattern, Path(path).read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return match.group(1).strip() if match else None
+
+
+def _caches() -> dict[str, str]:
+    """Size of each cache that the first processor sees, e.g. ``{"L1d": "48K"}``."""
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = (
+            (index / name).read_text().strip() for name in ("level", "type", "size")
+        )
+        if kind != "Instruction":
+            found[f"L{level}{'d' if kind == 'Data' else ''}"] = size
+    return found
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Processor, caches, versions, threads and instruction set; neither paths nor host names."""
+    memory = _first_match("/proc/meminfo", r"^MemTotal:\s+(\d+)")
+    flags = (_first_match("/proc/cpuinfo", r"^flags\s*:(.*)$") or "").split()
+    return {
+        "cpu": _first_match("/proc/cpuinfo", r"^model name\s*:(.*)$") or platform.processor(),
+        "architecture": platform.machine(),
+        "vector_extensions": [
+            flag
+            for flag in ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16")
+            if flag in flags
+        ],
+        "cores": os.cpu_count(),
+        "caches": _caches(),
+        "memory_gib": round(int(memory) / 2**20, 1) if memory else None,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := version(name))},
+        "fastloss": fastloss_config(),
+        "level": active_level(),
+        "threads": threads,
+    }
+
+
+def describe(where: Mapping[str, Any]) -> str:
+    """The machine in a line, for a table's caption or a chart's foot."""
+    cores = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+    return f"{where['cpu']} ({where['level']}), {cores}, float32 unless said otherwise"
+
+
+def available_memory() -> int:
+    """Bytes that can be allocated without swapping; a lot where the system doesn't say."""
+    found = _first_match("/proc/meminfo", r"^MemAvailable:\s+(\d+)")
+    return int(found) * 1024 if found else 2**62
+
+
+def save(path: Path, benchmark: str, where: Mapping[str, Any], **content: Any) -> None:
+    """Write one run as JSON; dataclasses become objects."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Timing):
+            return {key: _round(item) for key, item in asdict(value).items()}
+        raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"benchmark": benchmark, "machine": dict(where), **content}
+    text = json.dumps(document, indent=1, default=plain)
+    # A list of numbers stays on one line.
+    text = re.sub(r"\[\s+([^][{}\"]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    path.write_text(text + "\n")
+    console.print(f"wrote {path.name}")
+
+
+def _round(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what ``save`` wrote."""
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def size_name(shape: Iterable[int]) -> str:
+    """``(65536, 128)`` as ``65,536 × 128``."""
+    return " × ".join(f"{extent:,}" for extent in shape)
+
+
+def seconds(value: float) -> str:
+    """A time in the unit that reads best, three digits."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def times(ratio: float) -> str:
+    """A ratio as ``12×`` or ``3.4×``."""
+    return (
+        f"{ratio:.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×" if ratio >= 0.95 else f"{ratio:.2f}×"
+    )
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Geometric mean of positive numbers."""
+    return statistics.geometric_mean(values)
+
+
+def progress_bar() -> Progress:
+    """A progress bar on standard error that is silent where that is no terminal."""
+    screen = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        console=screen,
+        transient=True,
+        disable=not screen.is_terminal,
+    )
+
+
+def pyplot() -> Any:
+    """Matplotlib's pyplot without a screen, in the style of all charts here."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": MUTED,
+            "axes.labelcolor": INK,
+            "axes.titlecolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "figure.facecolor": "white",
+            "savefig.dpi": 130,
+        }
+    )
+    return plt

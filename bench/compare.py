@@ -1,0 +1,380 @@
+"""Time fastloss beside NumPy, SciPy, scikit-learn, PyTorch, torch.compile and optax.
+
+Every loss, forward and with its gradient, whatever of these is installed, in interleaved rounds in
+one process. ``python bench/compare.py --help`` lists the options; ``peers.py`` has the calls.
+
+1. the cells (loss and shape) of a full and of a quick run;
+2. ``run``, which measures them;
+3. the tables and the charts;
+4. the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from _common import (
+    ACCENT,
+    INK,
+    MUTED,
+    Timing,
+    console,
+    describe,
+    geometric_mean,
+    load,
+    machine,
+    measure,
+    pin,
+    progress_bar,
+    pyplot,
+    save,
+    seconds,
+    size_name,
+    times,
+)
+
+Cell = tuple[str, tuple[int, ...]]
+
+# The sizes of the design's speed table, then small calls, then the other losses once each.
+TABLE: list[Cell] = [
+    ("cross_entropy", (1_000_000, 10)),
+    ("cross_entropy", (65_536, 128)),
+    ("cross_entropy", (65_536, 1_000)),
+    ("cross_entropy", (8_192, 8_192)),
+    ("cross_entropy", (1_024, 128_256)),
+    ("cross_entropy", (8, 21, 512, 512)),
+    ("binary_cross_entropy_with_logits", (10_000_000,)),
+    ("binary_cross_entropy", (10_000_000,)),
+]
+SMALL: list[Cell] = [
+    ("cross_entropy", (32, 10)),
+    ("binary_cross_entropy_with_logits", (100,)),
+    ("binary_cross_entropy", (100,)),
+]
+OTHERS: list[Cell] = [
+    ("cross_entropy_smoothing", (65_536, 1_000)),
+    ("cross_entropy_probabilities", (65_536, 1_000)),
+    ("nll_loss", (65_536, 1_000)),
+    ("kl_div", (65_536, 1_000)),
+    ("sigmoid_focal_loss", (10_000_000,)),
+]
+QUICK: list[Cell] = [
+    ("cross_entropy", (32, 10)),
+    ("cross_entropy", (100_000, 10)),
+    ("cross_entropy", (4_096, 1_000)),
+    ("cross_entropy", (64, 32_000)),
+    ("cross_entropy", (2, 21, 256, 256)),
+    ("cross_entropy_smoothing", (4_096, 1_000)),
+    ("cross_entropy_probabilities", (4_096, 1_000)),
+    ("nll_loss", (4_096, 1_000)),
+    ("kl_div", (4_096, 1_000)),
+    ("binary_cross_entropy_with_logits", (100,)),
+    ("binary_cross_entropy_with_logits", (1_000_000,)),
+    ("binary_cross_entropy", (1_000_000,)),
+    ("sigmoid_focal_loss", (1_000_000,)),
+]
+MODES = ("forward", "value_and_grad")
+TOLERANCE = 1e-3
+
+
+def run(
+    cells: list[Cell], threads: int, wanted: list[str] | None, rounds: int, budget: float
+) -> list[dict[str, Any]]:
+    """Measure every cell; a row for each cell, mode and peer, as they go into the JSON file."""
+    import peers
+
+    def missing(title: str, why: str) -> None:
+        console.print(f"[yellow]skipped {title}:[/] {why}")
+
+    field = peers.available(threads, wanted, missing)
+    rows: list[dict[str, Any]] = []
+    with progress_bar() as bar:
+        task = bar.add_task("", total=len(cells) * len(MODES))
+        for loss, shape in cells:
+            bar.update(task, description=f"{peers.LOSSES[loss]} {size_name(shape)}")
+            case = peers.problem(loss, shape)
+            calls = {}
+            for peer in field:
+                found = peer.calls(case)
+                if found is not None:
+                    calls[peer.key] = found
+            agree = _agreement(calls, peers)
+            for index, mode in enumerate(MODES):
+                timings = measure(
+                    {key: pair[index] for key, pair in calls.items()},
+                    rounds=rounds,
+                    budget=budget,
+                    advance=lambda share: bar.advance(task, share),
+                )
+                rows += [
+                    {
+                        "loss": loss,
+                        "shape": list(shape),
+                        "mode": mode,
+                        "peer": key,
+                        "agrees": agree[key],
+                        "timing": timing,
+                    }
+                    for key, timing in timings.items()
+                ]
+    return rows
+
+
+def _agreement(calls: dict[str, Any], peers: Any) -> dict[str, bool]:
+    """Whether each peer answers what NumPy (else the first of them) does: same task, same answer.
+
+    Loose, and about the benchmark alone: ``accuracy.py`` counts the digits.
+    """
+    if not calls:
+        return {}
+    base = "numpy" if "numpy" in calls else next(iter(calls))
+    reference = calls[base][1]()
+    agree = {
+        key: peers.disagreement(pair[1](), reference) < TOLERANCE for key, pair in calls.items()
+    }
+    for key, same in agree.items():
+        if not same:
+            console.print(f"[red]{peers.TITLES[key]} answers something else than {base}[/]")
+    return agree
+
+
+def medians(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, tuple[int, ...], str, str], float]:
+    """``(loss, shape, mode, peer)`` to the median in seconds, from measured or loaded rows."""
+    found = {}
+    for row in rows:
+        timing = row["timing"]
+        median = timing.median if isinstance(timing, Timing) else timing["median"]
+        found[row["loss"], tuple(row["shape"]), row["mode"], row["peer"]] = median
+    return found
+
+
+def spread(row: dict[str, Any]) -> float:
+    """Interquartile range over the median of a measured or loaded row."""
+    timing = row["timing"]
+    return (timing if isinstance(timing, Timing) else Timing(**timing)).spread
+
+
+def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """For each mode: a title, column heads and rows; a peer's column is its time over fastloss's."""
+    from peers import LOSSES, TITLES
+
+    rows = document["results"]
+    found = medians(rows)
+    spreads = {
+        (row["loss"], tuple(row["shape"]), row["mode"], row["peer"]): spread(row) for row in rows
+    }
+    cells = list(dict.fromkeys((row["loss"], tuple(row["shape"])) for row in rows))
+    present = {row["peer"] for row in rows}
+    base = next(key for key in TITLES if key in present)
+    others = [key for key in TITLES if key in present and key != base]
+    answer = []
+    for mode in MODES:
+        heads = ["loss", "input", TITLES[base], "IQR", *(TITLES[key] for key in others)]
+        body = []
+        for loss, shape in cells:
+            mine = found.get((loss, shape, mode, base))
+            if mine is None:
+                continue
+            line = [
+                LOSSES[loss],
+                size_name(shape),
+                seconds(mine),
+                f"{spreads[loss, shape, mode, base]:.0%}",
+            ]
+            for key in others:
+                theirs = found.get((loss, shape, mode, key))
+                line.append("–" if theirs is None else times(theirs / mine))
+            body.append(line)
+        answer.append((f"{mode}: median, and the others' time over it", heads, body))
+    return answer
+
+
+def show(document: dict[str, Any]) -> None:
+    """Print the tables."""
+    for title, heads, body in tables(document):
+        table = Table(title=title, caption=describe(document["machine"]), title_justify="left")
+        for number, head in enumerate(heads):
+            table.add_column(head, justify="left" if number < 2 else "right")
+        for line in body:
+            table.add_row(*line)
+        console.print(table)
+
+
+def plot(document: dict[str, Any], path: Path) -> None:
+    """Bars of how many times faster than PyTorch each library is, a panel for each input.
+
+    Writes ``path`` (cross-entropy and BCE with gradient), and beside it ``-forward`` (the same,
+    loss alone) and ``-losses`` (the other losses with gradient).
+    """
+    found = medians(document["results"])
+    cells = list(dict.fromkeys(key[:2] for key in found))
+    main = [cell for cell in cells if cell[0] in ("cross_entropy", TABLE[-2][0])]
+    rest = [cell for cell in cells if cell not in main]
+    cores = "one core" if document["machine"]["threads"] == 1 else "two cores"
+    if document["machine"]["threads"] > 2:
+        cores = f"{document['machine']['threads']} cores"
+    foot = describe(document["machine"]).split(",")[0]
+    version = document["machine"]["versions"].get("torch", "")
+    charts = [
+        ("", main, "value_and_grad", f"Loss and gradient on {cores}"),
+        ("-forward", main, "forward", f"The loss alone on {cores}"),
+        ("-losses", rest, "value_and_grad", f"Other losses, with gradient, on {cores}"),
+    ]
+    for suffix, chosen, mode, subject in charts:
+        chosen = [cell for cell in chosen if (*cell, mode, "torch") in found]
+        if chosen:
+            title = f"{subject}: how many times faster than PyTorch"
+            note = (
+                f"{foot}. float32, medians of interleaved rounds in one process; "
+                f"PyTorch {version.split('+')[0]} eager is 1×."
+            )
+            where = path.with_name(f"{path.stem}{suffix}{path.suffix}")
+            _panels(found, chosen, mode, title, note, where)
+
+
+def _panels(
+    found: dict[Any, float], cells: list[Cell], mode: str, title: str, note: str, path: Path
+) -> None:
+    from peers import LOSSES, TITLES
+
+    plt = pyplot()
+    order = ["fastloss", "optax", "torch-compile", "torch", "scikit-learn", "scipy", "numpy"]
+    order = [key for key in order if any((*cell, mode, key) in found for cell in cells)]
+    columns = min(4, len(cells))
+    lines = -(-len(cells) // columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(2.6 + 2.35 * columns, 1.05 + (0.75 + 0.27 * len(order)) * lines),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    longest = max(
+        found[*cell, mode, "torch"] / found[*cell, mode, key]
+        for cell in cells
+        for key in order
+        if (*cell, mode, key) in found
+    )
+    for axis, cell in zip(axes.flat, cells, strict=False):
+        theirs = found[*cell, mode, "torch"]
+        for height, key in enumerate(reversed(order)):
+            mine = found.get((*cell, mode, key))
+            if mine is None:
+                axis.text(0.01 * longest, height, "–", va="center", color=MUTED)
+                continue
+            ratio = theirs / mine
+            axis.barh(height, ratio, height=0.72, color=ACCENT if key == "fastloss" else MUTED)
+            bold = "bold" if key == "fastloss" else "normal"
+            axis.text(ratio + 0.02 * longest, height, times(ratio), va="center", weight=bold)
+            if key in ("fastloss", "torch"):
+                axis.text(
+                    1.42 * longest,
+                    height,
+                    seconds(mine),
+                    va="center",
+                    ha="right",
+                    fontsize=8,
+                    color=INK,
+                    alpha=0.65,
+                )
+        axis.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+        axis.set_title(f"{LOSSES[cell[0]]}\n{size_name(cell[1])}", fontsize=10, loc="left")
+        axis.set_yticks(range(len(order)), [TITLES[key] for key in reversed(order)])
+        for label in axis.get_yticklabels():
+            if label.get_text() == "fastloss":
+                label.set_color(ACCENT)
+                label.set_weight("bold")
+        axis.tick_params(length=0)
+        axis.set_xlim(0, longest * 1.45)
+        axis.set_xticks([])
+        axis.spines["bottom"].set_visible(False)
+    for axis in axes.flat[len(cells) :]:
+        axis.set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, weight="bold")
+    figure.text(0.01, 0.012, note, fontsize=8, color=INK, alpha=0.75)
+    figure.tight_layout(rect=(0, 0.03, 1, 0.99), h_pad=1.6)
+    figure.savefig(path)
+    plt.close(figure)
+    console.print(f"wrote {path.name}")
+
+
+def summary(document: dict[str, Any]) -> None:
+    """Print the project's limits that this run decides, and the geometric means."""
+    from report import limits
+
+    table = Table(title="limits", title_justify="left")
+    for head in ("limit", "asked", "measured", "where", "met"):
+        table.add_column(head)
+    for row in limits(compare=document):
+        mark = {True: "[green]yes[/]", False: "[red]no[/]", None: "–"}[row.met]
+        table.add_row(row.limit, row.asked, row.measured, row.where, mark)
+    if table.row_count:
+        console.print(table)
+    found = medians(document["results"])
+    for mode in MODES:
+        ratios = [
+            found[loss, shape, mode, "torch"] / mine
+            for (loss, shape, which, peer), mine in found.items()
+            if (which, peer) == (mode, "fastloss") and (loss, shape, mode, "torch") in found
+        ]
+        if ratios:
+            console.print(
+                f"{mode} against PyTorch, geometric mean of {len(ratios)} cells: "
+                f"{times(geometric_mean(ratios))}"
+            )
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Small inputs, a minute, no torch.compile.")] = False,
+    threads: Annotated[int, typer.Option(help="Processors and threads for everybody.")] = 1,
+    loss: Annotated[list[str] | None, typer.Option(help="Only this loss (may repeat).")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="Only this library (may repeat).")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds at most (15; quick: 7).")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds a cell and mode at most (40; quick: 1.5).")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
+    plot_to: Annotated[
+        Path | None, typer.Option("--plot", help="Write charts to this PNG and beside it.")
+    ] = None,
+    load_from: Annotated[
+        Path | None, typer.Option("--load", help="Show and draw this JSON file, measure nothing.")
+    ] = None,
+) -> None:
+    """Time fastloss beside the other libraries that are installed."""
+    if load_from is not None:
+        document = load(load_from)
+    else:
+        import peers
+
+        for name, known in ((loss, peers.LOSSES), (peer, peers.TITLES)):
+            for item in name or []:
+                if item not in known:
+                    raise typer.BadParameter(f"{item!r}: choose from {', '.join(known)}")
+        cells = QUICK if quick else TABLE + SMALL + OTHERS
+        cells = [cell for cell in cells if not loss or cell[0] in loss]
+        wanted = peer or (
+            [key for key in peers.TITLES if key != "torch-compile"] if quick else None
+        )
+        rounds = rounds or (7 if quick else 15)
+        budget = budget or (1.5 if quick else 40.0)
+        pin(threads)
+        rows = run(cells, threads, wanted, rounds, budget)
+        settings = {"quick": quick, "rounds": rounds, "budget_seconds": budget}
+        document = {"machine": machine(threads), "settings": settings, "results": rows}
+        if json is not None:
+            save(json, "compare", document["machine"], settings=settings, results=rows)
+    show(document)
+    summary(document)
+    if plot_to is not None:
+        plot(document, plot_to)
+
+
+if __name__ == "__main__":
+    typer.run(main)

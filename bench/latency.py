@@ -1,0 +1,234 @@
+"""What a small call costs, and which layer of fastloss it goes to.
+
+Two calls whose arithmetic is next to nothing, cross-entropy of 32 × 10 and BCE with logits of 100
+elements, beside NumPy's primitives and the other libraries, and split into layers: argument
+checks, thread count, kernel, reduction, and the rest (the public function itself). A layer is
+timed alone with exactly the arguments that one public call hands to it: ``recorded`` listens in.
+
+1. ``recorded`` and the layers;
+2. the groups of calls;
+3. the tables and the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from _common import console, describe, load, machine, measure, pin, progress_bar, save, seconds
+
+Call = Callable[[], object]
+LAYERS = ("argument checks", "thread count", "kernel", "reduction")
+CASES = {
+    "cross-entropy 32 × 10": ("cross_entropy", (32, 10)),
+    "BCE with logits 100": ("binary_cross_entropy_with_logits", (100,)),
+}
+
+
+def _layer_of(function: Any) -> str | None:
+    """The layer that a function of fastloss belongs to, by the module that defines it."""
+    home = getattr(function, "__module__", None) or ""
+    if home.endswith("_arrays"):
+        return "argument checks"
+    if home.endswith("_threads"):
+        return "thread count"
+    if home.endswith("_reduction"):
+        return "reduction"
+    return None
+
+
+@contextmanager
+def _listening(note: Callable[[str, Any, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+    """Put a listener before every function that a loss calls in another layer."""
+    from fastloss import _arrays, _threads
+    from fastloss.losses import binary, categorical
+
+    depth = 0
+
+    def spy(layer: str, function: Any) -> Any:
+        def listener(*args: Any, **keywords: Any) -> Any:
+            nonlocal depth
+            depth += 1
+            try:
+                return function(*args, **keywords)
+            finally:
+                depth -= 1
+                if depth == 0:
+                    note(layer, function, args, keywords)
+
+        return listener
+
+    undo: list[tuple[dict[Any, Any], Any, Any]] = []
+
+    def replace(namespace: dict[Any, Any], key: Any, layer: str) -> None:
+        undo.append((namespace, key, namespace[key]))
+        namespace[key] = spy(layer, namespace[key])
+
+    try:
+        for module in (_arrays, _threads, categorical, binary):
+            for name, value in list(vars(module).items()):
+                if isinstance(value, type) or name.startswith("__"):
+                    continue
+                if isinstance(value, dict) and value and all(map(callable, value.values())):
+                    if module in (categorical, binary):  # specialisations of a kernel by dtype
+                        for key in value:
+                            replace(value, key, "kernel")
+                elif callable(value) and (layer := _layer_of(value)):
+                    replace(vars(module), name, layer)
+        yield
+    finally:
+        for namespace, key, value in reversed(undo):
+            namespace[key] = value
+
+
+def recorded(call: Call) -> dict[str, Call]:
+    """Each layer's part of ``call``, as a function that does that part alone."""
+    parts: dict[str, list[Call]] = {layer: [] for layer in LAYERS}
+
+    def note(layer: str, function: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        parts[layer].append(partial(function, *args, **keywords))
+
+    with _listening(note):
+        call()
+
+    def joined(calls: list[Call]) -> Call:
+        if len(calls) == 1:
+            return calls[0]
+
+        def run() -> None:
+            for part in calls:
+                part()
+
+        return run
+
+    return {layer: joined(calls) for layer, calls in parts.items() if calls}
+
+
+def groups(threads: int, missing: Callable[[str, str], None]) -> dict[str, dict[str, Call]]:
+    """Calls by group and name; a group is timed in the same rounds."""
+    import fastloss
+    import numpy as np
+
+    import peers
+
+    field = peers.available(
+        threads, [key for key in peers.TITLES if key != "torch-compile"], missing
+    )
+    criterions: dict[str, Any] = {
+        "cross_entropy": getattr(fastloss, "CrossEntropyLoss", None),
+        "binary_cross_entropy_with_logits": getattr(fastloss, "BCEWithLogitsLoss", None),
+    }
+    found: dict[str, dict[str, Call]] = {}
+    for title, (loss, shape) in CASES.items():
+        case = peers.problem(loss, shape)
+        x, target, out = case.x, case.target, np.zeros_like(case.x)
+        both = getattr(fastloss, f"{loss}_value_and_grad")
+        forward = getattr(fastloss, loss)
+
+        into_out = partial(both, x, target, out=out)
+        calls: dict[str, Call] = {
+            "value_and_grad, out=": into_out,
+            "value_and_grad": partial(both, x, target),
+            "forward": partial(forward, x, target),
+        }
+        if criterions[loss] is not None:
+            criterion = criterions[loss]()
+            calls["criterion.value_and_grad, out="] = partial(
+                criterion.value_and_grad, x, target, out=out
+            )
+        calls |= {f"layer: {layer}": part for layer, part in recorded(into_out).items()}
+        calls |= {
+            "an empty call": lambda: None,
+            "NumPy: np.empty_like(x)": partial(np.empty_like, x),
+            "NumPy: np.exp(x, out=out)": partial(np.exp, x, out=out),
+            "NumPy: x.sum()": x.sum,
+            "NumPy: x.max(axis=-1)": partial(x.max, axis=-1),
+        }
+        for peer in field:
+            pair = peer.calls(case)
+            if pair is not None and not peer.key.startswith("fastloss"):
+                calls[f"{peer.title}, value_and_grad"] = pair[1]
+        found[title] = calls
+    return found
+
+
+def _median(row: dict[str, Any]) -> float:
+    timing = row["timing"]
+    return float(timing["median"] if isinstance(timing, dict) else timing.median)
+
+
+def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """For each group: the public calls, their layers, and what they compare with."""
+    answer = []
+    for title in dict.fromkeys(row["group"] for row in document["results"]):
+        rows = {row["call"]: _median(row) for row in document["results"] if row["group"] == title}
+        whole = rows["value_and_grad, out="]
+        layers = {name: took for name, took in rows.items() if name.startswith("layer: ")}
+        body = []
+        for name, took in rows.items():
+            share = f"{took / whole:.0%}" if name in layers else ""
+            body.append([name, seconds(took), share])
+            if layers and name == list(layers)[-1]:
+                rest = whole - sum(layers.values())
+                body.append(["layer: the rest", seconds(max(rest, 0)), f"{rest / whole:.0%}"])
+        answer.append((title, ["call", "median", "share of value_and_grad, out="], body))
+    return answer
+
+
+def show(document: dict[str, Any]) -> None:
+    """Print the tables."""
+    for title, heads, body in tables(document):
+        table = Table(title=title, title_justify="left", caption=describe(document["machine"]))
+        for number, head in enumerate(heads):
+            table.add_column(head, justify="left" if number == 0 else "right")
+        for line in body:
+            table.add_row(*line)
+        console.print(table)
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Fewer rounds, some seconds.")] = False,
+    threads: Annotated[int, typer.Option(help="Processors and threads for everybody.")] = 1,
+    rounds: Annotated[int | None, typer.Option(help="Rounds (101; quick: 11).")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
+    load_from: Annotated[
+        Path | None, typer.Option("--load", help="Show this JSON file, measure nothing.")
+    ] = None,
+) -> None:
+    """Time small calls and the layers that they go through."""
+    if load_from is not None:
+        show(load(load_from))
+        return
+    rounds = rounds or (11 if quick else 101)
+    pin(threads)
+
+    def missing(title: str, why: str) -> None:
+        console.print(f"[yellow]skipped {title}:[/] {why}")
+
+    rows = []
+    with progress_bar() as bar:
+        found = groups(threads, missing)
+        task = bar.add_task("", total=len(found))
+        for title, calls in found.items():
+            bar.update(task, description=title)
+            timings = measure(
+                calls, rounds=rounds, budget=60, advance=lambda share: bar.advance(task, share)
+            )
+            rows += [
+                {"group": title, "call": name, "timing": timing} for name, timing in timings.items()
+            ]
+    where = machine(threads)
+    if json is not None:
+        settings = {"quick": quick, "rounds": rounds}
+        save(json, "latency", where, settings=settings, results=rows)
+    show({"machine": where, "results": rows})
+
+
+if __name__ == "__main__":
+    typer.run(main)
