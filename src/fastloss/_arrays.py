@@ -1,0 +1,366 @@
+"""Every check of an argument, and every decision about its layout; the only place that raises.
+
+Layout of this file: a) element types, b) one array at a time, c) options, d) the arguments of
+class-index losses, e) those of element-wise losses.
+
+What comes out is what the kernels ask for: native, aligned, C-contiguous arrays of float16,
+bfloat16, float32 or float64, seen as ``(outer, C, inner)`` where there is a class axis; targets
+as int64; weights as float64.  An array that is in that form is used where it lies; any other is
+copied once.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# ---- a) element types ------------------------------------------------------------------------
+
+FLOAT16 = np.dtype(np.float16)
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+INT64 = np.dtype(np.int64)
+
+
+class Storage(NamedTuple):
+    """How an element type reaches the kernels."""
+
+    #: Name of the kernels' specialisation.
+    kernel: str
+    #: The type that stands for it there, None for itself.
+    view: np.dtype[Any] | None
+    #: Type of a loss.
+    loss: np.dtype[Any]
+
+
+#: The element types that are read in place.  bfloat16 comes in when it is first met, since its
+#: type belongs to ml_dtypes, which need not be installed.
+STORAGE: dict[np.dtype[Any], Storage] = {
+    FLOAT32: Storage("float", None, FLOAT32),
+    FLOAT64: Storage("double", None, FLOAT64),
+    FLOAT16: Storage("float16", np.dtype(np.uint16), FLOAT32),
+}
+
+
+def _admit_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Whether the type is bfloat16, which is then known from here on."""
+    if dtype.name != "bfloat16" or dtype.itemsize != 2 or not dtype.isnative:
+        return False
+    STORAGE[dtype] = Storage("bfloat16", np.dtype(np.int16), FLOAT32)
+    return True
+
+
+def seen_by_kernel(x: Array) -> Array:
+    """Return a view of `x` in the type that stands for its own in the kernels."""
+    view = STORAGE[x.dtype].view
+    return x if view is None else x.view(view)
+
+
+# ---- b) one array at a time ------------------------------------------------------------------
+
+
+def floating(x: Any, name: str) -> Array:
+    """Return `x` as a contiguous array of one of the `STORAGE` types."""
+    if type(x) is np.ndarray and x.dtype in STORAGE:
+        flags = x.flags
+        if flags.c_contiguous and flags.aligned:
+            return x
+    x = _as_array(x, name)
+    dtype = x.dtype
+    if dtype not in STORAGE and not _admit_bfloat16(dtype):
+        native = dtype.newbyteorder("=")
+        if native in STORAGE or _admit_bfloat16(native):
+            dtype = native
+        elif dtype.kind in "biu":
+            dtype = FLOAT64
+        else:
+            raise TypeError(
+                f"{name} must be real numbers (float16, bfloat16, float32, float64, integers or"
+                f" bool), got dtype {dtype}"
+            )
+    return _in_order(x, dtype)
+
+
+def _in_order(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return `x` C-contiguous, aligned and of the type, copied only where it is not."""
+    # Not ascontiguousarray, which makes a 0-d array 1-d.
+    x = np.asarray(x, dtype=dtype, order="C")
+    return x if x.flags.aligned else x.copy()
+
+
+def _as_array(x: Any, name: str) -> Array:
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {error}") from None
+
+
+def as_float64(x: Any, name: str) -> Array:
+    """Return `x` as a float64 array of any layout."""
+    if isinstance(x, float):
+        return np.asarray(x)
+    x = _as_array(x, name)
+    if x.dtype.kind in "biuf" or _admit_bfloat16(x.dtype) or x.dtype in STORAGE:
+        return x.astype(FLOAT64, copy=False)
+    raise TypeError(f"{name} must be real numbers, got dtype {x.dtype}")
+
+
+def output(out: Any, x: Array, original: Any, read: Iterable[Any] = ()) -> Array:
+    """Check ``out=`` against the logits `x`; a new array where it is None.
+
+    Parameters
+    ----------
+    out : ndarray or None
+        The caller's array.
+    x : ndarray
+        The logits as the kernel will read them.
+    original : array_like
+        The logits as the caller gave them.
+    read : iterable
+        What the kernel reads; the arrays among it, but for `x`, must not share memory with `out`.
+    """
+    if out is None:
+        return np.empty(x.shape, x.dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.dtype != x.dtype:
+        raise TypeError(
+            f"out must have the logits' dtype {x.dtype}, got {out.dtype}",
+        )
+    if original is not x:
+        given = np.asarray(original).dtype
+        if given.newbyteorder("=") != x.dtype:
+            raise TypeError(
+                f"out must have the logits' dtype: there is none for {given} logits, whose"
+                f" gradient is {x.dtype}; convert the logits first"
+            )
+    if out.shape != x.shape:
+        raise ValueError(f"out must have the logits' shape {x.shape}, got {out.shape}")
+    flags = out.flags
+    if not flags.c_contiguous:
+        raise ValueError(f"out must be C-contiguous, got strides {out.strides}")
+    if not flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    if not flags.aligned:
+        raise ValueError("out must be aligned to its element size")
+    if (
+        out is not x
+        and np.may_share_memory(out, x)
+        and out.__array_interface__["data"][0] != x.__array_interface__["data"][0]
+    ):
+        raise ValueError("out overlaps the logits without being the same array")
+    for other in read:
+        if isinstance(other, np.ndarray) and other is not x and np.may_share_memory(out, other):
+            raise ValueError("out overlaps another argument; only the logits may be overwritten")
+    return out
+
+
+# ---- c) options ------------------------------------------------------------------------------
+
+
+def one_of(value: Any, allowed: tuple[str, ...], name: str) -> NoReturn:
+    """Raise for an option outside its values."""
+    options = ", ".join(repr(a) for a in allowed)
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {options}, got {value!r}")
+    raise ValueError(f"{name} must be one of {options}, got {value!r}")
+
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def reduction(value: Any) -> None:
+    """Check `reduction`."""
+    if value not in REDUCTIONS:
+        one_of(value, REDUCTIONS, "reduction")
+
+
+def integer(value: Any, name: str) -> int:
+    """Return an integer option that fits 64 bits."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} must fit 64 bits, got {number}")
+    return number
+
+
+def number(value: Any, name: str) -> float:
+    """Return a real option as a float."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+
+
+def fraction(value: Any, name: str) -> float:
+    """Return an option between 0 and 1 as a float."""
+    result = number(value, name)
+    if not 0.0 <= result <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+    return result
+
+
+def class_axis(axis: Any, ndim: int, name: str) -> int:
+    """Return the class axis as a non-negative number: PyTorch's rule for None."""
+    if ndim == 0:
+        raise ValueError(f"{name} must have a class axis, got a 0-d array")
+    if axis is None:
+        return 1 if ndim > 1 else 0
+    axis = integer(axis, "axis")
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis {axis} is out of range for {name} with {ndim} dimensions")
+    return axis % ndim
+
+
+def upstream(grad_output: Any, shape: tuple[int, ...]) -> Array | float:
+    """Return the upstream gradient: a float for a scalar result, else a float64 array."""
+    if type(grad_output) is float and not shape:
+        return grad_output
+    grad_output = as_float64(grad_output, "grad_output")
+    if grad_output.shape != shape:
+        raise ValueError(
+            f"grad_output must have the shape of the loss, {shape}, got {grad_output.shape}"
+        )
+    return grad_output if shape else float(grad_output)
+
+
+# ---- d) class-index losses -------------------------------------------------------------------
+
+
+class Classes(NamedTuple):
+    """Arguments of a loss over classes, as its kernel takes them."""
+
+    #: Logits in their own shape.
+    logits: Array
+    #: Their shape without the class axis.
+    samples: tuple[int, ...]
+    #: The logits as (outer, C, inner).
+    shape: tuple[int, int, int]
+    axis: int
+    #: Class indices as int64 (outer, inner), or None where there are probabilities.
+    target: Array | None
+    #: Class probabilities of the logits' shape, or None.
+    probabilities: Array | None
+    #: Class weights, float64 (C,), or None.
+    weight: Array | None
+    #: Sample weights, float64 (outer, inner), or None.
+    factor: Array | None
+
+
+def over_classes(
+    logits: Any,
+    target: Any,
+    weight: Any,
+    sample_weight: Any,
+    axis: Any,
+    name: str,
+    probabilities: bool,
+) -> Classes:
+    """Check the arrays of a loss over classes."""
+    x = floating(logits, name)
+    ndim = x.ndim
+    if ndim == 2 and axis is None:
+        outer, classes = x.shape
+        samples: tuple[int, ...] = (outer,)
+        inner = 1
+        axis = 1
+    else:
+        axis = class_axis(axis, ndim, name)
+        samples = x.shape[:axis] + x.shape[axis + 1 :]
+        outer = math.prod(x.shape[:axis])
+        classes = x.shape[axis]
+        inner = math.prod(x.shape[axis + 1 :])
+    shape = (outer, classes, inner)
+    indices: Array | None = None
+    soft: Array | None = None
+    t = target if type(target) is np.ndarray else _as_array(target, "target")
+    kind = t.dtype.kind
+    if kind in "iu" or (kind == "f" and t.size == 0 and t.shape == samples != x.shape):
+        if t.shape != samples:
+            _wrong_target(t, x, samples, axis, name, probabilities)
+        if t.dtype != INT64 or not (t.flags.c_contiguous and t.flags.aligned):
+            if kind == "u" and t.dtype.itemsize == 8:
+                _fits_int64(t, classes)
+            t = _in_order(t, INT64)
+        indices = t.reshape(outer, inner)
+    elif probabilities and (kind == "f" or t.dtype in STORAGE or _admit_bfloat16(t.dtype)):
+        if t.shape != x.shape:
+            _wrong_target(t, x, samples, axis, name, probabilities)
+        kept = t.dtype if t.dtype in (FLOAT32, FLOAT64) else FLOAT64
+        if t.dtype == FLOAT16 or t.dtype.name == "bfloat16":
+            kept = FLOAT32
+        soft = _in_order(t, kept)
+    else:
+        what = "integers (class indices)"
+        if probabilities:
+            what += " or floating (class probabilities)"
+        hint = "; convert a mask with .astype(int)" if kind == "b" else ""
+        raise TypeError(f"target must be {what}, got dtype {t.dtype}{hint}")
+    if weight is not None:
+        weight = as_float64(weight, "weight")
+        if weight.shape != (classes,):
+            raise ValueError(
+                f"weight must have one number per class, shape ({classes},), got {weight.shape}"
+            )
+        weight = np.ascontiguousarray(weight)
+    if sample_weight is not None:
+        sample_weight = as_float64(sample_weight, "sample_weight")
+        try:
+            sample_weight = np.broadcast_to(sample_weight, samples)
+        except ValueError:
+            raise ValueError(
+                f"sample_weight must broadcast to the samples, shape {samples},"
+                f" got {sample_weight.shape}"
+            ) from None
+        sample_weight = np.ascontiguousarray(sample_weight).reshape(outer, inner)
+    return Classes(x, samples, shape, axis, indices, soft, weight, sample_weight)
+
+
+def _wrong_target(
+    t: Array, x: Array, samples: tuple[int, ...], axis: int, name: str, probabilities: bool
+) -> NoReturn:
+    text = (
+        f"target of shape {t.shape} does not fit {name} of shape {x.shape} with class axis {axis}:"
+        f" class indices need shape {samples}"
+    )
+    if probabilities:
+        text += f", class probabilities (floating) need shape {x.shape}"
+    raise ValueError(text)
+
+
+def _fits_int64(t: Array, classes: int) -> None:
+    """Refuse an unsigned index that int64 cannot hold."""
+    large = t > np.iinfo(np.int64).max
+    if large.any():
+        wrong_index(t, int(np.flatnonzero(large)[0]), classes)
+
+
+def wrong_index(target: Array, position: int, classes: int) -> NoReturn:
+    """Raise for the class index at flat `position` of `target`."""
+    where = tuple(int(i) for i in np.unravel_index(position, target.shape))
+    value = int(target[where])
+    place = "" if not where else f" at position {where[0] if len(where) == 1 else where}"
+    if classes == 0:
+        raise IndexError(f"target holds class {value}{place}, but there are no classes")
+    raise IndexError(
+        f"target holds class {value}{place}, outside [0, {classes}) for {classes} classes"
+    )
+
+
+def combined(a: Array | None, b: Array | float, shape: tuple[int, int]) -> Array | None:
+    """Sample weights times an upstream gradient array, float64 of `shape`; None for no array."""
+    if not isinstance(b, np.ndarray):
+        return a
+    b = np.ascontiguousarray(b).reshape(shape)
+    return b if a is None else a * b

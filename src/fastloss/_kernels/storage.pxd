@@ -1,0 +1,210 @@
+# What lies in memory: the element types of arrays, and moving blocks of them.
+#
+# Kernels compute in `real` (float or double; see vecmath.pxd). Arrays hold `storage`: besides the
+# two, float16 and bfloat16, which Cython has no types for: arrays of them arrive as the integer
+# types that stand for them here, and are widened to float a block at a time.
+
+from libc.stdint cimport int16_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+
+from .vecmath cimport bits32, float_of, real
+
+ctypedef uint16_t float16
+ctypedef int16_t bfloat16
+
+ctypedef fused storage:
+    float
+    double
+    float16
+    bfloat16
+
+cdef extern from *:
+    """
+    #if defined(__SSE2__)
+    #include <immintrin.h>
+    #endif
+    #include <stdint.h>
+    #include <string.h>
+
+    #if defined(__GNUC__)
+    #define fastloss_prefetch(p) __builtin_prefetch((p), 0, 2)
+    #else
+    #define fastloss_prefetch(p) ((void)(p))
+    #endif
+
+    /* Copy past the caches: lines that are written whole need not be read first. */
+    static inline void fastloss_stream(void *to, const void *from, size_t n) {
+    #if defined(__SSE2__)
+        char *d = (char *)to;
+        const char *s = (const char *)from;
+        size_t head = (size_t)(-(uintptr_t)d & 63);
+        size_t i;
+        if (n < 256) { memcpy(d, s, n); return; }
+        memcpy(d, s, head);
+        d += head; s += head; n -= head;
+        for (i = 0; i + 64 <= n; i += 64) {
+    #if defined(__AVX512F__)
+            _mm512_stream_si512((__m512i *)(d + i), _mm512_loadu_si512((const void *)(s + i)));
+    #else
+            __m128i a = _mm_loadu_si128((const __m128i *)(s + i));
+            __m128i b = _mm_loadu_si128((const __m128i *)(s + i + 16));
+            __m128i c = _mm_loadu_si128((const __m128i *)(s + i + 32));
+            __m128i e = _mm_loadu_si128((const __m128i *)(s + i + 48));
+            _mm_stream_si128((__m128i *)(d + i), a);
+            _mm_stream_si128((__m128i *)(d + i + 16), b);
+            _mm_stream_si128((__m128i *)(d + i + 32), c);
+            _mm_stream_si128((__m128i *)(d + i + 48), e);
+    #endif
+        }
+        memcpy(d + i, s + i, n - i);
+    #else
+        memcpy(to, from, n);
+    #endif
+    }
+
+    /* Order streamed lines before whatever tells another thread that they are there. */
+    static inline void fastloss_stream_end(void) {
+    #if defined(__SSE2__)
+        _mm_sfence();
+    #endif
+    }
+
+    /* Sixteen float16 to float and back with the processor's own conversion. */
+    #if defined(__AVX512F__)
+    #define FASTLOSS_F16C 16
+    static inline void fastloss_widen16(float *d, const uint16_t *s) {
+        _mm512_storeu_ps(d, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)s)));
+    }
+    static inline void fastloss_narrow16(uint16_t *d, const float *s) {
+        _mm256_storeu_si256((__m256i *)d, _mm512_cvtps_ph(_mm512_loadu_ps(s), 0));
+    }
+    #elif defined(__F16C__)
+    #define FASTLOSS_F16C 16
+    static inline void fastloss_widen16(float *d, const uint16_t *s) {
+        _mm256_storeu_ps(d, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)s)));
+        _mm256_storeu_ps(d + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(s + 8))));
+    }
+    static inline void fastloss_narrow16(uint16_t *d, const float *s) {
+        _mm_storeu_si128((__m128i *)d, _mm256_cvtps_ph(_mm256_loadu_ps(s), 0));
+        _mm_storeu_si128((__m128i *)(d + 8), _mm256_cvtps_ph(_mm256_loadu_ps(s + 8), 0));
+    }
+    #else
+    #define FASTLOSS_F16C 0
+    static inline void fastloss_widen16(float *d, const uint16_t *s) { (void)d; (void)s; }
+    static inline void fastloss_narrow16(uint16_t *d, const float *s) { (void)d; (void)s; }
+    #endif
+    """
+    void prefetch "fastloss_prefetch"(const void *p) noexcept nogil
+    void stream_bytes "fastloss_stream"(void *to, const void *source, size_t n) noexcept nogil
+    void stream_end "fastloss_stream_end"() noexcept nogil
+    const int F16C "FASTLOSS_F16C"
+    void widen16 "fastloss_widen16"(float *to, const uint16_t *source) noexcept nogil
+    void narrow16 "fastloss_narrow16"(uint16_t *to, const float *source) noexcept nogil
+
+
+cdef inline float widen_half(float16 h) noexcept nogil:
+    """float16 to float: exponent and mantissa moved over, rebias by a multiplication (exact)."""
+    cdef uint32_t magnitude = (<uint32_t>h & 0x7fffu) << 13
+    cdef float value = float_of(magnitude) * <float>5.192296858534828e33
+    value = float_of(magnitude | 0x7f800000u) if magnitude >= 0x0f800000u else value
+    return float_of(bits32(value) | ((<uint32_t>h & 0x8000u) << 16))
+
+
+cdef inline float16 narrow_half(float x) noexcept nogil:
+    """float to float16, ties to even, overflow to infinity; a NaN stays one."""
+    cdef uint32_t u = bits32(x)
+    cdef uint32_t sign = (u >> 16) & 0x8000u
+    u = u & 0x7fffffffu
+    # Below 2**-14: adding 2**-1 puts the unit of a subnormal float16 at the last place.
+    cdef uint32_t small = bits32(float_of(u) + <float>0.5) - 0x3f000000u
+    cdef uint32_t normal = (u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13
+    cdef uint32_t result = small if u < 0x38800000u else normal
+    result = 0x7c00u if u >= 0x477ff000u else result
+    result = 0x7e00u if u > 0x7f800000u else result
+    return <float16>(result | sign)
+
+
+cdef inline float widen_bfloat(bfloat16 h) noexcept nogil:
+    """bfloat16 to float: the upper half of one."""
+    return float_of(<uint32_t><uint16_t>h << 16)
+
+
+cdef inline bfloat16 narrow_bfloat(float x) noexcept nogil:
+    """float to bfloat16, ties to even; a NaN stays one."""
+    cdef uint32_t u = bits32(x)
+    cdef uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16
+    rounded = 0x7fc0u if (u & 0x7fffffffu) > 0x7f800000u else rounded
+    return <bfloat16><uint16_t>rounded
+
+
+cdef inline real value_at(const storage *x, Py_ssize_t i, real unused) noexcept nogil:
+    """x[i] as a `real`."""
+    if storage is float16:
+        return widen_half(x[i])
+    elif storage is bfloat16:
+        return widen_bfloat(x[i])
+    else:
+        return <real>x[i]
+
+
+cdef inline void load(
+    real *to, const storage *x, Py_ssize_t n, real shift
+) noexcept nogil:
+    """to[:n] = x[:n] - shift; `to` overlaps nothing."""
+    cdef Py_ssize_t i = 0
+    if storage is float16:
+        if real is float:
+            while F16C and i + 16 <= n:
+                widen16(to + i, x + i)
+                i += 16
+        while i < n:
+            to[i] = widen_half(x[i])
+            i += 1
+    elif storage is bfloat16:
+        for i in range(n):
+            to[i] = widen_bfloat(x[i])
+    else:
+        for i in range(n):
+            to[i] = <real>x[i]
+    if shift != 0:
+        for i in range(n):
+            to[i] = to[i] - shift
+
+
+cdef inline void narrow(storage *to, const real *x, Py_ssize_t n) noexcept nogil:
+    """to[:n] = x[:n], rounded once; float and double are in place already (see `emit`)."""
+    cdef Py_ssize_t i = 0
+    if storage is float16:
+        if real is float:
+            while F16C and i + 16 <= n:
+                narrow16(to + i, x + i)
+                i += 16
+        while i < n:
+            to[i] = narrow_half(<float>x[i])
+            i += 1
+    elif storage is bfloat16:
+        for i in range(n):
+            to[i] = narrow_bfloat(<float>x[i])
+    else:
+        for i in range(n):
+            to[i] = <storage>x[i]
+
+
+cdef inline void emit(
+    storage *to, const real *x, Py_ssize_t n, bint streaming
+) noexcept nogil:
+    """Write x[:n] to the result, past the caches if `streaming`."""
+    cdef storage stage[256]
+    cdef Py_ssize_t i, m
+    if (storage is float and real is float) or (storage is double and real is double):
+        if streaming:
+            stream_bytes(to, x, n * sizeof(storage))
+        else:
+            memcpy(to, x, n * sizeof(storage))
+    else:
+        i = 0
+        while i < n:
+            m = min(n - i, 256)
+            narrow(&stage[0], x + i, m)
+            memcpy(to + i, &stage[0], m * sizeof(storage))
+            i += m

@@ -1,0 +1,292 @@
+# exp, log and log1p as plain arithmetic, for loops that the compiler vectorises.
+#
+# Layout: a) types and bit casts, b) exp, c) log and log1p, d) what the losses make of them.
+#
+# Every function is branch-free (its ternaries become selects), calls nothing but the others here,
+# and states its largest error and its valid range; tests/test_vecmath.py holds it to both. An ulp
+# is the spacing of the result's type at the exact value. The polynomials come from
+# bench/fit_polynomials.py. Where the processor has a fused multiply-add (FMA is a constant of the
+# C compiler) it is asked for by name: nothing depends on what the compiler contracts.
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <math.h>
+    #if defined(__FP_FAST_FMAF) && defined(__FP_FAST_FMA)
+    #define FASTLOSS_FMA 1
+    #else
+    #define FASTLOSS_FMA 0
+    #endif
+    """
+    const bint FMA "FASTLOSS_FMA"
+
+cdef extern from "<math.h>" nogil:
+    float fmaf(float, float, float)
+    double fma(double, double, double)
+    const double INFINITY
+    const double NAN
+
+# ---- a) types and bit casts ------------------------------------------------------------------
+
+ctypedef fused real:
+    float
+    double
+
+cdef union Bits32:
+    float f
+    uint32_t u
+
+cdef union Bits64:
+    double f
+    uint64_t u
+
+
+cdef inline uint32_t bits32(float x) noexcept nogil:
+    cdef Bits32 b
+    b.f = x
+    return b.u
+
+
+cdef inline float float_of(uint32_t u) noexcept nogil:
+    cdef Bits32 b
+    b.u = u
+    return b.f
+
+
+cdef inline uint64_t bits64(double x) noexcept nogil:
+    cdef Bits64 b
+    b.f = x
+    return b.u
+
+
+cdef inline double double_of(uint64_t u) noexcept nogil:
+    cdef Bits64 b
+    b.u = u
+    return b.f
+
+
+cdef inline real mul_add(real a, real b, real c) noexcept nogil:
+    """a * b + c, rounded once where the processor does that, else twice."""
+    if FMA:
+        return fmaf(a, b, c) if real is float else fma(a, b, c)
+    return a * b + c
+
+
+# ---- b) exp ----------------------------------------------------------------------------------
+#
+# e**x = 2**k * e**r with k the integer nearest to x / ln 2. The sum of a softmax needs its terms
+# relative to the largest one only up to a power of two, so nothing is subtracted from x: the
+# maximum m enters as the integer K = round(m / ln 2), and the term is e**x * 2**(SPARE - K). No
+# rounding of x - m is lost because there is no x - m.
+#
+# Adding the number `magic` = 1.5 * 2**(mantissa bits) + (SPARE - K + exponent bias) rounds x / ln 2
+# to an integer and leaves, in the low bits of the sum, the exponent field of 2**(k + SPARE - K):
+# one shift makes it a number. SPARE keeps terms normal numbers that are subnormal relative to the
+# maximum; it goes away when a result is scaled, in one rounding.
+#
+# `low` is where that exponent field is 0: x is clamped there, the power of two is then exactly 0
+# and so is the term, of -inf as well. A NaN stays NaN.
+#
+# Valid for |x| <= EXP_LIMIT above `low` (k * LN2_HIGH is then exact even without FMA). Rows whose
+# maximum is farther out subtract it first, which is exact there: every x that counts lies within
+# a factor of two of the maximum.
+
+cdef inline real spare_bits(real unused) noexcept nogil:
+    """SPARE."""
+    return 40 if real is float else 64
+
+
+cdef inline real exp_limit(real unused) noexcept nogil:
+    """Largest |m| for which a row is computed without subtracting its maximum."""
+    return 1000.0 if real is float else 2000.0
+
+
+cdef inline real exponent_of(real m) noexcept nogil:
+    """K, the integer nearest to m / ln 2; |m| <= exp_limit."""
+    cdef real magic
+    if real is float:
+        magic = <float>12582912.0
+        return mul_add(m, <float>1.4426950408889634, magic) - magic
+    else:
+        magic = 6755399441055744.0
+        return mul_add(m, <double>1.4426950408889634, magic) - magic
+
+
+cdef inline real exp_magic(real exponent) noexcept nogil:
+    """The `magic` of exp_scaled for a row with exponent K."""
+    if real is float:
+        return <float>12582912.0 + (spare_bits(exponent) + 127 - exponent)
+    else:
+        return 6755399441055744.0 + (spare_bits(exponent) + 1023 - exponent)
+
+
+cdef inline real exp_low(real exponent) noexcept nogil:
+    """The `low` of exp_scaled for a row with exponent K."""
+    if real is float:
+        return (exponent - spare_bits(exponent) - 127) * <float>0.6931471805599453
+    else:
+        return (exponent - spare_bits(exponent) - 1023) * 0.6931471805599453
+
+
+cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
+    """e**x * 2**(SPARE - K): at most 1.2 ulp off for low < x <= K ln 2 + 1."""
+    cdef real k, r, p
+    x = low if x < low else x
+    if real is float:
+        k = mul_add(x, <float>1.4426950408889634, magic)
+        p = k - magic
+        if FMA:
+            r = mul_add(p, <float>-0.693147182464599609375, x)
+            r = mul_add(p, <float>1.90465429995776e-09, r)
+        else:
+            r = x - p * <float>0.693115234375
+            r = r - p * <float>3.19461834931e-05
+            r = r - p * <float>-1.28891788e-11
+        p = <float>0.0013744814787060022
+        p = mul_add(p, r, <float>0.00836896151304245)
+        p = mul_add(p, r, <float>0.041669655591249466)
+        p = mul_add(p, r, <float>0.166665181517601)
+        p = mul_add(p, r, <float>0.49999988079071045)
+        # 1 is added last, and scaled with the rest: one rounding of the size of the result.
+        p = mul_add(p, r * r, r)
+        r = float_of(bits32(k) << 23)
+        return mul_add(p, r, r)
+    else:
+        k = mul_add(x, <double>1.4426950408889634, magic)
+        p = k - magic
+        r = mul_add(p, <double>-0.6931471803691238, x)
+        r = mul_add(p, <double>-1.9082149292705877e-10, r)
+        p = 2.5027991964081563e-08
+        p = mul_add(p, r, <double>2.7631478385462734e-07)
+        p = mul_add(p, r, <double>2.7557497479195075e-06)
+        p = mul_add(p, r, <double>2.4801489318727205e-05)
+        p = mul_add(p, r, <double>0.00019841269607174817)
+        p = mul_add(p, r, <double>0.0013888888947727362)
+        p = mul_add(p, r, <double>0.00833333333344726)
+        p = mul_add(p, r, <double>0.041666666666511976)
+        p = mul_add(p, r, <double>0.16666666666666488)
+        p = mul_add(p, r, <double>0.5000000000000013)
+        p = mul_add(p, r * r, r)
+        r = double_of(bits64(k) << 52)
+        return mul_add(p, r, r)
+
+
+cdef inline real spare(real unused) noexcept nogil:
+    """2**-SPARE, which takes a scaled exponential back."""
+    return <real>9.094947017729282e-13 if real is float else 5.421010862427522e-20
+
+
+cdef inline real exp_negative(real x) noexcept nogil:
+    """e**x for x <= 0, subnormal results included: at most 1.2 ulp off; NaN stays NaN."""
+    return exp_scaled(x, exp_magic(<real>0), exp_low(<real>0)) * spare(x)
+
+
+cdef inline double power_of_two(double k) noexcept nogil:
+    """2**k for an integer k <= 1023; 0 below the normal numbers."""
+    return double_of(<uint64_t>(<int64_t>k + 1023) << 52) if k > -1023 else 0.0
+
+
+# ---- c) log and log1p ------------------------------------------------------------------------
+#
+# u = 2**k * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), then a polynomial in f (float) or in
+# s = f / (2 + f) (double). k becomes a floating number through the bits of 2**52, since AVX2 has
+# no conversion of 64-bit integers.
+
+cdef inline real log_parts(real u, real k, real f, real c) noexcept nogil:
+    """k ln 2 + log(1 + f) + c, with c small."""
+    cdef real z, p, s
+    if real is float:
+        z = f * f
+        p = <float>0.06684789061546326
+        p = mul_add(p, f, <float>-0.11656239628791809)
+        p = mul_add(p, f, <float>0.11905733495950699)
+        p = mul_add(p, f, <float>-0.12409625947475433)
+        p = mul_add(p, f, <float>0.14217515289783478)
+        p = mul_add(p, f, <float>-0.1666772961616516)
+        p = mul_add(p, f, <float>0.20002228021621704)
+        p = mul_add(p, f, <float>-0.25000014901161194)
+        p = mul_add(p, f, <float>0.3333331048488617)
+        p = p * (z * f)
+        p = p + (k * <float>-2.12194440e-4 + c)
+        p = mul_add(z, <float>-0.5, p)
+        return mul_add(k, <float>0.693359375, f + p)
+    else:
+        s = f / (2.0 + f)
+        z = s * s
+        p = 0.14800353745551603
+        p = mul_add(p, z, <double>0.15313611598771842)
+        p = mul_add(p, z, <double>0.18183581585260053)
+        p = mul_add(p, z, <double>0.2222219823454037)
+        p = mul_add(p, z, <double>0.28571428745827954)
+        p = mul_add(p, z, <double>0.3999999999939793)
+        p = mul_add(p, z, <double>0.6666666666666737)
+        p = p * z
+        z = 0.5 * f * f
+        p = s * (z + p) + (k * 1.9082149292705877e-10 + c)
+        return k * 0.6931471803691238 - ((z - p) - f)
+
+
+cdef inline real log_normal(real u) noexcept nogil:
+    """log(u): at most 1 ulp off for positive normal finite u (anything for other u)."""
+    cdef uint32_t i
+    cdef uint64_t j
+    cdef real k, f
+    if real is float:
+        i = (bits32(u) - 0x3f3504f3u + (127u << 23)) >> 23
+        f = float_of(bits32(u) - ((i - 127u) << 23)) - <float>1.0
+        k = <float>(<int32_t>i - 127)
+    else:
+        j = (bits64(u) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
+        f = double_of(bits64(u) - ((j - 1023ull) << 52)) - 1.0
+        k = double_of(j + 0x4330000000000000ull) - (4503599627370496.0 + 1023.0)
+    return log_parts(u, k, f, <real>0)
+
+
+cdef inline real log_positive(real u) noexcept nogil:
+    """log(u): at most 1 ulp off for u > 0, subnormal ones and +inf included; 0 gives -inf, NaN NaN."""
+    cdef real tiny, up, off, result
+    if real is float:
+        tiny = <float>1.1754943508222875e-38
+        up = <float>16777216.0
+        off = <float>16.635532333438686
+    else:
+        tiny = 2.2250738585072014e-308
+        up = 18014398509481984.0
+        off = 37.42994775023705
+    result = log_normal(u * up if u < tiny else u)
+    result = result - off if u < tiny else result
+    result = result if u > 0 else <real>(-INFINITY)
+    return result if u - u == 0 else u
+
+
+cdef inline real log1p(real y) noexcept nogil:
+    """log(1 + y): at most 1 ulp (float: 1.5) off for y > -1; -1 gives -inf, +inf and NaN themselves."""
+    cdef uint32_t i
+    cdef uint64_t j
+    cdef real u, k, f, c, result
+    u = 1 + y
+    # What the rounding of 1 + y lost, relative to it.
+    c = (1 - (u - y) if u > 2 else y - (u - 1)) / u
+    if real is float:
+        i = (bits32(u) - 0x3f3504f3u + (127u << 23)) >> 23
+        f = float_of(bits32(u) - ((i - 127u) << 23)) - <float>1.0
+        k = <float>(<int32_t>i - 127)
+    else:
+        j = (bits64(u) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
+        f = double_of(bits64(u) - ((j - 1023ull) << 52)) - 1.0
+        k = double_of(j + 0x4330000000000000ull) - (4503599627370496.0 + 1023.0)
+    f = y if k == 0 else f
+    c = <real>0 if k == 0 else c
+    result = log_parts(u, k, f, c)
+    result = result if y > -1 else <real>(-INFINITY)
+    return result if y - y == 0 else y
+
+
+cdef inline real log1p_unit(real e) noexcept nogil:
+    """log(1 + e): at most 1.5 ulp off for 0 <= e <= 1 (e = exp(-|x|)); NaN stays NaN."""
+    cdef real f, k
+    # Above sqrt(2) - 1 half of 1 + e is taken; e - 1 is exact there.
+    f = <real>0.5 * (e - 1) if e > <real>0.41421356 else e
+    k = <real>1 if e > <real>0.41421356 else <real>0
+    return log_parts(e, k, f, <real>0)

@@ -1,0 +1,1 @@
+"""Losses, a file per family; `fastloss` itself has the public names."""
