@@ -414,3 +414,25 @@ def exact_softplus(x):
 def exact_sigmoid(x):
     with mpmath.workprec(PRECISION):
         return 1 / (1 + mpmath.exp(-x))
+
+
+def exact_soft_cross_entropy(row, target, weight=None, label_smoothing=0.0):
+    """The loss of one row with probabilities, the gradient, and the size of the gradient's terms.
+
+    `target` is a row of probabilities; a class index with smoothing is its one-hot row, with
+    weight[target] on the part that is not smoothed.
+    """
+    p, q, nll = exact_softmax_parts(row)
+    with mpmath.workprec(PRECISION):
+        classes = len(p)
+        epsilon = mpmath.mpf(float(label_smoothing))
+        w = [mpmath.mpf(float(v)) for v in (np.ones(classes) if weight is None else weight)]
+        a = [
+            w[c] * ((1 - epsilon) * mpmath.mpf(float(target[c])) + epsilon / classes)
+            for c in range(classes)
+        ]
+        total = mpmath.fsum(a)
+        loss = mpmath.fsum(v * n for v, n in zip(a, nll, strict=True))
+        gradient = [p[c] * (total - a[c]) - a[c] * q[c] for c in range(classes)]
+        size = [abs(p[c] * (total - a[c])) + abs(a[c] * q[c]) for c in range(classes)]
+    return loss, gradient, size

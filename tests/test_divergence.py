@@ -1,0 +1,112 @@
+"""kl_div and sigmoid_focal_loss against the oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import oracle
+from helpers import FLOATS, HALVES, REDUCTIONS, assert_close, check_loss, dtype_of, logits
+
+SHAPES = [(1,), (7,), (1025,), (3, 5), (4, 3, 9), (70_001,)]
+
+
+# ---- kl_div ----------------------------------------------------------------------------------
+
+
+def check_kl(fl, x, target, reductions=(*REDUCTIONS, "batchmean"), **options):
+    reference = oracle.kl_div(x, target, **options)
+    check_loss(fl, "kl_div", reference, x, target, reductions=reductions, **options)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kl_div(fl, shape, dtype):
+    rng = np.random.default_rng(0)
+    x = oracle.log_softmax(rng.standard_normal(shape) * 3).astype(dtype_of(dtype))
+    target = oracle.softmax(rng.standard_normal(shape) * 3).astype(x.dtype)
+    target[rng.random(shape) < 0.2] = 0
+    check_kl(fl, x, target)
+    log_target = oracle.log_softmax(rng.standard_normal(shape) * 3).astype(x.dtype)
+    check_kl(fl, x, log_target, log_target=True)
+
+
+def test_kl_div_of_a_scalar(fl):
+    check_kl(fl, np.float64(-1.5), np.float64(0.25), reductions=REDUCTIONS)
+
+
+def test_kl_div_zero_target_contributes_nothing(fl):
+    x = np.array([-np.inf, -3.0, np.nan, -1.0])
+    loss = fl.kl_div(x, np.array([0.0, 0.0, 0.5, 0.5]), reduction="none")
+    np.testing.assert_array_equal(loss[:2], 0.0)
+    assert np.isnan(loss[2])
+    assert_close(loss[3], 0.5 * (np.log(0.5) + 1.0))
+
+
+def test_kl_div_of_equal_distributions_is_zero(fl):
+    target = oracle.softmax(np.random.default_rng(1).standard_normal((5, 8)))
+    loss = fl.kl_div(np.log(target), target, reduction="batchmean")
+    np.testing.assert_allclose(loss, 0.0, atol=1e-15)
+
+
+def test_kl_div_log_target_agrees_with_target(fl):
+    rng = np.random.default_rng(2)
+    x, log_target = oracle.log_softmax(rng.standard_normal((2, 6, 9)))
+    assert_close(
+        fl.kl_div(x, log_target, log_target=True, reduction="none"),
+        fl.kl_div(x, np.exp(log_target), reduction="none"),
+        scale=1.0,
+    )
+
+
+# ---- sigmoid_focal_loss ----------------------------------------------------------------------
+
+
+def check_focal(fl, x, target, **options):
+    reference = oracle.sigmoid_focal_loss(x, target, **options)
+    check_loss(fl, "sigmoid_focal_loss", reference, x, target, **options)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_focal(fl, shape, dtype):
+    rng = np.random.default_rng(3)
+    x = logits(rng, shape, dtype, scale=2.0)
+    check_focal(fl, x, rng.integers(0, 2, shape).astype(x.dtype))
+    check_focal(fl, x, rng.random(shape).astype(x.dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.9, 1.0])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.7])
+def test_focal_options(fl, alpha, gamma, dtype):
+    rng = np.random.default_rng(4)
+    x = logits(rng, 300, dtype, scale=3.0)
+    check_focal(fl, x, rng.integers(0, 2, 300).astype(dtype), alpha=alpha, gamma=gamma)
+
+
+def test_focal_without_focus_is_weighted_bce(fl):
+    rng = np.random.default_rng(5)
+    x, target = logits(rng, 64, "float64"), rng.integers(0, 2, 64).astype(float)
+    focal = fl.sigmoid_focal_loss(x, target, alpha=0.3, gamma=0.0, reduction="none")
+    bce = fl.binary_cross_entropy_with_logits(
+        x, target, weight=np.where(target == 1, 0.3, 0.7), reduction="none"
+    )
+    assert_close(focal, bce)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_focal_far_out(fl, dtype):
+    """Finite for every finite logit, and no NaN from 0·∞ where 1 − p_t underflows."""
+    x = np.array([-1e4, -200.0, -50.0, 0.0, 50.0, 200.0, 1e4], dtype)
+    for target in (0.0, 1.0):
+        for gamma in (0.0, 0.5, 1.0, 2.0):
+            t = np.full(7, target, dtype)
+            loss, grad = fl.sigmoid_focal_loss_value_and_grad(x, t, gamma=gamma, reduction="none")
+            assert np.isfinite(loss).all()
+            assert np.isfinite(grad).all()
+            hopeless = np.abs(x).astype(float) * (0.25 if target else 0.75)
+            wrong = (x < 0) if target else (x > 0)
+            np.testing.assert_allclose(
+                loss[wrong & (abs(x) > 100)], hopeless[wrong & (abs(x) > 100)], rtol=1e-6
+            )
