@@ -1,0 +1,162 @@
+"""The same bits, however the work is spread: over OpenMP threads, or over Python's own."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import fastloss
+from helpers import dtype_of, logits
+
+THREADS = (1, 2, 3, 7)
+
+
+@pytest.fixture(autouse=True)
+def _keep_thread_count():
+    yield
+    fastloss.set_num_threads(before)
+
+
+before = fastloss.get_num_threads()
+
+
+def calls(dtype):
+    """Calls of every threaded kernel, each with enough work for several threads."""
+    rng = np.random.default_rng(0)
+
+    def problem(shape, axis=1):
+        x = logits(rng, shape, dtype)
+        samples = shape[:axis] + shape[axis + 1 :]
+        return x, rng.integers(0, shape[axis], samples)
+
+    few, few_target = problem((60_000, 10))
+    rows, rows_target = problem((3_000, 200))
+    long, long_target = problem((40, 20_000))
+    image, image_target = problem((4, 7, 120, 130))
+    soft = rng.random(rows.shape).astype(dtype_of(dtype))
+    flat, unit = few.ravel(), rng.random(few.size).astype(dtype_of(dtype))
+    weight = rng.uniform(0.5, 2.0, 10)
+
+    def of(name, *arguments, **options):
+        def call():
+            loss, grad = getattr(fastloss, f"{name}_value_and_grad")(*arguments, **options)
+            alone = getattr(fastloss, name)(*arguments, **options)
+            return [np.asarray(loss), grad, np.asarray(alone)]
+
+        return call
+
+    return {
+        "few classes": of("cross_entropy", few, few_target),
+        "weights": of("cross_entropy", few, few_target, weight=weight, ignore_index=3),
+        "sample weights": of(
+            "cross_entropy", few, few_target, sample_weight=rng.random(few_target.shape)
+        ),
+        "none": of("cross_entropy", few, few_target, reduction="none"),
+        "rows": of("cross_entropy", rows, rows_target, reduction="sum"),
+        "smoothing": of("cross_entropy", rows, rows_target, label_smoothing=0.1),
+        "probabilities": of("cross_entropy", rows, soft),
+        "long rows": of("cross_entropy", long, long_target),
+        "image": of("cross_entropy", image, image_target),
+        "nll": of("nll_loss", image, image_target),
+        "bce": of("binary_cross_entropy", unit, unit[::-1].copy()),
+        "bce with logits": of("binary_cross_entropy_with_logits", flat, unit),
+        "bce with pos_weight": of(
+            "binary_cross_entropy_with_logits", few, unit.reshape(few.shape), pos_weight=weight
+        ),
+        "kl": of("kl_div", flat, unit),
+        "focal": of("sigmoid_focal_loss", flat, unit),
+        "softmax": lambda: [fastloss.softmax(rows), fastloss.log_softmax(image, axis=1)],
+        "logsumexp": lambda: [fastloss.logsumexp(long)],
+        "scores": lambda: list(fastloss.score_samples(rows, rows_target)),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_same_bits_for_any_number_of_threads(dtype):
+    for name, call in calls(dtype).items():
+        fastloss.set_num_threads(THREADS[0])
+        want = call()
+        for threads in THREADS[1:]:
+            fastloss.set_num_threads(threads)
+            for _ in range(2):  # dynamic schedules differ from run to run
+                for got, one in zip(call(), want, strict=True):
+                    np.testing.assert_array_equal(got, one, err_msg=f"{name}, {threads} threads")
+
+
+def test_same_bits_on_every_call():
+    fastloss.set_num_threads(2)
+    for name, call in calls("float32").items():
+        first = call()
+        for got, one in zip(call(), first, strict=True):
+            np.testing.assert_array_equal(got, one, err_msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_concurrent_calls(threads):
+    """Many Python threads at once, each with its own calls in its own order."""
+    fastloss.set_num_threads(threads)
+    table = calls("float32")
+    want = {name: call() for name, call in table.items()}
+    names = sorted(table)
+    barrier = threading.Barrier(4)
+
+    def work(seed):
+        order = np.random.default_rng(seed).permutation(names)
+        barrier.wait(timeout=60)
+        for name in order:
+            for got, one in zip(table[str(name)](), want[str(name)], strict=True):
+                np.testing.assert_array_equal(got, one, err_msg=str(name))
+        return len(order)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [len(names)] * 4
+
+
+def test_the_gil_is_released():
+    """Another Python thread goes on while a kernel runs.
+
+    With a switch interval of hours no thread is ever asked to give the GIL up: the other one,
+    once woken, can only run while a kernel has given it up by itself.
+    """
+    fastloss.set_num_threads(1)
+    x, target = np.zeros((1, 10_000_000), np.float32), np.zeros(1, np.int64)
+    interval = sys.getswitchinterval()
+
+    def other_thread_ran_during_a_call():
+        wake, ran = threading.Event(), []
+
+        def other():
+            wake.wait()
+            ran.append(True)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        sys.setswitchinterval(10_000.0)
+        try:
+            wake.set()
+            fastloss.cross_entropy(x, target)
+            return bool(ran)
+        finally:
+            sys.setswitchinterval(interval)
+            thread.join()
+
+    # A busy machine may not find a core for the other thread within one short call.
+    assert any(other_thread_ran_during_a_call() for _ in range(50))
+
+
+def test_set_num_threads():
+    for n in (1, 2, 5):
+        fastloss.set_num_threads(n)
+        assert fastloss.get_num_threads() == n
+        assert fastloss.show_config()["threads"] == n
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "2", None])
+def test_set_num_threads_refuses(bad):
+    with pytest.raises((TypeError, ValueError), match="threads"):
+        fastloss.set_num_threads(bad)
+    assert fastloss.get_num_threads() == before
