@@ -1,0 +1,386 @@
+"""Every loss and gradient within 4 ulp of the exact value, at every instruction-set level.
+
+What is exact: for float64, mpmath with 160 bits. For float32 and halves the float64 oracle, whose
+own error `test_oracle_is_exact_enough` holds below a thousandth of a float32 ulp: that allows
+thousands of samples where mpmath would allow tens. The exact values are computed once and every
+level is held to them.
+
+A gradient with several nonzero targets is a difference of terms that can cancel, at any precision:
+there 4 ulp are those of the terms. So it is for a soft target of the binary losses.
+
+Layout: a) cross-entropy with class indices, b) with soft targets, c) binary losses, d) reductions,
+e) half precision, f) the oracle.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import oracle
+from helpers import FLOATS, HALVES, dtype_of, loss_dtype
+from oracle import Exact
+
+LIMIT = 4.0
+SCALES = (0.1, 1.0, 10.0, 60.0)
+
+
+def assert_exact(got, want: Exact, limit=LIMIT, size=None):
+    """At most `limit` ulp off; with `size`, ulp of that instead of the value."""
+    got = np.asarray(got)
+    error = oracle.ulp_error(got, want)
+    if size is not None:
+        unit = np.spacing(np.abs(want.high).astype(got.dtype)).astype(np.float64)
+        error = error * unit / np.spacing(np.asarray(size).astype(got.dtype))
+    worst = np.unravel_index(np.argmax(error), error.shape) if error.size else ()
+    assert error.size == 0 or error[worst] <= limit, (
+        f"{error[worst]:.3g} ulp at {worst}: got {got[worst]!r}, exact {want.high[worst]!r}"
+    )
+    assert np.isfinite(got).all()
+
+
+def near(values) -> Exact:
+    """A float64 array that is exact enough for a narrower type."""
+    return Exact(np.asarray(values), np.zeros(np.shape(values)))
+
+
+# ---- a) cross-entropy with class indices -----------------------------------------------------
+
+
+def confident_gaps(dtype) -> np.ndarray:
+    """How far a target's logit is above the rest: losses from 0.3 to the smallest normal numbers.
+
+    exp(−87) is 1.6e-38 and exp(−708) 3e-308; the larger the gap, the smaller the loss.
+    """
+    last = 86.0 if dtype == "float32" else 700.0
+    return np.concatenate([np.arange(1.0, 20.0, 2.3), np.linspace(20.0, last, 25)])
+
+
+@cache
+def rows(dtype: str, classes: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and targets: scales, and targets that are random, certain, hopeless, confident."""
+    rng = np.random.default_rng(classes)
+    x = rng.standard_normal((samples, classes))
+    x *= np.resize(SCALES, samples)[:, None]
+    x = x.astype(dtype)
+    kind = np.arange(samples) // len(SCALES) % 4
+    target = rng.integers(0, classes, samples)
+    target = np.where(kind == 1, x.argmax(axis=1), target)
+    target = np.where(kind == 2, x.argmin(axis=1), target)
+    gaps = confident_gaps(dtype)
+    for turn, i in enumerate(np.flatnonzero(kind == 3)):
+        others = np.delete(x[i] / dtype_of(dtype).type(20.0), target[i])
+        x[i] = np.insert(others, target[i], others.max() + gaps[turn % gaps.size])
+    if samples > 8:
+        x[4].sort()  # the running maximum rises all the way
+        x[8] += 700  # far from 0, but well inside the exponential's range
+        x[9] -= 1e4
+    return x, target
+
+
+@cache
+def exact_rows(dtype: str, classes: int, samples: int) -> tuple[Exact, Exact]:
+    x, target = rows(dtype, classes, samples)
+    if dtype == "float32":
+        reference = oracle.cross_entropy(x, target)
+        return near(reference.losses), near(reference.gradients)
+    pairs = [oracle.exact_cross_entropy(row, t) for row, t in zip(x, target, strict=True)]
+    return oracle.as_exact([loss for loss, _ in pairs]), oracle.as_exact([g for _, g in pairs])
+
+
+# mpmath takes 20 µs an element.
+SIZES = {
+    "float32": [(2, 4000), (3, 4000), (10, 2000), (33, 1000), (64, 500), (65, 500), (100, 500)]
+    + [(1000, 200), (4097, 40), (9000, 30), (100_000, 16)],
+    "float64": [(2, 300), (3, 300), (10, 300), (33, 100), (64, 64), (65, 64), (100, 64)]
+    + [(1000, 16), (8200, 3), (100_000, 1)],
+}
+CASES = [(dtype, *size) for dtype, sizes in SIZES.items() for size in sizes]
+
+
+@pytest.mark.parametrize(("dtype", "classes", "samples"), CASES)
+def test_cross_entropy(fl, dtype, classes, samples):
+    x, target = rows(dtype, classes, samples)
+    losses, gradients = exact_rows(dtype, classes, samples)
+    assert_exact(fl.cross_entropy(x, target, reduction="none"), losses)
+    loss, gradient = fl.cross_entropy_value_and_grad(x, target, reduction="none")
+    assert_exact(loss, losses)
+    assert_exact(gradient, gradients)
+
+
+@pytest.mark.parametrize(("dtype", "classes", "samples"), [c for c in CASES if c[1] <= 10_000])
+def test_class_axis_first(fl, dtype, classes, samples):
+    """The same samples, class-major: another way through the kernels."""
+    x, target = rows(dtype, classes, samples)
+    losses, gradients = exact_rows(dtype, classes, samples)
+    turned = np.ascontiguousarray(x.T)
+    assert_exact(fl.cross_entropy(turned, target, axis=0, reduction="none"), losses)
+    loss, gradient = fl.cross_entropy_value_and_grad(turned, target, axis=0, reduction="none")
+    assert_exact(loss, losses)
+    assert_exact(gradient.T, gradients)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_losses_down_to_the_smallest_normal(dtype):
+    """The confident samples above really reach 1e-37 (float32) and 1e-300 (float64)."""
+    losses, _ = exact_rows(dtype, 2, SIZES[dtype][0][1])
+    least = losses.high[losses.high > 0].min()
+    assert least < (1e-37 if dtype == "float32" else 1e-300)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_documented_example(fl, dtype):
+    """Where PyTorch, optax and scikit-learn answer 0.0."""
+    x = np.array([[20, 0, -1]], dtype)
+    loss, gradient = oracle.exact_cross_entropy(x[0], 0)
+    assert_exact(fl.cross_entropy(x, [0], reduction="none"), oracle.as_exact([loss]))
+    got = fl.cross_entropy_value_and_grad(x, [0])[1]
+    assert_exact(got, oracle.as_exact([gradient]))
+    np.testing.assert_allclose(float(loss), 2.81941e-9, rtol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("classes", [10, 200])
+def test_masked_classes(fl, dtype, classes):
+    """Logits of −inf, among which the exact answers are those of the other classes."""
+    x, target = rows(dtype, classes, 64)
+    losses, gradients = exact_rows(dtype, classes, 64)
+    wide = np.full((64, 2 * classes), -np.inf, dtype)
+    wide[:, ::2] = x
+    loss, gradient = fl.cross_entropy_value_and_grad(wide, 2 * target, reduction="none")
+    assert_exact(loss, losses)
+    assert_exact(gradient[:, ::2], gradients)
+    assert not gradient[:, 1::2].any()
+
+
+# ---- b) cross-entropy with soft targets ------------------------------------------------------
+
+
+@cache
+def soft(dtype: str, classes: int, samples: int):
+    rng = np.random.default_rng(classes)
+    x, target = rows(dtype, classes, samples)
+    p = rng.gamma(0.5, size=x.shape)
+    p /= p.sum(axis=1, keepdims=True)
+    p[::2] = np.eye(classes)[target[::2]]  # one-hot: a confident sample needs all its digits
+    return x, p.astype(dtype), rng.uniform(0.5, 2.0, classes).astype(dtype)
+
+
+SOFT_SIZES = {
+    "float32": [(2, 1000), (10, 1000), (100, 200), (1000, 60), (9000, 12)],
+    "float64": [(2, 100), (10, 60), (100, 20), (1000, 4)],
+}
+SOFT_CASES = [(dtype, *size) for dtype, sizes in SOFT_SIZES.items() for size in sizes]
+
+
+@cache
+def exact_soft(dtype, classes, samples, smoothing) -> tuple[Exact, Exact, np.ndarray]:
+    x, p, weight = soft(dtype, classes, samples)
+    if dtype == "float32":
+        reference = oracle.cross_entropy(x, p, weight=weight, label_smoothing=smoothing)
+        a = weight * ((1.0 - smoothing) * p.astype(np.float64) + smoothing / classes)
+        q = oracle.softmax(x)
+        size = q * (a.sum(axis=1, keepdims=True) - a) + a * (1.0 - q)
+        size = np.maximum(size, np.abs(reference.gradients))
+        return near(reference.losses), near(reference.gradients), size
+    triples = [
+        oracle.exact_soft_cross_entropy(row, t, weight, smoothing)
+        for row, t in zip(x, p, strict=True)
+    ]
+    losses, gradients, sizes = zip(*triples, strict=True)
+    return oracle.as_exact(losses), oracle.as_exact(gradients), oracle.as_exact(sizes).high
+
+
+@pytest.mark.parametrize(("dtype", "classes", "samples"), SOFT_CASES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.125])
+def test_probabilities(fl, dtype, classes, samples, smoothing):
+    x, p, weight = soft(dtype, classes, samples)
+    losses, gradients, size = exact_soft(dtype, classes, samples, smoothing)
+    options = {"weight": weight, "label_smoothing": smoothing, "reduction": "none"}
+    assert_exact(fl.cross_entropy(x, p, **options), losses)
+    loss, gradient = fl.cross_entropy_value_and_grad(x, p, **options)
+    assert_exact(loss, losses)
+    assert_exact(gradient, gradients, size=size)
+
+
+@pytest.mark.parametrize(("dtype", "classes", "samples"), SOFT_CASES)
+def test_smoothed_indices(fl, dtype, classes, samples):
+    x, _ = rows(dtype, classes, samples)
+    _, p, _ = soft(dtype, classes, samples)
+    target = p.argmax(axis=1)[::2]  # the one-hot rows
+    x, p = x[::2].copy(), p[::2]
+    if dtype == "float32":
+        reference = oracle.cross_entropy(x, target, label_smoothing=0.125)
+        losses, gradients = near(reference.losses), near(reference.gradients)
+        size = np.ones(x.shape)
+    else:
+        triples = [
+            oracle.exact_soft_cross_entropy(row, t, None, 0.125)
+            for row, t in zip(x, p, strict=True)
+        ]
+        losses, gradients, sizes = map(oracle.as_exact, zip(*triples, strict=True))
+        size = sizes.high
+    loss, gradient = fl.cross_entropy_value_and_grad(
+        x, target, label_smoothing=0.125, reduction="none"
+    )
+    assert_exact(loss, losses)
+    assert_exact(gradient, gradients, size=size)
+
+
+# ---- c) binary losses ------------------------------------------------------------------------
+
+
+@cache
+def elements(dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, targets 0 and 1, weights, weights of the positive."""
+    rng = np.random.default_rng(0)
+    count = 4000 if dtype == "float32" else 300
+    last = 86.0 if dtype == "float32" else 700.0
+    parts = [rng.standard_normal(count) * scale for scale in SCALES]
+    parts += [np.linspace(-last, last, count), rng.uniform(-2e-3, 2e-3, count)]
+    x = np.concatenate([*parts, [0.0, -0.0, 1e-30, -1e-30, 1e4, -1e4]]).astype(dtype)
+    target = rng.integers(0, 2, x.size).astype(dtype)
+    weight, pos_weight = rng.uniform(0.5, 2.0, (2, x.size)).astype(dtype)
+    return x, target, weight, pos_weight
+
+
+@cache
+def exact_elements(dtype: str, weighted: bool) -> tuple[Exact, Exact]:
+    x, target, weight, pos_weight = elements(dtype)
+    if not weighted:
+        weight = pos_weight = np.ones(x.size)
+    if dtype == "float32":
+        reference = oracle.binary_cross_entropy_with_logits(
+            x, target, weight=weight, pos_weight=pos_weight
+        )
+        return near(reference.losses), near(reference.gradients)
+    pairs = [
+        oracle.exact_binary_cross_entropy_with_logits(*element)
+        for element in zip(x, target, weight, pos_weight, strict=True)
+    ]
+    return oracle.as_exact([loss for loss, _ in pairs]), oracle.as_exact([g for _, g in pairs])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+def test_binary_cross_entropy_with_logits(fl, dtype, weighted):
+    x, target, weight, pos_weight = elements(dtype)
+    losses, gradients = exact_elements(dtype, weighted)
+    options = {"weight": weight, "pos_weight": pos_weight} if weighted else {}
+    alone = fl.binary_cross_entropy_with_logits(x, target, reduction="none", **options)
+    assert_exact(alone, losses)
+    loss, gradient = fl.binary_cross_entropy_with_logits_value_and_grad(
+        x, target, reduction="none", **options
+    )
+    assert_exact(loss, losses)
+    assert_exact(gradient, gradients)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_binary_cross_entropy_with_logits_soft_targets(fl, dtype):
+    x = elements(dtype)[0]
+    target = np.random.default_rng(1).random(x.size).astype(dtype)
+    pairs = [
+        oracle.exact_binary_cross_entropy_with_logits(*pair)
+        for pair in zip(x[::4], target[::4], strict=True)
+    ]
+    losses = oracle.as_exact([loss for loss, _ in pairs])
+    gradients = oracle.as_exact([gradient for _, gradient in pairs])
+    x, target = x[::4].copy(), target[::4].copy()
+    loss, gradient = fl.binary_cross_entropy_with_logits_value_and_grad(x, target, reduction="none")
+    assert_exact(loss, losses)
+    size = (1.0 - target) * oracle.sigmoid(x) + target * oracle.sigmoid(-x.astype(np.float64))
+    assert_exact(gradient, gradients, size=np.maximum(size, np.abs(gradients.high)))
+
+
+def test_binary_cross_entropy(fl):
+    """float32 probabilities down to 1e-30, targets 0 and 1."""
+    rng = np.random.default_rng(2)
+    small = 10.0 ** rng.uniform(-30, -1, 3000)
+    p = np.concatenate([rng.random(3000), small, 1.0 - small]).astype(np.float32)
+    target = rng.integers(0, 2, p.size).astype(np.float32)
+    reference = oracle.binary_cross_entropy(p, target)
+    loss, gradient = fl.binary_cross_entropy_value_and_grad(p, target, reduction="none")
+    assert_exact(loss, near(reference.losses))
+    assert_exact(gradient, near(reference.gradients))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_focal(fl, gamma):
+    x, target, _, _ = elements("float32")
+    keep = np.abs(x) < 25  # the loss is a product of up to three such exponentials
+    x, target = x[keep], target[keep]
+    reference = oracle.sigmoid_focal_loss(x, target, gamma=gamma)
+    loss, gradient = fl.sigmoid_focal_loss_value_and_grad(x, target, gamma=gamma, reduction="none")
+    assert_exact(loss, near(reference.losses))
+    assert_exact(gradient, near(reference.gradients))
+
+
+# ---- d) reductions ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "classes", "samples"), CASES[:3] + CASES[11:14])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_reductions(fl, dtype, classes, samples, reduction):
+    x, target = rows(dtype, classes, samples)
+    losses, gradients = exact_rows(dtype, classes, samples)
+    divisor = samples if reduction == "mean" else 1
+    # Two float64 sums: the second is some 1e-16 of the first, whatever it is rounded to.
+    total = (losses.high.sum() + losses.low.sum()) / divisor
+    loss, gradient = fl.cross_entropy_value_and_grad(x, target, reduction=reduction)
+    assert_exact(loss, near(total), limit=LIMIT if dtype == "float32" else 8.0)
+    if reduction == "sum":
+        assert_exact(gradient, gradients)
+    elif dtype == "float32":
+        assert_exact(gradient, near(gradients.high / divisor))
+
+
+# ---- e) half precision -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("shape", [(1000, 3), (500, 10), (100, 200), (4, 9000)])
+def test_half_precision(fl, dtype, shape):
+    """The loss to 4 ulp of float32; the gradient rounded once more, to the nearest half."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal(shape) * np.resize([0.1, 1.0, 10.0], shape[0])[:, None]
+    x = x.astype(dtype_of(dtype))
+    target = rng.integers(0, shape[1], shape[0])
+    reference = oracle.cross_entropy(x, target)
+    loss, gradient = fl.cross_entropy_value_and_grad(x, target, reduction="none")
+    assert loss.dtype == loss_dtype(dtype) == np.float32
+    assert_exact(loss, near(reference.losses))
+    nearest = reference.gradients.astype(gradient.dtype)
+    # Equal to the nearest half, but for values within 4 float32 ulp of a tie.
+    differ = (gradient != nearest).mean()
+    assert differ < 1e-3
+    error = np.abs(gradient.astype(np.float64) - reference.gradients)
+    up = np.nextafter(np.abs(nearest), dtype_of(dtype).type(np.inf)).astype(np.float64)
+    assert (error <= 0.51 * (up - np.abs(nearest.astype(np.float64)))).all()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_mean_of_many_rows(fl, dtype):
+    """200,000 rows, where a float16 sum overflows: PyTorch's mean is NaN."""
+    x = np.random.default_rng(4).standard_normal((200_000, 10)).astype(dtype_of(dtype))
+    target = np.arange(200_000) % 10
+    loss = fl.cross_entropy(x, target)
+    want = oracle.cross_entropy(x, target).loss("mean")
+    assert_exact(loss, near(want), limit=1.0)
+
+
+# ---- f) the oracle ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+def test_oracle_is_exact_enough(classes):
+    """float64's error on float32 data is below 1e-3 float32 ulp = 2²⁹/1000 float64 ulp."""
+    x, target = (a[:32] for a in rows("float32", classes, 200))
+    reference = oracle.cross_entropy(x, target)
+    for i in range(0, 32, 2 if classes < 1000 else 8):
+        loss, gradient = oracle.exact_cross_entropy(x[i], target[i])
+        assert oracle.ulp_error(reference.losses[i], oracle.as_exact(loss)) < 2**29 / 1000
+        error = oracle.ulp_error(reference.gradients[i], oracle.as_exact(gradient))
+        assert error.max() < 2**29 / 1000
