@@ -1,0 +1,739 @@
+"""What the functions take, what they refuse and with which words, and where they write.
+
+Layout: a) one call of every function, b) layouts and dtypes that are taken, c) out=, d) refused
+arrays, e) refused options, f) errors write nothing, g) arrays changed by another thread, h) size.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastloss
+from helpers import FLOATS, HALVES, dtype_of
+
+# ---- a) one call of every function -----------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+SHAPE = (6, 4)
+
+
+class Call(NamedTuple):
+    """A valid call of loss `name`: its input, its target, and options that have arrays."""
+
+    name: str
+    x: np.ndarray
+    target: np.ndarray
+    options: dict
+
+
+INDEX = RNG.integers(0, 4, 6)
+UNIT = RNG.random(SHAPE)
+CALLS = [
+    Call(
+        "cross_entropy",
+        RNG.standard_normal(SHAPE),
+        INDEX,
+        {"weight": RNG.random(4), "sample_weight": RNG.random(6)},
+    ),
+    Call("cross_entropy", RNG.standard_normal(SHAPE), UNIT, {"weight": RNG.random(4)}),
+    Call(
+        "nll_loss",
+        np.log(RNG.random(SHAPE)),
+        INDEX,
+        {"weight": RNG.random(4), "sample_weight": RNG.random(6)},
+    ),
+    Call("binary_cross_entropy", RNG.random(SHAPE), UNIT, {"weight": RNG.random(4)}),
+    Call(
+        "binary_cross_entropy_with_logits",
+        RNG.standard_normal(SHAPE),
+        UNIT,
+        {"weight": RNG.random(4), "pos_weight": RNG.random(SHAPE)},
+    ),
+    Call("kl_div", np.log(RNG.random(SHAPE)), UNIT, {}),
+    Call("sigmoid_focal_loss", RNG.standard_normal(SHAPE), UNIT, {}),
+]
+IDS = [
+    call.name + ("-soft" if call.name == "cross_entropy" and call.target is UNIT else "")
+    for call in CALLS
+]
+CATEGORICAL = [CALLS[0], CALLS[2]]
+
+
+@pytest.fixture(params=CALLS, ids=IDS)
+def call(request):
+    return request.param
+
+
+def results(package, call, x, target, **options):
+    """Loss and gradient of each of the three functions, for two reductions."""
+    answers = []
+    for reduction in ("none", "mean"):
+        every = {**options, "reduction": reduction}
+        loss = getattr(package, call.name)(x, target, **every)
+        upstream = np.full(np.shape(loss), 0.5)
+        answers += [loss, *getattr(package, f"{call.name}_value_and_grad")(x, target, **every)]
+        answers.append(getattr(package, f"{call.name}_backward")(upstream, x, target, **every))
+    return answers
+
+
+def assert_same(got, want):
+    for one, other in zip(got, want, strict=True):
+        assert np.asarray(one).dtype == np.asarray(other).dtype
+        np.testing.assert_array_equal(one, other)
+
+
+# ---- b) layouts and dtypes that are taken ----------------------------------------------------
+
+
+def read_only(array, path):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def memory_mapped(array, path):
+    np.save(path / "array.npy", array)
+    return np.load(path / "array.npy", mmap_mode="r")
+
+
+def fortran(array, path):
+    return np.asfortranarray(array)
+
+
+def strided(array, path):
+    wide = np.zeros([2 * n for n in array.shape], array.dtype)
+    view = wide[tuple(slice(None, None, 2) for _ in array.shape)]
+    view[...] = array
+    return view
+
+
+def reversed_(array, path):
+    return array[::-1].copy()[::-1]
+
+
+def foreign_byte_order(array, path):
+    return array.astype(array.dtype.newbyteorder())
+
+
+def misaligned(array, path):
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    view = raw[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    assert not view.flags.aligned or array.dtype.itemsize == 1
+    return view
+
+
+def nested_list(array, path):
+    return array.tolist()
+
+
+LAYOUTS = [read_only, memory_mapped, fortran, strided, reversed_, foreign_byte_order, misaligned]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_layouts(fl, call, layout, dtype, tmp_path):
+    """The same bits from any layout of logits, targets and weights."""
+    x, target = call.x.astype(dtype), call.target
+    want = results(fl, call, x, target, **call.options)
+    assert_same(results(fl, call, layout(x, tmp_path), target, **call.options), want)
+    assert_same(results(fl, call, x, layout(target, tmp_path), **call.options), want)
+    options = {name: layout(array, tmp_path) for name, array in call.options.items()}
+    assert_same(results(fl, call, x, target, **options), want)
+
+
+def test_lists(fl, call):
+    options = {name: array.tolist() for name, array in call.options.items()}
+    got = results(fl, call, call.x.tolist(), call.target.tolist(), **options)
+    assert_same(got, results(fl, call, call.x, call.target, **call.options))
+
+
+def test_inputs_are_never_written(fl, call):
+    x, target = call.x.copy(), call.target.copy()
+    options = {name: array.copy() for name, array in call.options.items()}
+    results(fl, call, x, target, **options)
+    np.testing.assert_array_equal(x, call.x)
+    np.testing.assert_array_equal(target, call.target)
+    for name, array in options.items():
+        np.testing.assert_array_equal(array, call.options[name])
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int32", "uint64", "int64"])
+def test_integer_logits_count_as_float64(fl, call, dtype):
+    x = np.resize([0, 1, 1, 0, 1], SHAPE).astype(dtype)  # 0 and 1 are probabilities as well
+    got = results(fl, call, x, call.target)
+    assert all(np.asarray(answer).dtype == np.float64 for answer in got)
+    assert_same(got, results(fl, call, x.astype(np.float64), call.target))
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+def test_result_types(fl, call, dtype):
+    x = call.x.astype(dtype_of(dtype))
+    exact = np.float64 if dtype == "float64" else np.float32
+    for answer in results(fl, call, x, call.target):
+        expected = x.dtype if np.shape(answer) == SHAPE and answer.dtype == x.dtype else exact
+        assert np.asarray(answer).dtype == expected
+    loss = getattr(fl, call.name)(x, call.target)
+    assert isinstance(loss, np.generic)
+    _, gradient = getattr(fl, f"{call.name}_value_and_grad")(x, call.target)
+    assert type(gradient) is np.ndarray
+    assert gradient.dtype == x.dtype
+
+
+def test_array_likes(fl, call):
+    """Whatever np.asarray takes: subclasses, and objects with the array interface."""
+
+    class Wrapped:
+        def __array__(self, dtype=None, copy=None):
+            return np.array(call.x, dtype=dtype)
+
+    want = results(fl, call, call.x, call.target)
+    assert_same(results(fl, call, Wrapped(), call.target), want)
+    assert_same(results(fl, call, call.x.view(np.recarray), call.target), want)
+    assert_same(results(fl, call, np.ma.masked_array(call.x), call.target), want)
+    assert_same(results(fl, call, memoryview(call.x), call.target), want)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "kl_div",
+        "sigmoid_focal_loss",
+    ],
+)
+def test_scalars(fl, name):
+    """0-d arrays, NumPy's scalars and Python's numbers."""
+    want = getattr(fl, name)(np.array([0.25]), np.array([1.0]), reduction="none")
+    for x in (0.25, np.float64(0.25), np.array(0.25)):
+        for reduction in ("none", "sum", "mean"):
+            loss = getattr(fl, name)(x, 1.0, reduction=reduction)
+            assert np.shape(loss) == ()
+            assert loss == want[0]
+            loss, gradient = getattr(fl, f"{name}_value_and_grad")(x, 1, reduction=reduction)
+            assert np.shape(gradient) == ()
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 3), (0, 3, 4), (2, 3, 0), (0, 3, 0), (2, 0, 3, 0), (0, 0), (0,)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_zero_size(fl, call, shape, dtype):
+    """No loss: the sum is 0, the mean NaN, "none" and the gradient empty."""
+    x = np.zeros(shape, dtype)
+    if call.target is INDEX:
+        if shape == (0,):
+            pytest.skip("one sample of no class: no index is valid")
+        target = np.zeros(shape[:1] + shape[2:], np.int64)
+    elif call.name == "cross_entropy" and shape == (0,):
+        pytest.skip("one sample without a class")
+    else:
+        target = np.zeros(shape, dtype)
+    none, *_ = results(fl, call, x, target)
+    assert none.size == 0
+    assert getattr(fl, call.name)(x, target, reduction="sum") == 0.0
+    for reduction, want in (("sum", 0.0), ("mean", np.nan)):
+        loss, gradient = getattr(fl, f"{call.name}_value_and_grad")(x, target, reduction=reduction)
+        np.testing.assert_array_equal(loss, want)
+        assert gradient.shape == shape
+
+
+def test_empty_list_as_target(fl):
+    """np.asarray([]) is floating; no index is wrong in it."""
+    assert fl.cross_entropy(np.empty((0, 3)), [], reduction="sum") == 0.0
+
+
+# ---- c) out= ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_out(fl, call, dtype, reduction):
+    x = call.x.astype(dtype_of(dtype))
+    options = {**call.options, "reduction": reduction}
+    value_and_grad = getattr(fl, f"{call.name}_value_and_grad")
+    backward = getattr(fl, f"{call.name}_backward")
+    loss, gradient = value_and_grad(x, call.target, **options)
+
+    out = np.full_like(x, np.nan)
+    got = value_and_grad(x, call.target, out=out, **options)
+    assert got[1] is out
+    assert_same(got, (loss, gradient))
+
+    upstream = np.asarray(RNG.standard_normal(np.shape(loss)))
+    want = backward(upstream, x, call.target, **options)
+    out = np.full_like(x, np.nan)
+    assert backward(upstream, x, call.target, out=out, **options) is out
+    assert_same([out], [want])
+
+    in_place = x.copy()
+    got = value_and_grad(in_place, call.target, out=in_place, **options)
+    assert got[1] is in_place
+    assert_same(got, (loss, gradient))
+    in_place = x.copy()
+    backward(upstream, in_place, call.target, out=in_place, **options)
+    assert_same([in_place], [want])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "shape", [(2000, 3), (300, 100), (70, 3000), (3, 20_000), (2, 7, 40, 50), (2, 300, 90)]
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_in_place_sizes(fl, shape, dtype, smoothing):
+    """In place on every way through the kernels of cross_entropy, several threads included."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal(shape).astype(dtype)
+    target = rng.integers(0, shape[1], shape[:1] + shape[2:])
+    want = fl.cross_entropy_value_and_grad(x, target, label_smoothing=smoothing)
+    got = fl.cross_entropy_value_and_grad(x, target, label_smoothing=smoothing, out=x)
+    assert_same(got, want)
+
+
+def test_out_of_logits_that_were_copied(fl, call):
+    """Strided or foreign logits are copied; `out` is an array of its own all the same."""
+    want = getattr(fl, f"{call.name}_value_and_grad")(call.x, call.target)
+    for layout in (fortran, strided, foreign_byte_order):
+        out = np.empty(SHAPE)
+        x = layout(call.x, None)
+        got = getattr(fl, f"{call.name}_value_and_grad")(x, call.target, out=out)
+        assert got[1] is out
+        assert_same(got, want)
+
+
+def overlapping(x):
+    """`x` in a buffer, and an array of its shape that starts one row later in that buffer."""
+    buffer = np.zeros((x.shape[0] + 1, *x.shape[1:]), x.dtype)
+    buffer[:-1] = x
+    return buffer[:-1], buffer[1:]
+
+
+BAD_OUT = {
+    "shape": (lambda x: np.zeros((4, 6)), ValueError, r"\(6, 4\).*\(4, 6\)"),
+    "rank": (lambda x: np.zeros(24), ValueError, r"\(6, 4\).*\(24,\)"),
+    "dtype": (lambda x: np.zeros(SHAPE, np.float32), TypeError, "float64.*float32"),
+    "byte order": (lambda x: np.zeros(SHAPE, ">f8"), TypeError, "float64.*>f8"),
+    "order": (lambda x: np.zeros(SHAPE, order="F"), ValueError, "C-contiguous"),
+    "stride": (lambda x: np.zeros((6, 8))[:, ::2], ValueError, "C-contiguous"),
+    "read-only": (lambda x: read_only(x, None), ValueError, "read-only"),
+    "misaligned": (lambda x: misaligned(x, None), ValueError, "aligned"),
+    "list": (lambda x: x.tolist(), TypeError, "NumPy array.*list"),
+}
+
+
+@pytest.mark.parametrize("problem", BAD_OUT)
+def test_bad_out(fl, call, problem):
+    make, error, text = BAD_OUT[problem]
+    for function, first in ((f"{call.name}_value_and_grad", ()), (f"{call.name}_backward", (1.0,))):
+        out = make(call.x)
+        before = np.array(out)
+        with pytest.raises(error, match=f"(?s)out.*{text}"):
+            getattr(fl, function)(*first, call.x, call.target, out=out)
+        np.testing.assert_array_equal(out, before)
+
+
+def test_out_of_integer_logits(fl, call):
+    """Their gradient is float64, and no array of the logits' dtype can hold it."""
+    x = np.resize([0, 1, 1], SHAPE)
+    for dtype in ("float64", "int64"):
+        out = np.zeros(SHAPE, dtype)
+        with pytest.raises(TypeError, match="out.*int64"):
+            getattr(fl, f"{call.name}_value_and_grad")(x, call.target, out=out)
+        assert not out.any()
+
+
+def test_out_that_overlaps(fl, call):
+    """Memory shared in another way than in place is refused: the answer would be garbage."""
+    x, out = overlapping(call.x)
+    with pytest.raises(ValueError, match="overlap"):
+        getattr(fl, f"{call.name}_value_and_grad")(x, call.target, out=out)
+    np.testing.assert_array_equal(x, call.x)
+    if call.target.shape == SHAPE:
+        target = call.target.copy()
+        with pytest.raises(ValueError, match="overlap"):
+            getattr(fl, f"{call.name}_value_and_grad")(call.x, target, out=target)
+        np.testing.assert_array_equal(target, call.target)
+
+
+# ---- d) refused arrays -----------------------------------------------------------------------
+
+
+def raises(error, *texts):
+    """A context that wants an `error` whose message has all `texts`, as they stand."""
+    return pytest.raises(error, match="(?s)" + "".join(f"(?=.*{re.escape(t)})" for t in texts))
+
+
+DTYPES = ["complex64", "complex128", "object", "U3", "S3", "datetime64[s]", "timedelta64[s]", "V4"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtype_of_logits(fl, call, dtype):
+    x = np.zeros(SHAPE).astype(dtype) if dtype != "V4" else np.zeros(SHAPE, dtype)
+    for name in (call.name, f"{call.name}_value_and_grad"):
+        with raises(TypeError, str(x.dtype)):
+            getattr(fl, name)(x, call.target)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtype_of_target(fl, call, dtype):
+    target = np.zeros(call.target.shape, "f8" if dtype != "V4" else dtype).astype(dtype)
+    with raises(TypeError, "target", str(target.dtype)):
+        getattr(fl, call.name)(call.x, target)
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "object", "U3", "datetime64[s]"])
+def test_dtype_of_weights(fl, call, dtype):
+    for name, array in call.options.items():
+        bad = np.ones(array.shape).astype(dtype)
+        with raises(TypeError, name, str(bad.dtype)):
+            getattr(fl, call.name)(call.x, call.target, **{name: bad})
+
+
+@pytest.mark.parametrize("dtype", ["complex128", "object", "U3"])
+def test_dtype_of_grad_output(fl, call, dtype):
+    with raises(TypeError, "grad_output", np.dtype(dtype).name):
+        getattr(fl, f"{call.name}_backward")(np.ones(()).astype(dtype), call.x, call.target)
+
+
+def test_none_and_ragged(fl, call):
+    function = getattr(fl, call.name)
+    with pytest.raises((TypeError, ValueError)):
+        function(None, call.target)
+    with pytest.raises((TypeError, ValueError)):
+        function(call.x, None)
+    with pytest.raises((TypeError, ValueError)):
+        function([[1.0, 2.0], [3.0]], call.target)
+
+
+@pytest.mark.parametrize("call", CATEGORICAL, ids=["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize(
+    ("x_shape", "target_shape"),
+    [
+        ((6, 4), (5,)),
+        ((6, 4), (6, 1)),
+        ((6, 4), (6, 5)),
+        ((6, 4), ()),
+        ((4,), (4,)),
+        ((2, 3, 4), (2, 3)),
+        ((2, 3, 4, 5), (2, 4)),
+        ((0, 4), (1,)),
+    ],
+)
+def test_shapes_of_indices(fl, call, x_shape, target_shape):
+    """Both shapes are shown."""
+    with raises(ValueError, str(x_shape), str(target_shape)):
+        getattr(fl, call.name)(np.zeros(x_shape), np.zeros(target_shape, int))
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 5), (4, 6), (6, 4, 1), (1, 4), ()])
+def test_shapes_of_probabilities(fl, shape):
+    with raises(ValueError, "(6, 4)", str(shape)):
+        fl.cross_entropy(np.zeros(SHAPE), np.zeros(shape))
+
+
+@pytest.mark.parametrize("call", CALLS[3:], ids=IDS[3:])
+@pytest.mark.parametrize("shape", [(6,), (6, 5), (4, 6), (6, 4, 1), (7, 6, 4)])
+def test_shapes_of_elements(fl, call, shape):
+    with raises(ValueError, "(6, 4)", str(shape)):
+        getattr(fl, call.name)(call.x, np.zeros(shape))
+
+
+@pytest.mark.parametrize("call", CATEGORICAL, ids=["cross_entropy", "nll_loss"])
+def test_indices_are_integers(fl, call):
+    with raises(TypeError, "target", "bool"):
+        getattr(fl, call.name)(call.x, call.target > 1)
+    if call.name == "nll_loss":
+        with raises(TypeError, "target", "float64"):
+            fl.nll_loss(call.x, call.target.astype(float))
+
+
+def test_logits_without_an_axis(fl):
+    for name in ("cross_entropy", "nll_loss"):
+        with pytest.raises(ValueError, match="0-d|dimension|axis"):
+            getattr(fl, name)(1.0, 0)
+
+
+@pytest.mark.parametrize("call", CATEGORICAL, ids=["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("bad", [4, 5, -1, -99, -101, 2**31, 2**40, -(2**63), 2**63 - 1])
+def test_index_outside_the_classes(fl, call, bad):
+    """The index, where it is, and how many classes there are; the first of several."""
+    target = call.target.copy()
+    target[3] = bad
+    target[5] = 77
+    with raises(IndexError, str(bad), "3", "4 classes"):
+        getattr(fl, call.name)(call.x, target)
+    message = None
+    try:
+        getattr(fl, call.name)(call.x, target)
+    except IndexError as error:
+        message = str(error)
+    assert re.search(r"position 3\b", message)
+
+
+def test_index_outside_the_classes_with_dimensions(fl):
+    target = np.zeros((2, 4, 5), int)
+    target[1, 2, 3] = 9
+    with raises(IndexError, "9", "(1, 2, 3)", "[0, 3)"):
+        fl.cross_entropy(np.zeros((2, 3, 4, 5)), target)
+
+
+def test_index_of_no_classes(fl):
+    with raises(IndexError, "0"):
+        fl.cross_entropy(np.zeros((2, 0)), np.zeros(2, int))
+    assert fl.cross_entropy(np.zeros((2, 0)), np.full(2, -100), reduction="sum") == 0.0
+
+
+@pytest.mark.parametrize("call", CATEGORICAL, ids=["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5,), (4, 1), (6, 4)])
+def test_shape_of_class_weights(fl, call, shape):
+    with raises(ValueError, "weight", "4", str(shape)):
+        getattr(fl, call.name)(call.x, call.target, weight=np.ones(shape))
+
+
+@pytest.mark.parametrize("call", CATEGORICAL, ids=["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("shape", [(5,), (6, 1), (6, 4), (1, 6)])
+def test_shape_of_sample_weights(fl, call, shape):
+    with raises(ValueError, "sample_weight", "(6,)", str(shape)):
+        getattr(fl, call.name)(call.x, call.target, sample_weight=np.ones(shape))
+
+
+@pytest.mark.parametrize("call", [c for c in CALLS if "binary" in c.name], ids=lambda c: c.name)
+@pytest.mark.parametrize("shape", [(5,), (6,), (4, 6), (7, 1), (2, 6, 4), (1, 6, 4)])
+def test_shape_of_element_weights(fl, call, shape):
+    """They broadcast to the logits and may not enlarge them."""
+    for name in call.options:
+        with raises(ValueError, name, "(6, 4)", str(shape)):
+            getattr(fl, call.name)(call.x, call.target, **{name: np.ones(shape)})
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("bad", [-0.5, 1.5, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["probs", "target"])
+def test_probabilities_outside_the_unit_interval(fl, dtype, bad, where):
+    for count, position in ((24, 17), (70_001, 70_000), (1, 0)):
+        p = np.full(count, 0.5, dtype_of(dtype))
+        target = p.copy()
+        (p if where == "probs" else target)[position] = bad
+        with raises(ValueError, where, str(bad), str(position)):
+            fl.binary_cross_entropy(p, target)
+        out = np.full_like(p, 7)
+        with raises(ValueError, where, str(bad)):
+            fl.binary_cross_entropy_value_and_grad(p, target, out=out)
+        assert (out == 7).all()
+
+
+@pytest.mark.parametrize("shape", [(6,), (1,), (6, 4), (4, 6)])
+def test_shape_of_grad_output(fl, call, shape):
+    """A number for a reduction, the shape of the losses without one."""
+    function = getattr(fl, f"{call.name}_backward")
+    with raises(ValueError, "grad_output", "()", str(shape)):
+        function(np.ones(shape), call.x, call.target)
+    losses = getattr(fl, call.name)(call.x, call.target, reduction="none")
+    if shape != losses.shape:
+        with raises(ValueError, "grad_output", str(losses.shape), str(shape)):
+            function(np.ones(shape), call.x, call.target, reduction="none")
+
+
+# ---- e) refused options ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["Mean", "avg", "", "batch_mean"])
+def test_reduction(fl, call, reduction):
+    for name in (call.name, f"{call.name}_value_and_grad"):
+        with raises(ValueError, "reduction", repr(reduction), "'mean'", "'sum'", "'none'"):
+            getattr(fl, name)(call.x, call.target, reduction=reduction)
+
+
+def test_reduction_is_a_string(fl, call):
+    for reduction in (None, 0, ["mean"], np.array(["mean", "sum"])):
+        with pytest.raises((TypeError, ValueError), match="reduction"):
+            getattr(fl, call.name)(call.x, call.target, reduction=reduction)
+
+
+def test_batchmean_is_for_kl_div_alone(fl, call):
+    if call.name == "kl_div":
+        fl.kl_div(call.x, call.target, reduction="batchmean")
+        with pytest.raises(ValueError, match="batchmean"):
+            fl.kl_div(0.5, 0.5, reduction="batchmean")
+    else:
+        with raises(ValueError, "'batchmean'"):
+            getattr(fl, call.name)(call.x, call.target, reduction="batchmean")
+
+
+def test_options_are_keyword_only(fl, call):
+    with pytest.raises(TypeError):
+        getattr(fl, call.name)(call.x, call.target, None)
+
+
+@pytest.mark.parametrize("call", CALLS[:3], ids=IDS[:3])
+def test_axis(fl, call):
+    for axis in (2, -3, 10**9):
+        with raises(ValueError, "axis", str(axis), "2"):
+            getattr(fl, call.name)(call.x, call.target, axis=axis)
+    for axis in (1.0, "1", (1,)):
+        with raises(TypeError, "axis", repr(axis)):
+            getattr(fl, call.name)(call.x, call.target, axis=axis)
+
+
+@pytest.mark.parametrize("smoothing", [-1e-9, 1.0000001, 2, np.nan, np.inf, -np.inf])
+def test_label_smoothing_outside_the_unit_interval(fl, smoothing):
+    for target in (INDEX, UNIT):
+        with raises(ValueError, "label_smoothing", str(smoothing), "[0, 1]"):
+            fl.cross_entropy(CALLS[0].x, target, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("smoothing", ["0.1", None, 0.1j, [0.1, 0.2]])
+def test_label_smoothing_is_a_number(fl, smoothing):
+    with raises(TypeError, "label_smoothing", repr(smoothing)):
+        fl.cross_entropy(CALLS[0].x, INDEX, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("call", CATEGORICAL, ids=["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("ignore_index", [1.0, "1", None, np.float64(2)])
+def test_ignore_index_is_an_integer(fl, call, ignore_index):
+    with raises(TypeError, "ignore_index", repr(ignore_index)):
+        getattr(fl, call.name)(call.x, call.target, ignore_index=ignore_index)
+
+
+@pytest.mark.parametrize("ignore_index", [0, 3, 4, 1000])
+def test_ignore_index_of_probabilities(fl, ignore_index):
+    with raises(ValueError, "ignore_index", str(ignore_index), "probabilities"):
+        fl.cross_entropy(CALLS[1].x, UNIT, ignore_index=ignore_index)
+    for negative in (-1, -100):
+        assert np.isfinite(fl.cross_entropy(CALLS[1].x, UNIT, ignore_index=negative))
+
+
+@pytest.mark.parametrize("option", ["alpha", "gamma"])
+@pytest.mark.parametrize("value", ["1", 1j, [1.0, 2.0]])
+def test_focal_options_are_numbers(fl, option, value):
+    with raises(TypeError, option, repr(value)):
+        fl.sigmoid_focal_loss(CALLS[6].x, UNIT, **{option: value})
+
+
+# ---- f) errors write nothing -----------------------------------------------------------------
+
+WRONG = [
+    ("cross_entropy", {"target": np.array([0, 1, 2, 3, 0, 4])}),
+    ("cross_entropy", {"target": np.zeros(5, int)}),
+    ("cross_entropy", {"target": np.zeros((6, 5))}),
+    ("cross_entropy", {"target": np.zeros(6, complex)}),
+    ("cross_entropy", {"weight": np.ones(3)}),
+    ("cross_entropy", {"sample_weight": np.ones(3)}),
+    ("cross_entropy", {"reduction": "most"}),
+    ("cross_entropy", {"label_smoothing": 2.0}),
+    ("cross_entropy", {"axis": 7}),
+    ("cross_entropy", {"ignore_index": 1, "target": UNIT}),
+    ("nll_loss", {"target": np.array([0, 1, 2, 3, 0, -1])}),
+    ("nll_loss", {"weight": np.ones(3)}),
+    ("binary_cross_entropy", {"target": np.full(SHAPE, np.nan)}),
+    ("binary_cross_entropy", {"x": np.r_[np.full(23, 0.5), 1.5].reshape(SHAPE)}),
+    ("binary_cross_entropy", {"weight": np.ones(3)}),
+    ("binary_cross_entropy_with_logits", {"pos_weight": np.ones((2, 6, 4))}),
+    ("binary_cross_entropy_with_logits", {"target": np.ones(3)}),
+    ("kl_div", {"target": np.ones(3)}),
+    ("sigmoid_focal_loss", {"target": np.ones(3)}),
+    ("sigmoid_focal_loss", {"gamma": "high"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), WRONG, ids=lambda v: v if isinstance(v, str) else "-".join(v)
+)
+def test_errors_write_nothing(fl, name, change):
+    call = next(call for call in CALLS if call.name == name)
+    arguments = {"x": call.x, "target": call.target, **call.options, **change}
+    x, target = arguments.pop("x"), arguments.pop("target")
+    out = np.full(SHAPE, 7.0)
+    with pytest.raises((TypeError, ValueError, IndexError)):
+        getattr(fl, f"{name}_value_and_grad")(x, target, out=out, **arguments)
+    with pytest.raises((TypeError, ValueError, IndexError)):
+        getattr(fl, f"{name}_backward")(1.0, x, target, out=out, **arguments)
+    in_place = x.copy()
+    with pytest.raises((TypeError, ValueError, IndexError)):
+        getattr(fl, f"{name}_value_and_grad")(in_place, target, out=in_place, **arguments)
+    assert (out == 7.0).all()
+    np.testing.assert_array_equal(in_place, x)
+
+
+def test_bad_grad_output_writes_nothing(fl, call):
+    out = np.full(SHAPE, 7.0)
+    with pytest.raises(ValueError, match="grad_output"):
+        getattr(fl, f"{call.name}_backward")(np.ones(9), call.x, call.target, out=out)
+    assert (out == 7.0).all()
+
+
+# ---- g) arrays changed by another thread -----------------------------------------------------
+
+CHANGING = """
+import threading
+import numpy as np
+import fastloss
+
+for shape in ((20_000, 10), (2_000, 300), (20, 9_000), (4, 10, 60, 80)):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    target = np.zeros(shape[:1] + shape[2:], np.int64)
+    flat, stop = target.reshape(-1), threading.Event()
+
+    def scribble():
+        while not stop.is_set():
+            flat[::7] = 2**40
+            flat[::5] = -(2**62)
+            flat[:] = 0
+
+    thread = threading.Thread(target=scribble)
+    thread.start()
+    try:
+        for _ in range(150):
+            for call in (fastloss.cross_entropy_value_and_grad, fastloss.nll_loss_value_and_grad):
+                try:
+                    call(x, target)
+                except IndexError:
+                    pass
+    finally:
+        stop.set()
+        thread.join()
+print("done")
+"""
+
+
+def test_targets_that_change_during_the_call():
+    """A wrong number or an IndexError, never an access out of bounds: the process lives on."""
+    result = subprocess.run(
+        [sys.executable, "-c", CHANGING], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+
+
+# ---- h) size ---------------------------------------------------------------------------------
+
+
+def test_more_than_2_31_classes():
+    """One row of 2³¹ + 8 logits: np.zeros maps them all to one page of memory."""
+    x = np.zeros((1, 2**31 + 8), np.float16)
+    loss = fastloss.cross_entropy(x, np.array([2**31 + 5]))
+    np.testing.assert_allclose(loss, np.log(2.0**31 + 8), rtol=1e-6)
+    assert isinstance(loss, np.float32)
+
+
+def test_more_than_2_31_elements_across_an_axis():
+    """The target of each sample lies beyond element 2³¹."""
+    classes = 2**17 + 1
+    x = np.zeros((1, classes, 2**14), ml_dtypes.bfloat16)
+    losses = fastloss.nll_loss(x, np.full((1, 2**14), classes - 1), reduction="none")
+    assert not losses.any()
+    with pytest.raises(IndexError, match=str(classes)):
+        fastloss.nll_loss(x, np.full((1, 2**14), classes))
+
+
+def test_more_than_2_31_elements_of_a_binary_loss():
+    x = np.zeros(2**31 + 8, np.float16)
+    loss = fastloss.binary_cross_entropy_with_logits(x, x, reduction="sum")
+    np.testing.assert_allclose(loss, (2.0**31 + 8) * np.log(2.0), rtol=1e-6)
