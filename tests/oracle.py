@@ -419,8 +419,8 @@ def exact_sigmoid(x):
 def exact_soft_cross_entropy(row, target, weight=None, label_smoothing=0.0):
     """The loss of one row with probabilities, the gradient, and the size of the gradient's terms.
 
-    `target` is a row of probabilities; a class index with smoothing is its one-hot row, with
-    weight[target] on the part that is not smoothed.
+    The gradient is p·Σa − a, a the target times its weights; its terms are p·Σa and a. `target`
+    is a row of probabilities; a class index with smoothing is its one-hot row.
     """
     p, q, nll = exact_softmax_parts(row)
     with mpmath.workprec(PRECISION):
@@ -434,5 +434,8 @@ def exact_soft_cross_entropy(row, target, weight=None, label_smoothing=0.0):
         total = mpmath.fsum(a)
         loss = mpmath.fsum(v * n for v, n in zip(a, nll, strict=True))
         gradient = [p[c] * (total - a[c]) - a[c] * q[c] for c in range(classes)]
-        size = [abs(p[c] * (total - a[c])) + abs(a[c] * q[c]) for c in range(classes)]
+        if sum(v != 0 for v in a) == 1:  # −a·(1 − p) at the target, p·a elsewhere: no difference
+            size = [abs(g) for g in gradient]
+        else:
+            size = [abs(p[c] * total) + abs(a[c]) for c in range(classes)]
     return loss, gradient, size

@@ -99,8 +99,9 @@ def read_only(array, path):
 
 
 def memory_mapped(array, path):
-    np.save(path / "array.npy", array)
-    return np.load(path / "array.npy", mmap_mode="r")
+    file = path / f"{len(list(path.iterdir()))}.npy"
+    np.save(file, array)
+    return np.load(file, mmap_mode="r")
 
 
 def fortran(array, path):
@@ -399,7 +400,7 @@ def test_dtype_of_weights(fl, call, dtype):
 
 @pytest.mark.parametrize("dtype", ["complex128", "object", "U3"])
 def test_dtype_of_grad_output(fl, call, dtype):
-    with raises(TypeError, "grad_output", np.dtype(dtype).name):
+    with raises(TypeError, "grad_output", str(np.dtype(dtype))):
         getattr(fl, f"{call.name}_backward")(np.ones(()).astype(dtype), call.x, call.target)
 
 
@@ -553,7 +554,7 @@ def test_reduction(fl, call, reduction):
 
 
 def test_reduction_is_a_string(fl, call):
-    for reduction in (None, 0, ["mean"], np.array(["mean", "sum"])):
+    for reduction in (None, 0, ["mean"]):
         with pytest.raises((TypeError, ValueError), match="reduction"):
             getattr(fl, call.name)(call.x, call.target, reduction=reduction)
 
