@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 RESULTS = Path(__file__).parent / "results"
-console = Console(width=None if Console().is_terminal else 110)
+console = Console(width=None if Console().is_terminal else 150)
 
 PACKAGES = ("fastloss", "numpy", "scipy", "scikit-learn", "torch", "jax", "jaxlib", "optax")
 
@@ -152,6 +152,8 @@ def fastloss_config() -> str:
     try:
         import fastloss
     except ImportError:
+        return ""
+    if not hasattr(fastloss, "show_config"):
         return ""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):

@@ -128,17 +128,25 @@ def run(
 def _agreement(calls: dict[str, Any], peers: Any) -> dict[str, bool]:
     """Whether each peer answers what NumPy (else the first of them) does: same task, same answer.
 
-    Loose, and about the benchmark alone: ``accuracy.py`` counts the digits.
+    Loose, and about the benchmark alone: ``accuracy.py`` counts the digits. A peer that fails is
+    taken out of ``calls``.
     """
-    if not calls:
-        return {}
-    base = "numpy" if "numpy" in calls else next(iter(calls))
-    reference = calls[base][1]()
-    agree = {
-        key: peers.disagreement(pair[1](), reference) < TOLERANCE for key, pair in calls.items()
-    }
-    for key, same in agree.items():
-        if not same:
+    agree: dict[str, bool] = {}
+    base, reference = "", None
+    for key in sorted(calls, key=lambda key: key != "numpy"):
+        try:
+            forward, both = calls[key]
+            forward()
+            answer = both()
+        except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+            # One library's trouble on one input: the others are still timed.
+            console.print(f"[yellow]left out {peers.TITLES[key]}:[/] {type(error).__name__}")
+            del calls[key]
+            continue
+        if reference is None:
+            base, reference = key, answer
+        agree[key] = peers.disagreement(answer, reference) < TOLERANCE
+        if not agree[key]:
             console.print(f"[red]{peers.TITLES[key]} answers something else than {base}[/]")
     return agree
 
@@ -199,7 +207,7 @@ def show(document: dict[str, Any]) -> None:
     for title, heads, body in tables(document):
         table = Table(title=title, caption=describe(document["machine"]), title_justify="left")
         for number, head in enumerate(heads):
-            table.add_column(head, justify="left" if number < 2 else "right")
+            table.add_column(head, justify="left" if number < 2 else "right", no_wrap=number == 1)
         for line in body:
             table.add_row(*line)
         console.print(table)
@@ -213,7 +221,12 @@ def plot(document: dict[str, Any], path: Path) -> None:
     """
     found = medians(document["results"])
     cells = list(dict.fromkeys(key[:2] for key in found))
-    main = [cell for cell in cells if cell[0] in ("cross_entropy", TABLE[-2][0])]
+    main = [
+        (loss, shape)
+        for loss, shape in cells
+        if loss == "cross_entropy"
+        or (loss == "binary_cross_entropy_with_logits" and shape[0] > 1_000)
+    ]
     rest = [cell for cell in cells if cell not in main]
     cores = "one core" if document["machine"]["threads"] == 1 else "two cores"
     if document["machine"]["threads"] > 2:
@@ -271,10 +284,17 @@ def _panels(
             ratio = theirs / mine
             axis.barh(height, ratio, height=0.72, color=ACCENT if key == "fastloss" else MUTED)
             bold = "bold" if key == "fastloss" else "normal"
-            axis.text(ratio + 0.02 * longest, height, times(ratio), va="center", weight=bold)
+            axis.text(
+                ratio + 0.02 * longest,
+                height,
+                times(ratio),
+                va="center",
+                weight=bold,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+            )
             if key in ("fastloss", "torch"):
                 axis.text(
-                    1.42 * longest,
+                    1.6 * longest,
                     height,
                     seconds(mine),
                     va="center",
@@ -291,7 +311,7 @@ def _panels(
                 label.set_color(ACCENT)
                 label.set_weight("bold")
         axis.tick_params(length=0)
-        axis.set_xlim(0, longest * 1.45)
+        axis.set_xlim(0, longest * 1.62)
         axis.set_xticks([])
         axis.spines["bottom"].set_visible(False)
     for axis in axes.flat[len(cells) :]:
@@ -334,6 +354,9 @@ def main(
     quick: Annotated[bool, typer.Option(help="Small inputs, a minute, no torch.compile.")] = False,
     threads: Annotated[int, typer.Option(help="Processors and threads for everybody.")] = 1,
     loss: Annotated[list[str] | None, typer.Option(help="Only this loss (may repeat).")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="These shapes instead, such as 4096x1000.")
+    ] = None,
     peer: Annotated[list[str] | None, typer.Option(help="Only this library (may repeat).")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds at most (15; quick: 7).")] = None,
     budget: Annotated[
@@ -359,6 +382,9 @@ def main(
                     raise typer.BadParameter(f"{item!r}: choose from {', '.join(known)}")
         cells = QUICK if quick else TABLE + SMALL + OTHERS
         cells = [cell for cell in cells if not loss or cell[0] in loss]
+        if shape:
+            shapes = [tuple(int(extent) for extent in text.split("x")) for text in shape]
+            cells = [(name, found) for name in loss or ["cross_entropy"] for found in shapes]
         wanted = peer or (
             [key for key in peers.TITLES if key != "torch-compile"] if quick else None
         )

@@ -12,6 +12,7 @@ library is imported by its own peer only, and a missing one is skipped.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,7 +125,7 @@ class Fastloss(Peer):
 
 
 class FastlossNewArray(Fastloss):
-    """fastloss, a new gradient array each call."""
+    """fastloss without ``out=``: a new gradient array each call."""
 
     reuse = False
 
@@ -461,6 +462,8 @@ class Optax(Peer):
     """optax's losses under jax.jit, or jax.numpy where optax has no such loss."""
 
     def load(self) -> None:
+        # XLA reports every slow compilation on standard error otherwise.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         import jax
         import optax
 
@@ -510,7 +513,7 @@ class Optax(Peer):
 
 PEERS: tuple[tuple[type[Peer], str, str], ...] = (
     (Fastloss, "fastloss", "fastloss"),
-    (FastlossNewArray, "fastloss-new-array", "fastloss, new array"),
+    (FastlossNewArray, "fastloss-new-array", "new array"),
     (Numpy, "numpy", "NumPy by hand"),
     (Scipy, "scipy", "SciPy"),
     (ScikitLearn, "scikit-learn", "scikit-learn"),

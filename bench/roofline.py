@@ -490,7 +490,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
     """Six panels: share of the floor, then ns per element over everything that was varied."""
     plt = pyplot()
     colours = {"forward": MUTED, "value_and_grad": ACCENT}
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.4))
+    figure, axes = plt.subplots(2, 3, figsize=(14, 7.8))
     (floor_axis, growth, classes), (threads, dtypes, levels) = axes
 
     rows = {row["what"]: row for row in document.get("floor", [])}
@@ -504,52 +504,59 @@ def plot(document: dict[str, Any], path: Path) -> None:
     floor_axis.set_yticks(
         range(len(names)), [name.replace("_and_", "\nand ") for name in reversed(names)]
     )
-    floor_axis.set_title(f"GB/s at {size_name(BIG)}", loc="left")
+    if names:
+        where = size_name(rows[names[0]]["shape"])
+        floor_axis.set_title(f"GB/s at {where}", loc="left")
     floor_axis.set_xticks([])
 
     for axis, section, key, label in (
         (growth, "growth", "elements", "elements (1,000 classes)"),
         (classes, "classes", "classes", "classes (equal elements)"),
     ):
+        most = 1.0
         for mode in MODES:
             points = [row for row in document.get(section, []) if row["mode"] == mode]
             if points:
                 xs = [row[key] for row in points]
                 ys = [_median(row) / row["elements"] * 1e9 for row in points]
                 axis.plot(xs, ys, "o-", color=colours[mode], linewidth=2, markersize=4)
-                axis.annotate(
-                    mode.replace("_", " "),
-                    (xs[-1], ys[-1]),
-                    xytext=(0, 8),
-                    ha="right",
-                    textcoords="offset points",
-                    color=colours[mode],
-                    weight="bold",
-                )
+                most = max(ys)
+            side = 0.03 if section == "growth" else 0.97
+            axis.text(
+                side,
+                0.97 if mode == "value_and_grad" else 0.88,
+                mode.replace("_and_", " and "),
+                transform=axis.transAxes,
+                ha="left" if side < 0.5 else "right",
+                va="top",
+                color=colours[mode],
+                weight="bold",
+            )
         axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.3 * most)
         axis.set_xlabel(label)
         axis.set_title(f"ns per element over {key}", loc="left")
 
     for axis, section, key, title in (
-        (threads, "threads", "threads", "ns per element, threads"),
-        (dtypes, "dtypes", "dtype", "ns per element, types"),
-        (levels, "levels", "level", "ns per element, instruction sets"),
+        (threads, "threads", "threads", "threads"),
+        (dtypes, "dtypes", "dtype", "types"),
+        (levels, "levels", "level", "instruction sets"),
     ):
-        rows_here = [row for row in document.get(section, []) if row["mode"] == "value_and_grad"]
-        lines = [
-            (f"{row[key]}\n{size_name(row['shape'])}", _median(row) / row["elements"] * 1e9)
-            for row in rows_here
+        bars = [row for row in document.get(section, []) if row["mode"] == "value_and_grad"]
+        shapes = {tuple(row["shape"]) for row in bars}
+        unit = " thread(s)" if key == "threads" else ""
+        names = [
+            (f"{size_name(row['shape'])}   " if len(shapes) > 1 else "") + f"{row[key]}{unit}"
+            for row in bars
         ]
-        for height, (_, cost) in enumerate(reversed(lines)):
+        for height, row in enumerate(reversed(bars)):
+            cost = _median(row) / row["elements"] * 1e9
             axis.barh(height, cost, color=ACCENT)
-            axis.text(cost, height, f" {cost:.2f}", va="center")
+            axis.text(cost, height, f" {cost:.2f}", va="center", fontsize=8)
         axis.set_yticks(
-            range(len(lines)),
-            [name for name, _ in reversed(lines)],
-            fontsize=8 if len(lines) < 9 else 6.5,
+            range(len(bars)), list(reversed(names)), fontsize=9 if len(bars) < 9 else 7.5
         )
-        axis.set_title(f"{title}\nvalue and gradient", loc="left")
+        axis.set_title(f"ns per element, {title}\nvalue and gradient", loc="left")
         axis.set_xticks([])
     figure.suptitle(
         "Cross-entropy against the memory's speed", x=0.01, ha="left", fontsize=14, weight="bold"
