@@ -13,7 +13,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -126,6 +126,8 @@ def score(
         options = _options(
             loss, weight, sample_weight, pos_weight, ignore_index, label_smoothing, axis
         )
+        inputs = (logits, targets, weight, sample_weight, Path(pos_weight or ""))
+        _check_outputs((output, plot), inputs)
         job = plan(*_open_inputs(logits, targets, logits_name, targets_name), options)
         summary, seconds = _run(job, top, output, plot, quiet=as_json)
         if as_json:
@@ -207,6 +209,15 @@ def _open_inputs(
     if first.label == second.label:
         raise InputError(f"{first.label} can't be both the logits and the targets")
     return first, second
+
+
+def _check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """Refuse to replace an input by a result."""
+    files = [path for path in inputs if path is not None and path.is_file()]
+    for output in outputs:
+        for path in files:
+            if output is not None and output.exists() and output.samefile(path):
+                raise InputError(f"cannot write {output}: it is an input")
 
 
 # Work ---------------------------------------------------------------------------------------------

@@ -76,6 +76,9 @@ class Source:
             missing -= piece.shape[self.axis]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=self.axis)
 
+    def release(self, rows: int) -> None:
+        """Forget the first ``rows`` rows, which are done with."""
+
     def close(self) -> None:
         """Let go of the file."""
 
@@ -105,7 +108,6 @@ class MappedSource(Source):
         return MappedSource(self.label, self._array.reshape(shape))
 
     def read(self, count: int) -> Array:
-        self._release()
         start = self._position
         stop = min(start + count, self.shape[self.axis])
         self._position = stop
@@ -113,11 +115,11 @@ class MappedSource(Source):
         # A member of a zip file starts at any byte; the kernels want their items aligned.
         return np.require(block, requirements=["ALIGNED"])
 
-    def _release(self) -> None:
-        """Drop the pages already read from this process (they stay in the system's page cache)."""
+    def release(self, rows: int) -> None:
+        """Drop the pages of the first rows from this process; the page cache keeps them."""
         if self._map is None:
             return
-        done = self._start + self._position * self.row_bytes
+        done = self._start + rows * self.row_bytes
         done -= done % mmap.PAGESIZE
         if done > self._released:
             _advise(self._map, "MADV_DONTNEED", self._released, done - self._released)
@@ -395,7 +397,8 @@ def _safetensors_dtype(label: str, kind: str) -> np.dtype[Any]:
             raise ImportError(
                 f"{label} is bfloat16, which needs ml_dtypes: pip install 'fastloss[safetensors]'"
             ) from error
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     if kind not in _SAFETENSORS_DTYPES:
         raise InputError(
             f"{label} has dtype {kind}, expected BF16, {', '.join(_SAFETENSORS_DTYPES)}"
@@ -520,8 +523,8 @@ def _from_columns(
 def _column_to_array(pa: Any, label: str, position: int, column: Any) -> Array:
     """An Arrow array, lists included, as a NumPy array of shape (rows, …)."""
     shape = [len(column)]
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
+    if isinstance(column, pa.FixedShapeTensorArray) and not column.null_count:
+        return np.asarray(column.to_numpy_ndarray())
     while True:
         if column.null_count:
             nulls = column.is_null().to_numpy(zero_copy_only=False)

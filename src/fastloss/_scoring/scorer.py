@@ -11,7 +11,9 @@ logit of a binary loss. Its number is its position in the flattened target.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,9 +27,8 @@ from fastloss._scoring.readers import MappedSource, Source
 Array = NDArray[Any]
 Loss = Literal["cross-entropy", "bce-with-logits", "nll"]
 
-# Logits scored at a time: enough for several threads, little enough to stay in the cache between
-# passes.
-BLOCK_BYTES = 8 << 20
+# Logits scored at a time by a thread: few enough to stay in a cache between passes.
+BLOCK_BYTES = 4 << 20
 # Samples scored at a time, where each has few logits: bounds the arrays of results.
 BLOCK_SAMPLES = 1 << 19
 
@@ -49,6 +50,7 @@ class Options:
 class Scores:
     """What a block's samples got; flat arrays of one length."""
 
+    first_row: int
     first: int
     """The number of the first sample."""
     loss: Array
@@ -62,6 +64,18 @@ class Scores:
     weight_sum: float
     """What the block adds to the denominator of the mean."""
     logits_bytes: int
+
+
+@dataclass
+class _Block:
+    """Rows of all sources that belong together."""
+
+    first_row: int
+    logits: Array
+    target: Array
+    weight: Any
+    sample_weight: Any
+    pos_weight: Any
 
 
 @dataclass
@@ -90,8 +104,18 @@ class Job:
     def logits_bytes(self) -> int:
         return self.rows * self.logits.row_bytes
 
+    @property
+    def rows_at_a_time(self) -> int:
+        samples_per_row = max(1, math.prod(self.sample_shape[1:]))
+        rows = min(BLOCK_BYTES // max(1, self.logits.row_bytes), BLOCK_SAMPLES // samples_per_row)
+        return max(1, rows)
+
     def blocks(self) -> Iterator[Scores]:
-        """Score the rows in order.
+        """Score the rows, and yield the scores in order.
+
+        Several blocks are scored at a time, each by one thread: threads that never wait for each
+        other lose little where another process holds a core, and one thread's page faults are
+        another's arithmetic. A single block is left to the threads of the kernel.
 
         Raises
         ------
@@ -99,32 +123,61 @@ class Job:
             If the library rejects a block; a class index outside the classes is shown with its
             place in the whole target.
         """
-        score = self._score_binary if self.class_axis is None else self._score_classes
-        samples_per_row = math.prod(self.sample_shape[1:])
-        rows = min(
-            BLOCK_BYTES // max(1, self.logits.row_bytes), BLOCK_SAMPLES // max(1, samples_per_row)
-        )
-        first = 0
+        if self.rows <= self.rows_at_a_time:
+            yield from map(self._score, self._read())
+            return
+        threads = fastloss.get_num_threads()
+        fastloss.set_num_threads(1)
+        pool = ThreadPoolExecutor(threads, "fastloss-score")
+        running: deque[Future[Scores]] = deque()
+        try:
+            for block in self._read():
+                running.append(pool.submit(self._score, block))
+                if len(running) > 2 * threads:
+                    yield self._oldest(running)
+            while running:
+                yield self._oldest(running)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            fastloss.set_num_threads(threads)
+
+    def _oldest(self, running: deque[Future[Scores]]) -> Scores:
+        scores = running.popleft().result()
+        for source in (self.logits, self.targets):
+            source.release(scores.first_row)
+        return scores
+
+    def _read(self) -> Iterator[_Block]:
+        """The rows of all sources, in blocks. Of a mapped file nothing is touched yet."""
+        options, first = self.options, 0
         while True:
-            logits = self.logits.read(max(1, rows))
+            logits = self.logits.read(self.rows_at_a_time)
             count = logits.shape[self.logits.axis]
             if count == 0:
                 return
-            target = self.targets.read_exactly(count)
-            try:
-                scores = score(first, logits, target, count)
-            except IndexError as error:
-                raise self._wrong_index(first, target, error) from error
-            except (TypeError, ValueError) as error:
-                raise InputError(str(error)) from error
-            yield scores
-            first += count * samples_per_row
+            yield _Block(
+                first,
+                logits,
+                self.targets.read_exactly(count),
+                weight=_block_of(options.weight, count),
+                sample_weight=_block_of(options.sample_weight, count),
+                pos_weight=_block_of(options.pos_weight, count),
+            )
+            first += count
 
-    def _score_classes(self, first: int, logits: Array, target: Array, count: int) -> Scores:
-        options, axis = self.options, self.class_axis
-        assert axis is not None
-        weight = _block_of(options.weight, count)
-        sample_weight = _block_of(options.sample_weight, count)
+    def _score(self, block: _Block) -> Scores:
+        try:
+            if self.class_axis is None:
+                return self._score_binary(block)
+            return self._score_classes(block, self.class_axis)
+        except IndexError as error:
+            raise self._wrong_index(block, error) from error
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from error
+
+    def _score_classes(self, block: _Block, axis: int) -> Scores:
+        options, logits, target = self.options, block.logits, block.target
+        weight, sample_weight = block.weight, block.sample_weight
         keywords: dict[str, Any] = {
             "weight": weight,
             "sample_weight": sample_weight,
@@ -157,7 +210,8 @@ class Job:
         if counted is not None:
             log_prob = np.where(counted, log_prob, np.nan)
         return Scores(
-            first,
+            block.first_row,
+            self._sample(block),
             loss.ravel(),
             log_prob.ravel(),
             label.ravel() if counted is None else target.ravel(),
@@ -168,20 +222,21 @@ class Job:
             logits.nbytes,
         )
 
-    def _score_binary(self, first: int, logits: Array, target: Array, count: int) -> Scores:
-        options = self.options
+    def _score_binary(self, block: _Block) -> Scores:
+        logits, target = block.logits, block.target
         loss = fastloss.binary_cross_entropy_with_logits(
             logits,
             target,
-            weight=_block_of(options.weight, count),
-            pos_weight=_block_of(options.pos_weight, count),
+            weight=block.weight,
+            pos_weight=block.pos_weight,
             reduction="none",
         )
         log_prob = 0 - fastloss.binary_cross_entropy_with_logits(logits, target, reduction="none")
         positive = (logits > 0).astype(np.int8)
         confidence = fastloss.log_sigmoid(np.abs(logits))
         return Scores(
-            first,
+            block.first_row,
+            self._sample(block),
             loss.ravel(),
             log_prob.ravel(),
             target.ravel(),
@@ -205,14 +260,18 @@ class Job:
             weights = weights * sample_weight
         return float(np.sum(weights if counted is None else weights[counted], dtype=np.float64))
 
-    def _wrong_index(self, first: int, target: Array, error: IndexError) -> InputError:
+    def _sample(self, block: _Block) -> int:
+        """The number of a block's first sample."""
+        return block.first_row * math.prod(self.sample_shape[1:])
+
+    def _wrong_index(self, block: _Block, error: IndexError) -> InputError:
         """An IndexError about a block, told of the whole target."""
-        flat = target.ravel()
+        flat = block.target.ravel()
         wrong = ((flat < 0) | (flat >= self.classes)) & (flat != self.options.ignore_index)
         if not wrong.any():
             return InputError(str(error))
         at = int(np.argmax(wrong))
-        place = tuple(int(i) for i in np.unravel_index(first + at, self.sample_shape))
+        place = tuple(int(i) for i in np.unravel_index(self._sample(block) + at, self.sample_shape))
         return InputError(
             f"{self.targets.label}: class index {flat[at]} at position {place} is outside "
             f"[0, {self.classes}) and is not the ignore_index {self.options.ignore_index}"
@@ -229,7 +288,9 @@ class _Whole(Source):
 
     def __init__(self, source: Source):
         super().__init__(source.label, source.shape, source.dtype)
-        self._array = source.read_exactly(source.shape[0]) if source.ndim else source.read(1)
+        if not source.ndim:
+            source = _with_shape(source, (1,))
+        self._array = source.read_exactly(source.shape[0])
 
     def read_exactly(self, count: int) -> Array:
         return self._array
