@@ -40,7 +40,7 @@ def test_with_logits_weights_broadcast(fl, dtype):
     target = rng.random(x.shape).astype(dtype)
     factors = [None] + [
         rng.uniform(0.2, 3.0, shape).astype(dtype)
-        for shape in ((4, 3, 5), (5,), (3, 1), (4, 1, 1), (1, 3, 5), ())
+        for shape in ((4, 3, 5), (5,), (3, 1), (4, 1, 1), (4, 1, 5), (1, 3, 1), ())
     ]
     for weight, pos_weight in itertools.product(factors, factors):
         check_logits(fl, x, target, weight=weight, pos_weight=pos_weight)

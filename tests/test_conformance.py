@@ -1,7 +1,7 @@
 """Random configurations against PyTorch in float64, forward and backward.
 
 A few examples of each test by default; 2,000 of each with `pytest --hypothesis-profile=full`,
-which prints how many were compared. Data avoid what test_special_values.py has: here both
+and the run ends with how many were compared. Data avoid what test_special_values.py has: here both
 libraries are to answer the same.
 """
 
@@ -24,16 +24,8 @@ from hypothesis import strategies as st
 
 F = torch.nn.functional
 
-compared = collections.Counter()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _report(pytestconfig):
-    yield
-    terminal = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None:
-        counts = ", ".join(f"{name} {n}" for name, n in sorted(compared.items()))
-        terminal.write_line(f"\ncompared with PyTorch: {compared.total()} examples ({counts})")
+# Examples by function; conftest.py prints it at the end of the run.
+compared: collections.Counter[str] = collections.Counter()
 
 
 DTYPES = st.sampled_from(["float64", "float64", "float32", "float16", "bfloat16"])
@@ -102,7 +94,7 @@ def problems(draw):
 
 def torch_axis(x, where):
     """PyTorch's layout of `x`: the class axis at 1, or alone."""
-    return x if x.ndim == 1 else x.movedim(where, 1)
+    return x if x.ndim == 1 else x.movedim(where, 1).contiguous()
 
 
 @given(

@@ -1,0 +1,180 @@
+"""exp, log and log1p of the kernels within the errors that vecmath.pxd states, at every level.
+
+The stated numbers are read from vecmath.pxd itself. Exact values come from mpmath; the arguments
+are random bits over the whole valid range, and the places where such functions err.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+
+import fastloss
+import oracle
+from helpers import FLOATS
+
+SOURCE = Path(fastloss.__file__).parent / "_kernels" / "vecmath.pxd"
+COUNT = 3000
+
+
+def stated_error(function: str, dtype: str) -> float:
+    """The number in the function's docstring: "at most N ulp" or "at most N ulp (float: M)"."""
+    text = SOURCE.read_text()
+    docstring = re.search(rf'cdef inline real {function}\(.*?"""(.*?)"""', text, re.DOTALL)
+    assert docstring, f"vecmath.pxd has no documented {function}"
+    found = re.search(r"at most ([\d.]+) ulp(?: \(float: ([\d.]+)\))?", docstring[1])
+    assert found, f"{function} states no error: {docstring[1]!r}"
+    number = found[2] if dtype == "float32" and found[2] else found[1]
+    return float(number.rstrip("."))
+
+
+@cache
+def exact(function, arguments: tuple[float, ...], scale: int = 0) -> oracle.Exact:
+    with mpmath.workprec(oracle.PRECISION):
+        return oracle.as_exact([mpmath.ldexp(function(mpmath.mpf(x)), -scale) for x in arguments])
+
+
+def call(fl, name, x, m=0.0):
+    x = np.ascontiguousarray(x)
+    out = np.empty_like(x)
+    exponent = fl._kernels.vecmath.over_array(name, x, out, m)
+    return out, exponent
+
+
+def check(fl, name, function, x, m=0.0):
+    got, exponent = call(fl, name, x, m)
+    want = exact(function, tuple(x.tolist()), exponent)
+    error = oracle.ulp_error(got, want)
+    worst = int(error.argmax())
+    assert error[worst] <= stated_error(name, x.dtype.name), (
+        f"{name}({x[worst]!r}) is {error[worst]:.3f} ulp off"
+    )
+
+
+def magnitudes(dtype, low, high, seed) -> np.ndarray:
+    """Positive numbers, uniform in their logarithm."""
+    rng = np.random.default_rng(seed)
+    return np.exp2(rng.uniform(np.log2(low), np.log2(high), COUNT)).astype(dtype)
+
+
+def halves_of_log2(dtype, low, high) -> np.ndarray:
+    """Multiples of ln(2)/2 and their neighbours: where exp changes its power of two."""
+    steps = np.arange(np.ceil(low / np.log(2) * 2), high / np.log(2) * 2) / 2
+    x = np.random.default_rng(0).choice(steps, min(steps.size, 300), False) * np.log(2)
+    x = x.astype(dtype)
+    return np.concatenate(
+        [np.nextafter(x, -np.inf, dtype=dtype), x, np.nextafter(x, np.inf, dtype=dtype)]
+    )
+
+
+LEAST = {"float32": -87.0, "float64": -708.0}  # of exp, normal numbers
+SUBNORMAL = {"float32": -103.9, "float64": -745.1}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_exp_negative(fl, dtype):
+    rng = np.random.default_rng(1)
+    x = np.concatenate(
+        [
+            rng.uniform(SUBNORMAL[dtype], 0.0, COUNT),
+            rng.uniform(-1.0, 0.0, COUNT),
+            halves_of_log2(dtype, SUBNORMAL[dtype], 0.0),
+            -magnitudes(dtype, 1e-30, 1.0, 2),
+            [0.0, -0.0],
+        ]
+    ).astype(dtype)
+    check(fl, "exp_negative", mpmath.exp, x[x <= 0])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_exp_negative_at_the_ends(fl, dtype):
+    x = np.array([0.0, -0.0, -1e4, -1e30, -np.inf, np.nan], dtype)
+    got, _ = call(fl, "exp_negative", x)
+    np.testing.assert_array_equal(got, [1, 1, 0, 0, 0, np.nan])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("m", [0.0, 0.3, -0.4, 17.0, -90.0, 333.3, -999.0, 1000.0])
+def test_exp_scaled(fl, dtype, m):
+    """Terms of a row with maximum m, down to what is no normal number relative to it."""
+    m = float(np.dtype(dtype).type(m))
+    rng = np.random.default_rng(3)
+    span = -LEAST[dtype] + 20.0
+    x = np.concatenate(
+        [rng.uniform(m - span, m, COUNT), rng.uniform(m - 1.0, m, COUNT // 4), [m]]
+    ).astype(dtype)
+    x = np.concatenate([x, halves_of_log2(dtype, m - span, m)])
+    check(fl, "exp_scaled", mpmath.exp, x[x <= m], m)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("m", [0.0, 500.0, -1000.0])
+def test_exp_scaled_at_the_ends(fl, dtype, m):
+    """Far below the maximum: exactly 0. NaN stays NaN."""
+    x = np.array([m - 2000.0, -1e30, -np.inf, np.nan], dtype)
+    got, _ = call(fl, "exp_scaled", x, m)
+    np.testing.assert_array_equal(got, [0, 0, 0, np.nan])
+
+
+def near_one(dtype) -> np.ndarray:
+    one = np.dtype(dtype).type(1)
+    gaps = magnitudes(dtype, 1e-12, 0.5, 4)
+    return np.concatenate([one - gaps, one + gaps, [one]]).astype(dtype)
+
+
+def log(x):
+    """mpmath's log, with 0 as the exact answer for 1 (whose ulp is that of 0)."""
+    return mpmath.log(x)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ["log_normal", "log_positive"])
+def test_log(fl, dtype, name):
+    info = np.finfo(dtype)
+    edge = np.sqrt(np.float64(2.0)) * np.exp2(np.arange(-100, 100, 7.0))
+    x = np.concatenate(
+        [magnitudes(dtype, float(info.tiny), 1e38, 5), near_one(dtype), edge, edge / 2]
+    )
+    x = np.concatenate([x, [info.tiny, info.max]]).astype(dtype)
+    check(fl, name, log, x)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_log_of_subnormal_numbers(fl, dtype):
+    info = np.finfo(dtype)
+    x = np.linspace(0, float(info.tiny), 300)[1:].astype(dtype)
+    x = np.concatenate([x, [info.smallest_subnormal]]).astype(dtype)
+    check(fl, "log_positive", log, x)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_log_at_the_ends(fl, dtype):
+    got, _ = call(fl, "log_positive", np.array([0.0, -0.0, 1.0, np.inf, np.nan], dtype))
+    np.testing.assert_array_equal(got, [-np.inf, -np.inf, 0.0, np.inf, np.nan])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_log1p(fl, dtype):
+    x = magnitudes(dtype, 1e-37, 1e37, 6)
+    small = magnitudes(dtype, 1e-37, 0.999, 7)
+    dense = np.random.default_rng(8).uniform(-0.9, 3.0, COUNT)
+    check(fl, "log1p", mpmath.log1p, np.concatenate([x, -small, dense]).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_log1p_at_the_ends(fl, dtype):
+    got, _ = call(fl, "log1p", np.array([-1.0, 0.0, np.inf, np.nan], dtype))
+    np.testing.assert_array_equal(got, [-np.inf, 0.0, np.inf, np.nan])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_log1p_unit(fl, dtype):
+    dense = np.random.default_rng(9).uniform(0.0, 1.0, COUNT)
+    edge = np.sqrt(2.0) - 1.0 + np.linspace(-1e-6, 1e-6, 101)
+    x = np.concatenate([magnitudes(dtype, 1e-37, 1.0, 10), dense, edge, [0.0, 1.0]]).astype(dtype)
+    check(fl, "log1p_unit", mpmath.log1p, x)
