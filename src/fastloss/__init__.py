@@ -1,6 +1,21 @@
 """Fast, exact classification losses and their gradients for NumPy arrays."""
 
+from importlib.metadata import version as _version
+
+from fastloss._config import show_config
 from fastloss._threads import get_num_threads, set_num_threads
+from fastloss.evaluation import SampleScores, StreamingLoss, score_samples
+from fastloss.losses.binary import (
+    binary_cross_entropy,
+    binary_cross_entropy_backward,
+    binary_cross_entropy_value_and_grad,
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_backward,
+    binary_cross_entropy_with_logits_value_and_grad,
+    sigmoid_focal_loss,
+    sigmoid_focal_loss_backward,
+    sigmoid_focal_loss_value_and_grad,
+)
 from fastloss.losses.categorical import (
     cross_entropy,
     cross_entropy_backward,
@@ -9,3 +24,64 @@ from fastloss.losses.categorical import (
     nll_loss_backward,
     nll_loss_value_and_grad,
 )
+from fastloss.losses.criterions import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    KLDivLoss,
+    NLLLoss,
+    SigmoidFocalLoss,
+)
+from fastloss.losses.divergence import kl_div, kl_div_backward, kl_div_value_and_grad
+from fastloss.losses.linear import (
+    LinearGradients,
+    linear_cross_entropy,
+    linear_cross_entropy_backward,
+    linear_cross_entropy_value_and_grad,
+)
+from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
+
+__version__ = _version("fastloss")
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "KLDivLoss",
+    "LinearGradients",
+    "NLLLoss",
+    "SampleScores",
+    "SigmoidFocalLoss",
+    "StreamingLoss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_backward",
+    "binary_cross_entropy_value_and_grad",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_backward",
+    "binary_cross_entropy_with_logits_value_and_grad",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "cross_entropy_value_and_grad",
+    "get_num_threads",
+    "kl_div",
+    "kl_div_backward",
+    "kl_div_value_and_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_backward",
+    "linear_cross_entropy_value_and_grad",
+    "log_sigmoid",
+    "log_softmax",
+    "logsumexp",
+    "nll_loss",
+    "nll_loss_backward",
+    "nll_loss_value_and_grad",
+    "score_samples",
+    "set_num_threads",
+    "show_config",
+    "sigmoid",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_loss_backward",
+    "sigmoid_focal_loss_value_and_grad",
+    "softmax",
+    "softplus",
+]

@@ -22,7 +22,7 @@ __all__ = ["KERNELS", "LEVELS", "built", "level", "load", "runtime", "supported"
 LEVELS = {"baseline": 0, "avx2": 3, "avx512": 4}
 
 #: Modules that every level has.
-KERNELS = ("categorical", "soft")
+KERNELS = ("categorical", "elementwise", "soft", "softmax")
 
 
 def load(level: str) -> dict[str, ModuleType]:

@@ -31,6 +31,11 @@ cdef enum:
     FIRST_TILE = 64      # most classes for which a row is turned into a tile
 
 
+cdef inline double weighted(double factor, double loss) noexcept nogil:
+    """factor * loss; a weight of 0 takes an infinite loss out, too."""
+    return 0.0 if (factor == 0) & (loss == INFINITY) else factor * loss
+
+
 # ---- a) rows ---------------------------------------------------------------------------------
 
 cdef struct RowSum:
@@ -190,7 +195,7 @@ cdef inline void rows_item(
             own[g] = value_at(x + (first + g) * classes, target[g], <double>0) - row.shift
         finish(<real>0, n, &rest[0], &exponent[0], &own[0], &loss[0], &total[0])
         for g in range(n):
-            loss[g] = factor[g] * loss[g] if target[g] >= 0 else 0.0
+            loss[g] = weighted(factor[g], loss[g]) if target[g] >= 0 else 0.0
         count(&tally, &loss[0], n)
         if losses != NULL:
             for g in range(n):
@@ -480,7 +485,7 @@ cdef inline void tiles_item(
             rest[lane] = high[lane] + low[lane]
         finish(<real>0, n, &rest[0], &exponent[0], &own[0], &loss[0], &total[0])
         for lane in range(n):
-            loss[lane] = factor[lane] * loss[lane] if used[lane] else 0.0
+            loss[lane] = weighted(factor[lane], loss[lane]) if used[lane] else 0.0
         count(&tally, &loss[0], n)
         if losses != NULL:
             for lane in range(n):

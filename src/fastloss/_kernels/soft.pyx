@@ -44,6 +44,7 @@ cdef struct Row:
     double shift
     double total         # sum of the exponentials, scaled
     double rest          # the same without the largest
+    double own           # the largest alone
     Py_ssize_t largest   # its class
     double mass          # A
     double loss
@@ -115,7 +116,7 @@ cdef inline Row sum_row(
     """Everything but the gradient; a row of at most ROW classes is left in xs, its target in a."""
     cdef Row row
     cdef Py_ssize_t classes = job.classes, c, i, n, stride = job.inner
-    cdef double top = -INFINITY, value, own, exponent
+    cdef double top = -INFINITY, value, exponent
     cdef Sum rest = Sum(0, 0), distance = Sum(0, 0), mass = Sum(0, 0)
     cdef bint whole = classes <= ROW
     row.largest = 0
@@ -145,13 +146,13 @@ cdef inline Row sum_row(
         load_target(a, p, stride, t, job.weight, smoothing, c, n)
         add_loss(xs, a, n, top, &distance, &mass)
         rest = add(rest, block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False))
-    own = exp_scaled(top, row.magic, row.low_x)
+    row.own = exp_scaled(top, row.magic, row.low_x)
     row.rest = rest.high + rest.low
-    row.total = row.rest + own
+    row.total = row.rest + row.own
     row.mass = value_of(mass)
     row.loss = value_of(distance)
     if row.mass != 0:
-        row.loss = row.loss + row.mass * log1p(row.rest / own)
+        row.loss = row.loss + row.mass * log1p(row.rest / row.own)
     if row.total - row.total != 0:
         row.loss = NAN
     return row
@@ -209,7 +210,7 @@ cdef inline void soft_item(
                     if c <= row.largest < c + n:
                         i = row.largest - c
                         xs[i] = (
-                            (row.total - row.rest) / row.total * (row.mass - a[i])
+                            row.own / row.total * (row.mass - a[i])
                             - a[i] * (row.rest / row.total)
                         ) * (factor * job.scale)
                     write(grad + base + c * stride, &xs[0], &stage[0], n, stride)

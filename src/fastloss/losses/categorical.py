@@ -44,7 +44,7 @@ _NO_PROBABILITIES = np.empty((0, 0, 0))
 _ONE = object()
 
 
-def _evaluate(
+def evaluate(
     logits: Any,
     target: Any,
     weight: Any,
@@ -66,9 +66,9 @@ def _evaluate(
         _arrays.reduction(reduction)
     if type(ignore_index) is not int:
         ignore_index = _arrays.integer(ignore_index, "ignore_index")
-    smoothing = 0.0 if label_smoothing == 0.0 else _arrays.fraction(
-        label_smoothing, "label_smoothing"
-    )
+    smoothing = 0.0
+    if type(label_smoothing) is not float or label_smoothing != 0.0:
+        smoothing = _arrays.fraction(label_smoothing, "label_smoothing")
     a = _arrays.over_classes(
         logits, target, weight, sample_weight, axis, "log_probs" if log_probs else "logits",
         not log_probs,
@@ -211,7 +211,7 @@ def cross_entropy(
     >>> print(f"{fastloss.cross_entropy(np.float32([20, 0, -1]), 0):.5e}")
     2.81941e-09
     """
-    return _evaluate(
+    return evaluate(
         logits, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis
     )[0]
 
@@ -291,7 +291,7 @@ def cross_entropy_value_and_grad(
     array([[-0.3655,  0.3655],
            [ 0.0596, -0.0596]], dtype=float32)
     """
-    return _evaluate(
+    return evaluate(
         logits, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis,
         gradient=True, out=out,
     )[:2]
@@ -363,7 +363,7 @@ def cross_entropy_backward(
     array([[-0.7311,  0.7311],
            [ 0.2384, -0.2384]], dtype=float32)
     """
-    return _evaluate(
+    return evaluate(
         logits, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis,
         value=False, gradient=True, upstream=grad_output, out=out,
     )[1]
@@ -380,7 +380,7 @@ def cross_entropy_totals(
     axis: int | None = None,
 ) -> Totals:
     """Return the two sums that `cross_entropy`'s mean is the quotient of, in float64."""
-    return _evaluate(
+    return evaluate(
         logits, target, weight, sample_weight, ignore_index, "sum", label_smoothing, axis
     )[2]
 
@@ -450,7 +450,7 @@ def nll_loss(
     >>> print(fastloss.nll_loss([[1, 2], [1, 3], [1, 3]], [0, 1, 1], reduction="sum"))
     -7.0
     """
-    return _evaluate(
+    return evaluate(
         log_probs, target, weight, sample_weight, ignore_index, reduction, 0.0, axis,
         log_probs=True,
     )[0]
@@ -518,7 +518,7 @@ def nll_loss_value_and_grad(
     array([[-0.5,  0. ],
            [ 0. , -0.5]])
     """
-    return _evaluate(
+    return evaluate(
         log_probs, target, weight, sample_weight, ignore_index, reduction, 0.0, axis,
         log_probs=True, gradient=True, out=out,
     )[:2]
@@ -583,7 +583,7 @@ def nll_loss_backward(
     >>> fastloss.nll_loss_backward(2.0, [[-0.5, -0.9]], [1], reduction="sum")
     array([[ 0., -2.]])
     """
-    return _evaluate(
+    return evaluate(
         log_probs, target, weight, sample_weight, ignore_index, reduction, 0.0, axis,
         log_probs=True, value=False, gradient=True, upstream=grad_output, out=out,
     )[1]
@@ -599,6 +599,6 @@ def nll_loss_totals(
     axis: int | None = None,
 ) -> Totals:
     """Return the two sums that `nll_loss`'s mean is the quotient of, in float64."""
-    return _evaluate(
+    return evaluate(
         log_probs, target, weight, sample_weight, ignore_index, "sum", 0.0, axis, log_probs=True
     )[2]

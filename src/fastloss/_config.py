@@ -1,0 +1,51 @@
+"""What this build is and what it runs with: `show_config`."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from fastloss import _kernels, _threads
+
+__all__ = ["config", "show_config"]
+
+
+def config() -> dict[str, Any]:
+    """Return what `show_config` prints, by name."""
+    runtime = _kernels.runtime
+    openmp = runtime.openmp_version()
+    return {
+        "fastloss": version("fastloss"),
+        "instruction_set": _kernels.level,
+        "instruction_sets_built": list(_kernels.built),
+        "instruction_sets_supported": list(_kernels.supported),
+        "threads": _threads.get_num_threads(),
+        "processors": runtime.processors(),
+        "openmp": openmp or None,
+        "compiler": runtime.compiler(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def show_config() -> None:
+    """Print version, instruction set in use and those built, threads and OpenMP runtime.
+
+    ``python -m fastloss`` prints the same.
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> fastloss.show_config()  # doctest: +ELLIPSIS
+    fastloss                    ...
+    instruction_set             ...
+    """
+    for name, value in config().items():
+        if isinstance(value, list):
+            value = ", ".join(value)
+        if name == "openmp":
+            value = f"specification of {value}" if value else "none: built without threads"
+        print(f"{name:<28}{value}")

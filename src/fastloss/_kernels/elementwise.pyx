@@ -1,0 +1,574 @@
+# Losses of single elements, and the functions they are made of.
+#
+# Every array counts as flat. Elements are worked on in blocks of BLOCK: the logits and each
+# operand (target, weights, upstream gradient) are widened to the compute type in local arrays,
+# one loop per loss makes loss and gradient of them, and both are written out. An operand that is
+# broadcast is never blown up: element i of the result uses its element (i / div) % mod.
+#
+# Layout: a) operands, b) one block of each loss, c) a block from memory to memory, d) what
+# Python calls. Nothing here raises: a value out of range is returned by position, found before
+# anything is written.
+
+from cython.parallel cimport prange
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from .blocks cimport Sum, accumulate, add, value_of
+from .storage cimport (
+    bfloat16, emit, float16, load, storage, stream_end, widen_bfloat, widen_half,
+)
+from .vecmath cimport (
+    INFINITY, NAN, exp_negative, log1p, log1p_unit, log_positive, mul_add, real,
+)
+
+cdef enum:
+    BLOCK = 512
+    ITEM = 65536
+    MAX_ITEMS = 4096
+    # More gradient than the caches hold is written past them.
+    STREAM = 16777216
+
+# What to compute. fastloss.losses and fastloss.special name the same numbers.
+cpdef enum Kind:
+    BCE_WITH_LOGITS = 0
+    BCE = 1
+    FOCAL = 2
+    KL = 3
+    KL_LOG_TARGET = 4
+    SIGMOID = 5
+    LOG_SIGMOID = 6
+    SOFTPLUS = 7
+
+# ---- a) operands -----------------------------------------------------------------------------
+
+# Element types, by the code that Python passes along with the bytes.
+cpdef enum Type:
+    FLOAT32 = 0
+    FLOAT64 = 1
+    FLOAT16 = 2
+    BFLOAT16 = 3
+    INT8 = 4
+    UINT8 = 5
+    INT16 = 6
+    UINT16 = 7
+    INT32 = 8
+    UINT32 = 9
+    INT64 = 10
+    UINT64 = 11
+
+cdef struct Operand:
+    const uint8_t *data      # NULL: not given
+    int type
+    Py_ssize_t div
+    Py_ssize_t mod
+
+
+cdef inline void widen(
+    real *to, const Operand *source, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """to[:n] = elements first to first + n of the operand."""
+    cdef Py_ssize_t i
+    if source.type == FLOAT32:
+        for i in range(n):
+            to[i] = <real>(<const float *>source.data)[first + i]
+    elif source.type == FLOAT64:
+        for i in range(n):
+            to[i] = <real>(<const double *>source.data)[first + i]
+    elif source.type == FLOAT16:
+        for i in range(n):
+            to[i] = widen_half((<const float16 *>source.data)[first + i])
+    elif source.type == BFLOAT16:
+        for i in range(n):
+            to[i] = widen_bfloat((<const bfloat16 *>source.data)[first + i])
+    elif source.type == INT8:
+        for i in range(n):
+            to[i] = (<const int8_t *>source.data)[first + i]
+    elif source.type == UINT8:
+        for i in range(n):
+            to[i] = (<const uint8_t *>source.data)[first + i]
+    elif source.type == INT16:
+        for i in range(n):
+            to[i] = (<const int16_t *>source.data)[first + i]
+    elif source.type == UINT16:
+        for i in range(n):
+            to[i] = (<const uint16_t *>source.data)[first + i]
+    elif source.type == INT32:
+        for i in range(n):
+            to[i] = <real>(<const int32_t *>source.data)[first + i]
+    elif source.type == UINT32:
+        for i in range(n):
+            to[i] = <real>(<const uint32_t *>source.data)[first + i]
+    elif source.type == INT64:
+        for i in range(n):
+            to[i] = <real>(<const int64_t *>source.data)[first + i]
+    else:
+        for i in range(n):
+            to[i] = <real>(<const uint64_t *>source.data)[first + i]
+
+
+cdef inline void fetch(
+    real *to, const Operand *source, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """to[:n] = the operand for elements first to first + n of the result."""
+    cdef Py_ssize_t i, run, j, at
+    cdef real value
+    i = 0
+    while i < n:
+        at = (first + i) // source.div
+        if source.div == 1:
+            at = at % source.mod
+            run = min(n - i, source.mod - at)
+            widen(to + i, source, at, run)
+        else:
+            run = min(n - i, (at + 1) * source.div - (first + i))
+            widen(&value, source, at % source.mod, 1)
+            for j in range(run):
+                to[i + j] = value
+        i += run
+        if i < n and source.mod == 1:
+            # One number for everything.
+            for j in range(i, n):
+                to[j] = to[0]
+            return
+
+
+cdef inline bint fetch_product(
+    real *to, real *other, const Operand *a, const Operand *b, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """to = a * b, of which either may be missing; False, and nothing done, if both are."""
+    cdef Py_ssize_t i
+    if a.data == NULL and b.data == NULL:
+        return False
+    if a.data == NULL:
+        fetch(to, b, first, n)
+        return True
+    fetch(to, a, first, n)
+    if b.data != NULL:
+        fetch(other, b, first, n)
+        for i in range(n):
+            to[i] = to[i] * other[i]
+    return True
+
+
+# ---- b) one block of each loss ---------------------------------------------------------------
+
+cdef inline bint all_hard(const real *t, Py_ssize_t n) noexcept nogil:
+    """Whether every target is 0 or 1."""
+    cdef Py_ssize_t i
+    cdef int soft = 0
+    for i in range(n):
+        soft |= (t[i] != 0) & (t[i] != 1)
+    return soft == 0
+
+
+cdef inline real softplus(real z, real e) noexcept nogil:
+    """log(1 + exp(z)), with e = exp(-|z|)."""
+    return (z if z > 0 else <real>0) + log1p_unit(e)
+
+
+cdef inline real sigmoid(real z, real e) noexcept nogil:
+    """1 / (1 + exp(-z)), with e = exp(-|z|)."""
+    return (e if z < 0 else <real>1) / (1 + e)
+
+
+cdef inline real minus_abs(real z) noexcept nogil:
+    return z if z < 0 else -z
+
+
+cdef inline void bce_hard(
+    const real *x, const real *t, const real *pos, real *loss, real *grad, Py_ssize_t n
+) noexcept nogil:
+    """Targets of 0 and 1: softplus(x) or pos * softplus(-x). pos may be NULL."""
+    cdef Py_ssize_t i
+    cdef real z, e, c
+    if pos == NULL:
+        for i in range(n):
+            z = -x[i] if t[i] != 0 else x[i]
+            e = exp_negative(minus_abs(z))
+            loss[i] = softplus(z, e)
+            c = sigmoid(z, e)
+            grad[i] = -c if t[i] != 0 else c
+    else:
+        for i in range(n):
+            z = -x[i] if t[i] != 0 else x[i]
+            e = exp_negative(minus_abs(z))
+            c = pos[i] if t[i] != 0 else <real>1
+            loss[i] = softplus(z, e) * c
+            c = c * sigmoid(z, e)
+            grad[i] = -c if t[i] != 0 else c
+
+
+cdef inline void bce_hard_loss(
+    const real *x, const real *t, const real *pos, real *loss, Py_ssize_t n
+) noexcept nogil:
+    """`bce_hard` without the gradient."""
+    cdef Py_ssize_t i
+    cdef real z
+    for i in range(n):
+        z = -x[i] if t[i] != 0 else x[i]
+        loss[i] = softplus(z, exp_negative(minus_abs(z)))
+    if pos != NULL:
+        for i in range(n):
+            loss[i] = loss[i] * (pos[i] if t[i] != 0 else <real>1)
+
+
+cdef inline void bce_soft(
+    const double *x, const double *t, const double *pos, double *loss, double *grad, Py_ssize_t n
+) noexcept nogil:
+    """Any targets, in double: the two terms of the gradient may be close to each other."""
+    cdef Py_ssize_t i
+    cdef double e, p, a, b
+    for i in range(n):
+        e = exp_negative(minus_abs(x[i]))
+        p = t[i] if pos == NULL else t[i] * pos[i]
+        # A target of exactly 0 or 1 leaves a term out, infinite ones too.
+        a = p * softplus(-x[i], e) if p != 0 else 0.0
+        b = (1 - t[i]) * softplus(x[i], e) if t[i] != 1 else 0.0
+        loss[i] = a + b
+        grad[i] = (1 - t[i]) * sigmoid(x[i], e) - p * sigmoid(-x[i], e)
+
+
+cdef inline void bce_probabilities(
+    const real *p, const real *t, real *loss, real *grad, Py_ssize_t n
+) noexcept nogil:
+    """Probabilities in [0, 1]; logarithms are clamped at -100."""
+    cdef Py_ssize_t i
+    cdef real a, b, d
+    for i in range(n):
+        a = log_positive(p[i])
+        b = log1p(-p[i])
+        a = a if a > -100 else <real>-100
+        b = b if b > -100 else <real>-100
+        loss[i] = -(t[i] * a + (1 - t[i]) * b)
+        d = p[i] * (1 - p[i])
+        grad[i] = (p[i] - t[i]) / (d if d > <real>1e-12 else <real>1e-12)
+
+
+cdef inline void focal(
+    const double *x, const double *t, double alpha, double gamma, double *loss, double *grad,
+    Py_ssize_t n
+) noexcept nogil:
+    """alpha_t * (1 - p_t)**gamma * BCE, in double. alpha < 0: no alpha_t."""
+    cdef Py_ssize_t i
+    cdef double e, p, q, u, ce, power, lower, w
+    for i in range(n):
+        e = exp_negative(minus_abs(x[i]))
+        p = sigmoid(x[i], e)
+        q = sigmoid(-x[i], e)
+        # u = 1 - p_t: how wrong the prediction is.
+        u = p * (1 - t[i]) + q * t[i]
+        ce = (t[i] * softplus(-x[i], e) if t[i] != 0 else 0.0)
+        ce = ce + ((1 - t[i]) * softplus(x[i], e) if t[i] != 1 else 0.0)
+        if gamma == 2:
+            lower = u
+            power = u * u
+        elif gamma == 1:
+            lower = 1
+            power = u
+        else:
+            # u**gamma and u**(gamma - 1); the second only ever multiplies p * q.
+            power = exp_negative(gamma * log_positive(u)) if gamma != 0 else 1.0
+            lower = power / u if u > 0 else 0.0
+        w = 1.0 if alpha < 0 else alpha * t[i] + (1 - alpha) * (1 - t[i])
+        loss[i] = w * (ce * power if power != 0 else 0.0 * u)
+        grad[i] = ((1 - t[i]) * p - t[i] * q) * power
+        if gamma != 0:
+            e = gamma * lower * (p * q) * (1 - 2 * t[i])
+            # An infinite logit: p * q is 0 and wins over the infinite cross-entropy.
+            grad[i] = grad[i] + (ce * e if e != 0 else 0.0 * u)
+        grad[i] = w * grad[i]
+
+
+cdef inline void kl(
+    const double *x, const double *t, bint log_target, double *loss, double *grad, Py_ssize_t n
+) noexcept nogil:
+    """t * (log t - x), or exp(t) * (t - x); the gradient is with respect to x."""
+    cdef Py_ssize_t i
+    cdef double p
+    for i in range(n):
+        if log_target:
+            p = exp_any(t[i])
+            loss[i] = p * (t[i] - x[i]) if p != 0 else 0.0 * p
+            grad[i] = -p
+        else:
+            loss[i] = t[i] * (log_positive(t[i]) - x[i]) if t[i] > 0 else 0.0
+            loss[i] = loss[i] if t[i] >= 0 else NAN
+            grad[i] = -t[i]
+
+
+cdef inline double exp_any(double x) noexcept nogil:
+    """e**x for any x."""
+    cdef double e = exp_negative(minus_abs(x))
+    return 1 / e if x > 0 else e
+
+
+# ---- c) a block from memory to memory --------------------------------------------------------
+
+cdef struct Job:
+    int kind
+    Py_ssize_t size
+    Operand target
+    Operand weight
+    Operand pos_weight
+    Operand upstream
+    double first             # alpha
+    double second            # gamma
+    double scale             # of the gradient
+    bint want_loss
+    bint streaming
+
+
+cdef inline void block(
+    const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, real *loss, real *grad,
+    bint want_gradient
+) noexcept nogil:
+    """Losses and gradients of n elements, weights and scale included."""
+    cdef real t[512]
+    cdef real w[512]
+    cdef real v[512]
+    cdef Py_ssize_t i
+    cdef real scale
+    cdef bint weighted
+    cdef real *pos = NULL
+    cdef bint simple = False
+    if job.kind == SIGMOID or job.kind == LOG_SIGMOID or job.kind == SOFTPLUS:
+        function(x, job.kind, grad, n)
+        return
+    fetch(&t[0], &job.target, first, n)
+    if job.kind == BCE:
+        bce_probabilities(x, &t[0], loss, grad, n)
+        simple = True
+    elif job.kind == BCE_WITH_LOGITS and all_hard(&t[0], n):
+        if job.pos_weight.data != NULL:
+            fetch(&v[0], &job.pos_weight, first, n)
+            pos = &v[0]
+        if want_gradient:
+            bce_hard(x, &t[0], pos, loss, grad, n)
+        else:
+            bce_hard_loss(x, &t[0], pos, loss, n)
+        simple = True
+    if not simple:
+        in_double(x, job, first, n, loss, grad)
+        return
+    weighted = False
+    if job.weight.data != NULL:
+        fetch(&w[0], &job.weight, first, n)
+        for i in range(n):
+            loss[i] = loss[i] * w[i]
+    if want_gradient:
+        if fetch_product(&w[0], &v[0], &job.weight, &job.upstream, first, n):
+            for i in range(n):
+                grad[i] = grad[i] * w[i]
+        scale = <real>job.scale
+        for i in range(n):
+            grad[i] = grad[i] * scale
+
+
+cdef inline void in_double(
+    const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, real *loss, real *grad
+) noexcept nogil:
+    """What `block` does, for losses that are computed in double whatever the type."""
+    cdef double xs[512]
+    cdef double t[512]
+    cdef double w[512]
+    cdef double v[512]
+    cdef double losses[512]
+    cdef double grads[512]
+    cdef Py_ssize_t i
+    for i in range(n):
+        xs[i] = x[i]
+    fetch(&t[0], &job.target, first, n)
+    if job.kind == BCE_WITH_LOGITS:
+        if job.pos_weight.data != NULL:
+            fetch(&v[0], &job.pos_weight, first, n)
+        bce_soft(
+            &xs[0], &t[0], &v[0] if job.pos_weight.data != NULL else NULL, &losses[0], &grads[0], n
+        )
+    elif job.kind == FOCAL:
+        focal(&xs[0], &t[0], job.first, job.second, &losses[0], &grads[0], n)
+    else:
+        kl(&xs[0], &t[0], job.kind == KL_LOG_TARGET, &losses[0], &grads[0], n)
+    if job.weight.data != NULL:
+        fetch(&w[0], &job.weight, first, n)
+        for i in range(n):
+            losses[i] = losses[i] * w[i]
+    for i in range(n):
+        loss[i] = <real>losses[i]
+    if fetch_product(&w[0], &v[0], &job.weight, &job.upstream, first, n):
+        for i in range(n):
+            grads[i] = grads[i] * w[i]
+    for i in range(n):
+        grad[i] = <real>(grads[i] * job.scale)
+
+
+cdef inline void function(const real *x, int kind, real *y, Py_ssize_t n) noexcept nogil:
+    """sigmoid, log_sigmoid = -softplus(-x) or softplus, element by element."""
+    cdef Py_ssize_t i
+    if kind == SIGMOID:
+        for i in range(n):
+            y[i] = sigmoid(x[i], exp_negative(minus_abs(x[i])))
+    elif kind == LOG_SIGMOID:
+        for i in range(n):
+            y[i] = -softplus(-x[i], exp_negative(minus_abs(x[i])))
+    else:
+        for i in range(n):
+            y[i] = softplus(x[i], exp_negative(minus_abs(x[i])))
+
+
+cdef inline Sum item_of(
+    const storage *x, storage *grad, real *losses, const Job *job, Py_ssize_t start,
+    Py_ssize_t stop, real *xs
+) noexcept nogil:
+    """Elements start to stop; xs: scratch of BLOCK elements."""
+    cdef real loss[512]
+    cdef real g[512]
+    cdef double high[16]
+    cdef double low[16]
+    cdef Sum total = Sum(0, 0)
+    cdef Py_ssize_t first, n, i
+    for i in range(16):
+        high[i] = low[i] = 0
+    for first in range(start, stop, 512):
+        n = min(stop - first, <Py_ssize_t>BLOCK)
+        load(xs, x + first, n, <real>0)
+        block(xs, job, first, n, &loss[0], &g[0], grad != NULL)
+        if job.want_loss:
+            for i in range(n, (n + 63) // 64 * 64):
+                loss[i] = 0
+            for i in range(0, n, 64):
+                accumulate(&loss[i], &high[0], &low[0])
+            if losses != NULL:
+                emit(losses + first, &loss[0], n, False)
+        if grad != NULL:
+            emit(grad + first, &g[0], n, job.streaming)
+    for i in range(16):
+        total = add(total, Sum(high[i], low[i]))
+    return total
+
+
+cdef void item(
+    const storage *x, storage *grad, float *losses32, double *losses64, const Job *job,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result
+) noexcept nogil:
+    cdef float xs[512]
+    cdef double xs64[512]
+    if storage is double:
+        result[0] = item_of(x, grad, losses64, job, start, stop, &xs64[0])
+    else:
+        result[0] = item_of(x, grad, losses32, job, start, stop, &xs[0])
+    if job.streaming:
+        stream_end()
+
+
+# ---- d) what Python calls --------------------------------------------------------------------
+
+cdef Py_ssize_t outside_unit(const Operand *source, Py_ssize_t size) noexcept nogil:
+    """Position of the first of `size` numbers outside [0, 1] or NaN, -1 if there is none."""
+    cdef double values[512]
+    cdef Py_ssize_t first, i, n
+    cdef int bad
+    for first in range(0, size, 512):
+        n = min(size - first, <Py_ssize_t>BLOCK)
+        widen(&values[0], source, first, n)
+        bad = 0
+        for i in range(n):
+            bad |= not ((values[i] >= 0) & (values[i] <= 1))
+        if bad:
+            for i in range(n):
+                if not 0 <= values[i] <= 1:
+                    return first + i
+    return -1
+
+
+cdef Operand operand_of(object spec):
+    """The operand of (bytes, type, div, mod), or of None.
+
+    The caller's tuple keeps the bytes alive, and says how many there are for what it describes.
+    """
+    cdef Operand result
+    cdef const uint8_t[::1] data
+    result.data = NULL
+    result.type = 0
+    result.div = result.mod = 1
+    if spec is not None:
+        data = spec[0]
+        if data.shape[0] > 0:
+            result.data = &data[0]
+        result.type = spec[1]
+        result.div = spec[2]
+        result.mod = spec[3]
+    return result
+
+
+def first_outside_unit(tuple spec):
+    """Position of an operand's first number outside [0, 1] or NaN, -1 if there is none."""
+    cdef Operand source = operand_of(spec)
+    cdef Py_ssize_t position = -1
+    with nogil:
+        if source.data != NULL:
+            position = outside_unit(&source, source.mod)
+    return position
+
+
+def evaluate(
+    int kind,
+    const storage[::1] x,            # IN   logits, probabilities or log-probabilities
+    tuple target,                    # IN   operands: (bytes, type, div, mod) or None
+    tuple weight,
+    tuple pos_weight,
+    tuple upstream,
+    double first,                    # IN   alpha of the focal loss
+    double second,                   # IN   gamma of the focal loss
+    double scale,                    # IN   multiplies the gradient
+    bint want_loss,
+    float[::1] losses32,             # OUT  or None
+    double[::1] losses64,            # OUT  the same for double, or None
+    storage[::1] grad,               # OUT  gradient, or a function's values; or None
+    int threads,
+):
+    """Return the sum of the losses."""
+    cdef Job job
+    cdef Sum partial[4096]
+    cdef Sum total = Sum(0, 0)
+    cdef Py_ssize_t size, items, i
+    cdef const storage *source = NULL
+    cdef storage *g = NULL
+    cdef float *out32 = NULL
+    cdef double *out64 = NULL
+    job.kind = kind
+    job.size = x.shape[0]
+    if job.size == 0:
+        return 0.0
+    job.target = operand_of(target)
+    job.weight = operand_of(weight)
+    job.pos_weight = operand_of(pos_weight)
+    job.upstream = operand_of(upstream)
+    job.first = first
+    job.second = second
+    job.scale = scale
+    job.want_loss = want_loss
+    source = &x[0]
+    if losses32 is not None:
+        out32 = &losses32[0]
+    if losses64 is not None:
+        out64 = &losses64[0]
+    if grad is not None:
+        g = &grad[0]
+    job.streaming = g != NULL and job.size * <Py_ssize_t>sizeof(storage) >= STREAM
+    with nogil:
+        size = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)
+        items = (job.size + size - 1) // size
+        if threads > 1 and items > 1:
+            for i in prange(items, schedule="dynamic", num_threads=threads):
+                item(
+                    source, g, out32, out64, &job, i * size, min(job.size, (i + 1) * size),
+                    &partial[i],
+                )
+        else:
+            for i in range(items):
+                item(
+                    source, g, out32, out64, &job, i * size, min(job.size, (i + 1) * size),
+                    &partial[i],
+                )
+        for i in range(items):
+            total = add(total, partial[i])
+    return value_of(total)
