@@ -150,10 +150,7 @@ def cross_entropy(
     a = w * ((1.0 - epsilon) * t + epsilon / max(classes, 1))
     x = np.where(live[..., None], x, 0.0)
     p, q, nll = _softmax_parts(x)
-    # Only a target of zero silences an infinite −log p; a weight of zero does not (0·inf is NaN).
-    with np.errstate(invalid="ignore"):
-        terms = np.where((t == 0) & (epsilon == 0) & np.isposinf(nll), 0.0, a * nll)
-    per_sample = terms.sum(axis=-1)
+    per_sample = _product(a, nll).sum(axis=-1)
     others = a.sum(axis=-1, keepdims=True) - a
     if target.dtype.kind in "iub" and epsilon == 0:
         others = w[index][..., None] * (1.0 - t)  # exact where the subtraction would cancel
@@ -161,7 +158,7 @@ def cross_entropy(
 
     scale = np.where(live, s, 0.0)
     with np.errstate(invalid="ignore"):
-        losses = np.where(live, per_sample * s, 0.0)
+        losses = np.where(live, _product(s, per_sample), 0.0)
         gradients = np.where(live[..., None], gradients * scale[..., None], 0.0)
     return Reference(
         losses, np.moveaxis(gradients, -1, axis), float((mass * scale).sum()), class_axis=axis
@@ -186,8 +183,7 @@ def nll_loss(
     if w.size:
         np.put_along_axis(gradients, index[..., None], -factor[..., None], axis=-1)
         picked = np.take_along_axis(x, index[..., None], axis=-1)[..., 0]
-        with np.errstate(invalid="ignore"):
-            losses = np.where(live, -factor * picked, 0.0)
+        losses = np.where(live, _product(-factor, picked), 0.0)
     return Reference(losses, np.moveaxis(gradients, -1, axis), float(factor.sum()), class_axis=axis)
 
 
@@ -249,7 +245,7 @@ def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=
     """w·(t·pos_weight·softplus(−x) + (1−t)·softplus(x)) and w·((1−t)·σ(x) − t·pos_weight·σ(−x))."""
     x, t = np.asarray(logits, np.float64), np.asarray(target, np.float64)
     w, positive = _factor(weight), t * _factor(pos_weight)
-    losses = w * (_product(positive, softplus(-x)) + _product(1.0 - t, softplus(x)))
+    losses = _product(w, _product(positive, softplus(-x)) + _product(1.0 - t, softplus(x)))
     gradients = w * ((1.0 - t) * sigmoid(x) - positive * sigmoid(-x))
     return _elementwise(losses, gradients)
 

@@ -8,14 +8,15 @@ level is held to them.
 A gradient with several nonzero targets is a difference of terms that can cancel, at any precision:
 there 4 ulp are those of the terms. So it is for a soft target of the binary losses.
 
-Layout: a) cross-entropy with class indices, b) with soft targets, c) binary losses, d) reductions,
-e) half precision, f) the oracle.
+Layout: a) cross-entropy with class indices, b) with soft targets, c) binary losses, d) building
+blocks and scores, e) reductions, f) half precision, g) the oracle.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -318,7 +319,49 @@ def test_focal(fl, gamma):
     assert_exact(gradient, near(reference.gradients))
 
 
-# ---- d) reductions ---------------------------------------------------------------------------
+# ---- d) building blocks and scores -----------------------------------------------------------
+
+FLOAT32_CASES = [case for case in CASES if case[0] == "float32"]
+
+
+@pytest.mark.parametrize(("dtype", "classes", "samples"), FLOAT32_CASES)
+def test_softmax_and_scores(fl, dtype, classes, samples):
+    x, target = rows(dtype, classes, samples)
+    want = oracle.score_samples(x, target)
+    got = fl.score_samples(x, target)
+    for name in ("log_prob", "predicted_log_prob", "entropy"):
+        assert_exact(getattr(got, name), near(getattr(want, name)))
+    assert_exact(fl.softmax(x), near(oracle.softmax(x)))
+    assert_exact(fl.log_softmax(x), near(oracle.log_softmax(x)))
+    # m + log(sum) cancels where the maximum m is negative: 4 ulp of the larger of the two.
+    total = oracle.logsumexp(x)
+    assert_exact(fl.logsumexp(x), near(total), size=np.maximum(abs(x.max(axis=1)), abs(total)))
+
+
+@pytest.mark.parametrize("classes", [3, 100])
+def test_softmax_float64(fl, classes):
+    x, _ = rows("float64", classes, 48)
+    parts = [oracle.exact_softmax_parts(row) for row in x]
+    assert_exact(fl.softmax(x), oracle.as_exact([p for p, _, _ in parts]))
+    assert_exact(-fl.log_softmax(x), oracle.as_exact([nll for _, _, nll in parts]))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("sigmoid", oracle.exact_sigmoid),
+        ("softplus", oracle.exact_softplus),
+        ("log_sigmoid", lambda x: -oracle.exact_softplus(-x)),
+    ],
+)
+def test_elements(fl, dtype, name, function):
+    x = elements(dtype)[0][:: 20 if dtype == "float32" else 4].copy()
+    want = oracle.as_exact([function(mpmath.mpf(float(value))) for value in x])
+    assert_exact(getattr(fl, name)(x), want)
+
+
+# ---- e) reductions ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dtype", "classes", "samples"), CASES[:3] + CASES[11:14])
@@ -337,7 +380,7 @@ def test_reductions(fl, dtype, classes, samples, reduction):
         assert_exact(gradient, near(gradients.high / divisor))
 
 
-# ---- e) half precision -----------------------------------------------------------------------
+# ---- f) half precision -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -361,6 +404,48 @@ def test_half_precision(fl, dtype, shape):
     assert (error <= 0.51 * (up - np.abs(nearest.astype(np.float64)))).all()
 
 
+def every_half(dtype) -> np.ndarray:
+    return np.arange(2**16, dtype=np.uint16).view(dtype_of(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_half_is_read_exactly(fl, dtype):
+    """−1·x is exact; one class for single values, and a sum of one element for whole blocks."""
+    x = every_half(dtype)
+    with np.errstate(invalid="ignore"):
+        want = -x.astype(np.float32)
+    losses = fl.nll_loss(x[:, None], np.zeros(x.size, int), reduction="none")
+    np.testing.assert_array_equal(losses, want)
+    finite = x[np.isfinite(x.astype(np.float32))]
+    losses = fl.kl_div(finite, np.ones(finite.size), reduction="none")
+    np.testing.assert_array_equal(losses, -finite.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_every_half_is_rounded_to(fl, dtype):
+    """Every half, every tie between two, and their neighbours, as a gradient: ties to even."""
+    halves = every_half(dtype).astype(np.float32)
+    halves = np.unique(halves[np.isfinite(halves)]).astype(np.float64)
+    ties = ((halves[1:] + halves[:-1]) / 2).astype(np.float32)
+    up, down = np.float32(np.inf), np.float32(-np.inf)
+    values = np.concatenate([halves, ties, np.nextafter(ties, up), np.nextafter(ties, down)])
+    values = np.concatenate([values, [6e4, 65519.0, 65520.0, 65536.0, 1e30, np.inf, -1e30]])
+    values = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        want = values.astype(dtype_of(dtype))
+    # The gradient of softplus(x) at 0 is 1/2, exactly: upstream gradients arrive as they are.
+    x = np.zeros(values.size, dtype_of(dtype))
+    upstream = 2.0 * values.astype(np.float64)
+    upstream = np.where(np.abs(upstream) > 3e38, np.copysign(np.inf, upstream), upstream)
+    got = fl.binary_cross_entropy_with_logits_backward(upstream, x, x, reduction="none")
+    small = np.abs(values) < 1e38  # 2·value overflows float32 beyond
+    np.testing.assert_array_equal(
+        got[small].view(np.uint16) & 0x7FFF, want[small].view(np.uint16) & 0x7FFF
+    )
+    got = fl.nll_loss_backward(-values, x[:, None], np.zeros(x.size, int), reduction="none")
+    np.testing.assert_array_equal(got[:, 0], want)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision_mean_of_many_rows(fl, dtype):
     """200,000 rows, where a float16 sum overflows: PyTorch's mean is NaN."""
@@ -371,7 +456,7 @@ def test_half_precision_mean_of_many_rows(fl, dtype):
     assert_exact(loss, near(want), limit=1.0)
 
 
-# ---- f) the oracle ---------------------------------------------------------------------------
+# ---- g) the oracle ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 1000])

@@ -310,6 +310,34 @@ def test_out_of_logits_that_were_copied(fl, call):
         assert_same(got, want)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("cross_entropy", (45_000, 100)),
+        ("cross_entropy", (480_000, 9)),
+        ("cross_entropy", (300, 15_000)),
+        ("binary_cross_entropy_with_logits", (45_000, 100)),
+    ],
+)
+def test_large_out_of_odd_alignment(fl, name, shape):
+    """Gradients beyond the caches may be written past them: the same bits as small ones."""
+    rng = np.random.default_rng(2)
+    out = np.empty(np.prod(shape) + 1, np.float32)[1:].reshape(shape)
+    x = rng.standard_normal(shape, np.float32)
+    target = rng.integers(0, 2, shape[:1] if name == "cross_entropy" else shape)
+    function = getattr(fl, f"{name}_value_and_grad")
+    out.fill(np.nan)
+    function(x, target, reduction="sum", out=out)
+    for first in range(0, shape[0], shape[0] // 10):
+        part = slice(first, first + 64)
+        _, want = function(x[part], target[part], reduction="sum")
+        np.testing.assert_array_equal(out[part], want)
+    want = out.copy()
+    out[...] = x
+    function(out, target, reduction="sum", out=out)
+    np.testing.assert_array_equal(out, want)
+
+
 def overlapping(x):
     """`x` in a buffer, and an array of its shape that starts one row later in that buffer."""
     buffer = np.zeros((x.shape[0] + 1, *x.shape[1:]), x.dtype)

@@ -233,6 +233,7 @@ def test_binary_cross_entropy(problem, reduction):
     )
 
 
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
 @given(element_problems(), st.sampled_from(["none", "sum", "mean", "batchmean"]), st.booleans())
 def test_kl_div(problem, reduction, log_target):
     x, target, _, _, rng = problem
@@ -324,7 +325,7 @@ def test_building_blocks(problem):
     limit = 1e-12 if x.dtype == np.float64 else 3e-6
     rounded = {"float16": 1e-3, "bfloat16": 8e-3}.get(x.dtype.name, limit)
     pairs = [
-        (fastloss.logsumexp(x, axis=where), torch.logsumexp(x64, where), limit),
+        (fastloss.logsumexp(x, axis=where), torch.logsumexp(x64, where), rounded),
         (fastloss.softmax(x, axis=where), torch.softmax(x64, where), rounded),
         (fastloss.log_softmax(x, axis=where), F.log_softmax(x64, where), rounded),
         (fastloss.sigmoid(x), torch.sigmoid(x64), rounded),

@@ -43,12 +43,12 @@ def test_keepdims(fl, axis):
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", [*ROWS, *ELEMENTS])
 def test_half_precision(fl, name, dtype):
-    """Computed in float32; a result of the input's shape has its dtype, like a gradient."""
+    """Computed in float32; the result has the dtype of the input, like a gradient."""
     x = logits(np.random.default_rng(3), (9, 40), dtype)
     got = getattr(fl, name)(x)
     want = getattr(oracle, name)(x)
-    assert got.dtype == (np.float32 if name == "logsumexp" else dtype_of(dtype))
-    assert_close(got, want, got.dtype, largest(want) if got.dtype != np.float32 else 1.0)
+    assert got.dtype == x.dtype
+    assert_close(got, want, got.dtype, largest(want))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -104,7 +104,7 @@ def test_shift_changes_nothing(fl, dtype):
     """Logits of 10,000 neither overflow nor lose the softmax."""
     x = np.array([[0.0, 1.0, 2.0]], dtype)
     for shift in (10_000.0, -10_000.0):
-        np.testing.assert_array_equal(fl.softmax(x + dtype_of(dtype).type(shift)), fl.softmax(x))
+        assert_close(fl.softmax(x + dtype_of(dtype).type(shift)), oracle.softmax(x), units=4)
 
 
 def test_empty(fl):
