@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 
 PACKAGED = Path(__file__).resolve().parents[1] / "src" / "fastloss" / "data" / "digits.npz"
 
@@ -23,14 +24,16 @@ PACKAGED = Path(__file__).resolve().parents[1] / "src" / "fastloss" / "data" / "
 def held_out_logits() -> tuple[np.ndarray, np.ndarray]:
     """Return ``(logits, labels)``: float32 of shape (1797, 10) and uint8 of shape (1797,)."""
     pixels, labels = load_digits(return_X_y=True)
-    # For a multinomial model the decision function is the logits: its softmax is predict_proba.
-    logits = cross_val_predict(
-        LogisticRegression(C=1.0, max_iter=1000),
-        pixels / 16,
-        labels,
-        cv=StratifiedKFold(n_splits=10, shuffle=True, random_state=0),
-        method="decision_function",
-    )
+    # One thread: matrices this small only make threads wait for each other.
+    with threadpool_limits(1):
+        # For a multinomial model the decision function is the logits: its softmax is predict_proba.
+        logits = cross_val_predict(
+            LogisticRegression(C=1.0, max_iter=1000),
+            pixels / 16,
+            labels,
+            cv=StratifiedKFold(n_splits=10, shuffle=True, random_state=0),
+            method="decision_function",
+        )
     return logits.astype(np.float32), labels.astype(np.uint8)
 
 
