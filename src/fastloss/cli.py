@@ -20,6 +20,7 @@ from typing import Annotated, Any, NoReturn
 import numpy as np
 
 import fastloss
+from fastloss._config import config
 from fastloss._scoring import InputError
 from fastloss._scoring.plot import check_plot_name, draw, import_matplotlib
 from fastloss._scoring.readers import (
@@ -59,7 +60,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def config(context: typer.Context) -> None:
+def bare(context: typer.Context) -> None:
     """Classification losses of saved logits: exact, and as fast as they can be read."""
     if context.invoked_subcommand is None:
         fastloss.show_config()
@@ -332,7 +333,7 @@ def _as_json(summary: Summary, seconds: float) -> dict[str, Any]:
             "label_smoothing": options.label_smoothing,
             "axis": job.class_axis,
             "threads": fastloss.get_num_threads(),
-            "instruction_set": _instruction_set(),
+            "instruction_set": config()["instruction_set"],
             "version": fastloss.__version__,
         },
     }
@@ -355,7 +356,10 @@ def _print_report(summary: Summary, seconds: float) -> None:
         ("perplexity", f"{summary.perplexity:.6g}"),
         ("accuracy", f"{summary.accuracy:.2%}"),
         ("throughput", _throughput(summary, seconds)),
-        ("runs on", f"{_instruction_set()}, {_plural(fastloss.get_num_threads(), 'thread')}"),
+        (
+            "runs on",
+            f"{config()['instruction_set']}, {_plural(fastloss.get_num_threads(), 'thread')}",
+        ),
     ):
         facts.add_row(name, value)
     if summary.non_finite:
@@ -394,12 +398,6 @@ def _throughput(summary: Summary, seconds: float) -> str:
 def _plural(count: int, noun: str) -> str:
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{ending}"
-
-
-def _instruction_set() -> str:
-    from fastloss import _kernels
-
-    return str(_kernels.level)
 
 
 def main() -> None:
