@@ -239,8 +239,8 @@ def _run(
         write = files.enter_context(open_writer(output, job)) if output is not None else _discard
         advance = files.enter_context(_progress(job))
         start = time.perf_counter()
-        for scores in job.blocks():
-            summary.add(scores)
+        for scores, part in job.blocks(summary.of):
+            summary.merge(part)
             write(scores)
             advance(scores.logits_bytes)
         seconds = time.perf_counter() - start

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from fastloss._scoring.readers import MappedSource, Source
 
 Array = NDArray[Any]
 Loss = Literal["cross-entropy", "bce-with-logits", "nll"]
+Digest = TypeVar("Digest")
 
 # Logits scored at a time by a thread: few enough to stay in a cache between passes.
 BLOCK_BYTES = 4 << 20
@@ -58,7 +59,8 @@ class Scores:
     """Log-probability of the target; NaN where ignored."""
     target: Array
     predicted: Array
-    predicted_log_prob: Array
+    predicted_log_prob: Callable[[Any], Array]
+    """Log-probability of the prediction, for the samples at an index: few of them are asked for."""
     counted: Array | None
     """False where ignored; None when nothing is."""
     weight_sum: float
@@ -110,8 +112,8 @@ class Job:
         rows = min(BLOCK_BYTES // max(1, self.logits.row_bytes), BLOCK_SAMPLES // samples_per_row)
         return max(1, rows)
 
-    def blocks(self) -> Iterator[Scores]:
-        """Score the rows, and yield the scores in order.
+    def blocks(self, digest: Callable[[Scores], Digest]) -> Iterator[tuple[Scores, Digest]]:
+        """Score the rows, and yield each block's scores and their digest, in order.
 
         Several blocks are scored at a time, each by one thread: threads that never wait for each
         other lose little where another process holds a core, and one thread's page faults are
@@ -123,29 +125,35 @@ class Job:
             If the library rejects a block; a class index outside the classes is shown with its
             place in the whole target.
         """
+
+        def work(block: _Block) -> tuple[Scores, Digest]:
+            scores = self._score(block)
+            return scores, digest(scores)
+
         if self.rows <= self.rows_at_a_time:
-            yield from map(self._score, self._read())
+            yield from map(work, self._read())
             return
         threads = fastloss.get_num_threads()
         fastloss.set_num_threads(1)
         pool = ThreadPoolExecutor(threads, "fastloss-score")
-        running: deque[Future[Scores]] = deque()
+        running: deque[Future[tuple[Scores, Digest]]] = deque()
+
+        def oldest() -> tuple[Scores, Digest]:
+            scores, result = running.popleft().result()
+            for source in (self.logits, self.targets):
+                source.release(scores.first_row)
+            return scores, result
+
         try:
             for block in self._read():
-                running.append(pool.submit(self._score, block))
+                running.append(pool.submit(work, block))
                 if len(running) > 2 * threads:
-                    yield self._oldest(running)
+                    yield oldest()
             while running:
-                yield self._oldest(running)
+                yield oldest()
         finally:
             pool.shutdown(cancel_futures=True)
             fastloss.set_num_threads(threads)
-
-    def _oldest(self, running: deque[Future[Scores]]) -> Scores:
-        scores = running.popleft().result()
-        for source in (self.logits, self.targets):
-            source.release(scores.first_row)
-        return scores
 
     def _read(self) -> Iterator[_Block]:
         """The rows of all sources, in blocks. Of a mapped file nothing is touched yet."""
@@ -193,20 +201,23 @@ class Job:
             counted = ~ignored
             label = np.where(counted, target, 0)
         if options.loss == "nll":
-            loss = fastloss.nll_loss(logits, target, **keywords)
-            log_prob = 0 - fastloss.nll_loss(logits, label, reduction="none", axis=axis)
-            predicted = np.argmax(logits, axis=axis)
-            predicted_log_prob = np.max(logits, axis=axis)
+            loss_of = fastloss.nll_loss
         else:
-            log_prob, predicted, predicted_log_prob, _ = fastloss.score_samples(
-                logits, label, axis=axis
-            )
-            weighted = weight is not None or sample_weight is not None
-            if weighted or options.label_smoothing or self.probabilities:
-                keywords["label_smoothing"] = options.label_smoothing
-                loss = fastloss.cross_entropy(logits, target, **keywords)
-            else:
-                loss = 0 - log_prob if counted is None else np.where(counted, 0 - log_prob, 0)
+            loss_of = fastloss.cross_entropy
+            keywords["label_smoothing"] = options.label_smoothing
+        loss = loss_of(logits, target, **keywords)
+        weighted = weight is not None or sample_weight is not None
+        if weighted or options.label_smoothing or self.probabilities:
+            log_prob = 0 - loss_of(logits, label, reduction="none", axis=axis)
+        else:
+            log_prob = 0 - loss
+        predicted = np.argmax(logits, axis=axis)
+
+        def predicted_log_prob(at: Any) -> Array:
+            places = np.unravel_index(np.arange(predicted.size)[at], predicted.shape)
+            rows = np.moveaxis(logits, axis, -1)[places]
+            return np.asarray(0 - loss_of(rows, predicted[places], reduction="none"))
+
         if counted is not None:
             log_prob = np.where(counted, log_prob, np.nan)
         return Scores(
@@ -216,14 +227,14 @@ class Job:
             log_prob.ravel(),
             label.ravel() if counted is None else target.ravel(),
             predicted.ravel(),
-            predicted_log_prob.ravel(),
+            predicted_log_prob,
             None if counted is None else counted.ravel(),
             self._weight_sum(label, counted, weight, sample_weight),
             logits.nbytes,
         )
 
     def _score_binary(self, block: _Block) -> Scores:
-        logits, target = block.logits, block.target
+        options, logits, target = self.options, block.logits, block.target
         loss = fastloss.binary_cross_entropy_with_logits(
             logits,
             target,
@@ -231,9 +242,16 @@ class Job:
             pos_weight=block.pos_weight,
             reduction="none",
         )
-        log_prob = 0 - fastloss.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        log_prob = 0 - loss
+        if options.weight is not None or options.pos_weight is not None:
+            log_prob = 0 - fastloss.binary_cross_entropy_with_logits(
+                logits, target, reduction="none"
+            )
         positive = (logits > 0).astype(np.int8)
-        confidence = fastloss.log_sigmoid(np.abs(logits))
+
+        def predicted_log_prob(at: Any) -> Array:
+            return np.asarray(fastloss.log_sigmoid(np.abs(logits.ravel()[at])))
+
         return Scores(
             block.first_row,
             self._sample(block),
@@ -241,7 +259,7 @@ class Job:
             log_prob.ravel(),
             target.ravel(),
             positive.ravel(),
-            confidence.ravel(),
+            predicted_log_prob,
             None,
             float(loss.size),
             logits.nbytes,
@@ -467,9 +485,10 @@ class Distributions:
         self.bin_correct = np.zeros(self.CONFIDENCE_BINS, np.int64)
 
     def add(self, scores: Scores) -> None:
-        keep = np.isfinite(scores.loss) & np.isfinite(scores.predicted_log_prob)
+        keep = np.isfinite(scores.loss)
         if scores.counted is not None:
             keep &= scores.counted
+        keep = np.flatnonzero(keep)
         loss = scores.loss[keep].astype(np.float64)
         label = _as_labels(scores.target[keep])
         low = self.DECADES[0]
@@ -480,13 +499,18 @@ class Distributions:
         self.log_loss_counts += np.bincount(place, minlength=last + 1)
         self.class_counts += np.bincount(label, minlength=self.classes)
         self.class_losses += np.bincount(label, loss, self.classes)
-        confidence = np.exp(scores.predicted_log_prob[keep].astype(np.float64))
+        confidence = np.exp(scores.predicted_log_prob(keep).astype(np.float64))
         correct = scores.predicted[keep] == label
         bins = self.CONFIDENCE_BINS
         place = np.clip(confidence * bins, 0, bins - 1).astype(np.intp)
         self.bin_counts += np.bincount(place, minlength=bins)
         self.bin_confidence += np.bincount(place, confidence, bins)
         self.bin_correct += np.bincount(place[correct], minlength=bins)
+
+    def merge(self, other: Distributions) -> None:
+        for name in vars(self):
+            if name != "classes":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def calibration_error(self) -> float:
@@ -501,6 +525,10 @@ class Distributions:
 def _as_labels(target: Array) -> Array:
     """Class indices of a target; a binary one, which may be soft, is 1 from one half on."""
     return target.astype(np.intp) if target.dtype.kind in "iu" else (target >= 0.5).astype(np.intp)
+
+
+def _hardest(samples: list[Hard], top: int) -> list[Hard]:
+    return sorted(samples, key=lambda hard: (-hard.hardness, hard.sample))[:top]
 
 
 class Summary:
@@ -518,8 +546,25 @@ class Summary:
         self.hardest: list[Hard] = []
         self.distributions = Distributions(job.classes) if distributions else None
 
-    def add(self, scores: Scores) -> None:
-        """Count a block."""
+    def of(self, scores: Scores) -> Summary:
+        """The summary of one block, to be merged into this one."""
+        part = Summary(self.job, self.top, self.distributions is not None)
+        part._add(scores)
+        return part
+
+    def merge(self, other: Summary) -> None:
+        """Add what another summary has counted."""
+        self.samples += other.samples
+        self.ignored += other.ignored
+        self.non_finite += other.non_finite
+        self.correct += other.correct
+        self.loss_sum += other.loss_sum
+        self.weight_sum += other.weight_sum
+        self.hardest = _hardest(self.hardest + other.hardest, self.top)
+        if self.distributions is not None and other.distributions is not None:
+            self.distributions.merge(other.distributions)
+
+    def _add(self, scores: Scores) -> None:
         self.samples += scores.loss.size
         right = scores.predicted == _as_labels(scores.target)
         if scores.counted is not None:
@@ -538,27 +583,21 @@ class Summary:
     def _keep_hardest(self, scores: Scores) -> None:
         if not self.top or not scores.loss.size:
             return
-        least = self.hardest[-1].hardness if len(self.hardest) == self.top else -math.inf
-        if np.max(scores.loss) <= least:  # False where a NaN makes the maximum NaN
-            return
         hardness = np.where(np.isnan(scores.loss), np.inf, scores.loss)
         if scores.counted is not None:
             hardness[~scores.counted] = -np.inf
-        top = min(self.top, hardness.size)
-        for at in np.argpartition(-hardness, top - 1)[:top].tolist():
-            if hardness[at] > -np.inf:
-                self.hardest.append(
-                    Hard(
-                        scores.first + at,
-                        float(scores.loss[at]),
-                        scores.target[at].item(),
-                        float(scores.log_prob[at]),
-                        int(scores.predicted[at]),
-                        float(scores.predicted_log_prob[at]),
-                    )
-                )
-        self.hardest.sort(key=lambda hard: (-hard.hardness, hard.sample))
-        del self.hardest[self.top :]
+        at = np.argpartition(-hardness, min(self.top, hardness.size) - 1)[: self.top]
+        at = at[hardness[at] > -np.inf]
+        columns = (
+            scores.first + at,
+            scores.loss[at],
+            scores.target[at],
+            scores.log_prob[at],
+            scores.predicted[at],
+            scores.predicted_log_prob(at),
+        )
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        self.hardest = _hardest([Hard(*row) for row in rows], self.top)
 
     @property
     def mean_loss(self) -> float:
