@@ -53,7 +53,7 @@ def _listening(note: Callable[[str, Any, tuple[Any, ...], dict[str, Any]], None]
     families = [
         importlib.import_module(f"{losses.__name__}.{found.name}")
         for found in pkgutil.iter_modules(losses.__path__)
-        if not found.name.startswith("_")
+        if found.name != "_reduction"
     ]
     depth = 0
 
