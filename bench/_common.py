@@ -153,13 +153,10 @@ def fastloss_config() -> str:
         import fastloss
     except ImportError:
         return ""
-    if not hasattr(fastloss, "show_config"):
-        return ""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        answer = fastloss.show_config()
-    text = said.getvalue() or str(answer)
-    return re.sub(r"\S*/\S*/(\S+)", r"\1", text).strip()
+        fastloss.show_config()
+    return re.sub(r"\S*/\S*/(\S+)", r"\1", said.getvalue()).strip()
 
 
 def active_level() -> str:

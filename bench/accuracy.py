@@ -4,9 +4,10 @@ Losses and gradients of cross-entropy (class indices) and BCE with logits, in fl
 against exact values.
 
 The exact values are computed in 80-bit long double (64-bit significands, 11 bits more than
-float64's) by the forms without cancellation, so they are good to a few thousandths of a float64 ulp,
-and far better in float32. ``check_reference`` confirms that against mpmath with 60 digits in every
-run, and the table says what it found. Where long double is no wider than double, float64 is left out.
+float64's) by the forms without cancellation, so they are good to a few thousandths of a float64
+ulp, and far better in float32. ``check_reference`` confirms that against mpmath with 60 digits in
+every run, and the table says what it found. Where long double is no wider than double, float64 is
+left out.
 
 1. the samples: classes, scales, ordinary, confident and hopeless ones;
 2. the exact values, and an error in ulp;

@@ -168,7 +168,7 @@ def spread(row: dict[str, Any]) -> float:
 
 
 def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """For each mode: a title, column heads and rows; a peer's column is its time over fastloss's."""
+    """For each mode: a title, heads and rows; a peer's column is its time over fastloss's."""
     from peers import LOSSES, TITLES
 
     rows = document["results"]

@@ -118,9 +118,9 @@ def recorded(call: Call) -> dict[str, Call]:
 
 def groups(threads: int, missing: Callable[[str, str], None]) -> dict[str, dict[str, Call]]:
     """Calls by group and name; a group is timed in the same rounds."""
-    import fastloss
     import numpy as np
 
+    import fastloss
     import peers
 
     field = peers.available(

@@ -1,9 +1,9 @@
 """The competitors: how a user of each library writes each loss, alone and with its gradient.
 
-``problem`` makes the input of one loss; a peer turns it into two calls without arguments, everything
-converted and allocated beforehand: ``forward`` returns the mean loss, ``value_and_grad`` the loss
-and its gradient with respect to the first argument. A peer that lacks a loss leaves it out. Each
-library is imported by its own peer only, and a missing one is skipped.
+``problem`` makes the input of one loss; a peer turns it into two calls without arguments,
+everything converted and allocated beforehand: ``forward`` returns the mean loss, ``value_and_grad``
+the loss and its gradient with respect to the first argument. A peer that lacks a loss leaves it
+out. Each library is imported by its own peer only, and a missing one is skipped.
 
 1. ``Problem`` and the losses' inputs;
 2. a class for each library;

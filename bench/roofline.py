@@ -231,8 +231,9 @@ def threads_section(
     most: int, shapes: Sequence[Shape], rounds: int, budget: float, advance: Advance
 ) -> list[Row]:
     """Both calls with 1, 2, 4 … threads, the numbers of threads interleaved."""
-    import fastloss
     import numpy as np
+
+    import fastloss
 
     counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count < most] + [most]
 
