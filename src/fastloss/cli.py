@@ -66,52 +66,71 @@ def bare(context: typer.Context) -> None:
         fastloss.show_config()
 
 
+def _option(text: str, panel: str, metavar: str = "FILE") -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=panel)
+
+
+_INPUT, _LOSS, _RESULT = "What is read", "The loss", "What comes out"
+
+
 @app.command()
 def score(
     logits: Annotated[
-        Path | None, typer.Argument(help="Logits: .npy, .npz, .safetensors, Parquet or Arrow IPC.")
+        Path | None,
+        typer.Argument(
+            help="Logits: .npy, .npz, .safetensors, Parquet or Arrow IPC.", metavar="LOGITS"
+        ),
     ] = None,
     targets: Annotated[
         Path | None,
-        typer.Argument(help="Targets, in a file of any of these kinds; by default also in LOGITS."),
+        typer.Argument(
+            help="Targets, in a file of any of these kinds; by default in LOGITS, too.",
+            metavar="TARGETS",
+        ),
     ] = None,
     *,
-    loss: Annotated[Loss, typer.Option(help="The loss.")] = "cross-entropy",
-    weight: Annotated[
-        Path | None, typer.Option(help="A weight for each class; for bce-with-logits of any shape.")
-    ] = None,
-    sample_weight: Annotated[
-        Path | None, typer.Option(help="A weight for each sample.", metavar="FILE")
-    ] = None,
-    pos_weight: Annotated[
-        str | None,
-        typer.Option(help="bce-with-logits: weight of the positive term.", metavar="NUMBER|FILE"),
-    ] = None,
-    ignore_index: Annotated[
-        int | None, typer.Option(help="The target of samples to leave out. [default: -100]")
-    ] = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="Between 0 and 1. [default: 0]")
-    ] = None,
-    axis: Annotated[
-        int | None, typer.Option(help="The class axis of the logits. [default: 1]")
-    ] = None,
     logits_name: Annotated[
-        str | None, typer.Option(help="Array, tensor or column that holds the logits.")
+        str | None, _option("Array, tensor or column that holds the logits.", _INPUT, "NAME")
     ] = None,
     targets_name: Annotated[
-        str | None, typer.Option(help="Array, tensor or column that holds the targets.")
+        str | None, _option("Array, tensor or column that holds the targets.", _INPUT, "NAME")
+    ] = None,
+    loss: Annotated[
+        Loss, _option("cross-entropy, bce-with-logits or nll.", _LOSS, "NAME")
+    ] = "cross-entropy",
+    weight: Annotated[
+        Path | None,
+        _option("A weight for each class; for bce-with-logits one that broadcasts.", _LOSS),
+    ] = None,
+    sample_weight: Annotated[Path | None, _option("A weight for each sample.", _LOSS)] = None,
+    pos_weight: Annotated[
+        str | None,
+        _option("Weight of the positive term of bce-with-logits.", _LOSS, "NUMBER|FILE"),
+    ] = None,
+    ignore_index: Annotated[
+        int | None, _option("Target of samples to leave out; -100 if not given.", _LOSS, "N")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, _option("From 0, which is none, to 1.", _LOSS, "SHARE")
+    ] = None,
+    axis: Annotated[
+        int | None, _option("Class axis of the logits; 1 if not given.", _LOSS, "N")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Write each sample's result to a .npy, .csv or .parquet file."),
+        _option("Write each sample's result to a .npy, .csv or .parquet file.", _RESULT),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw loss distribution, loss by class and calibration.")
+        Path | None,
+        _option("Draw the spread of the losses, loss by class and calibration (.png).", _RESULT),
     ] = None,
-    top: Annotated[int, typer.Option(help="How many of the hardest samples to show.")] = 5,
-    threads: Annotated[int | None, typer.Option(help="Threads. [default: all cores]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    top: Annotated[int, _option("How many of the hardest samples to show.", _RESULT, "N")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_RESULT)
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads; all cores if not given.", metavar="N")
+    ] = None,
 ) -> None:
     """Score LOGITS against TARGETS, files larger than memory included.
 
