@@ -413,23 +413,21 @@ def _over_classes(
         )
     if weight is not None and not isinstance(weight, da.Array):
         weight = np.asarray(weight)
-    options = {
-        "ignore_index": ignore_index,
-        "label_smoothing": label_smoothing,
-        "axis": axis,
-        "log_probs": log_probs,
-    }
+    chunk = partial(
+        _categorical_chunk,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        log_probs=log_probs,
+    )
     # Everything that types and options tell is told by a call without samples.
-    none = tuple(0 if i != axis else classes for i in range(logits.ndim))
-    no_samples = none[:axis] + none[axis + 1 :]
-    _categorical_chunk(
-        np.empty(none, logits.dtype),
-        np.empty(no_samples if indices else none, target.dtype),
+    chunk(
+        np.empty((0, classes), logits.dtype),
+        np.empty((0,) if indices else (0, classes), target.dtype),
         sample_weight=None if sample_weight is None else np.empty((), sample_weight.dtype),
         weight=None if weight is None else np.empty(weight.shape, weight.dtype),
         reduction=reduction,
+        axis=1,
         gradient=False,
-        **options,
     )
     operands = {"target": _expanded(target, axis) if indices else target}
     if sample_weight is not None:
@@ -445,7 +443,7 @@ def _over_classes(
             )  # fmt: skip
         else:
             scale = _inverse_of_weights(target, operands.get("sample_weight"), axis)
-    chunk = partial(_categorical_chunk, **options)
+    chunk = partial(chunk, axis=axis)
     return _graph(chunk, logits, operands, {"weight": weight}, scale, reduction, axis, gradient)
 
 
@@ -464,13 +462,12 @@ def _with_logits(
     for name, value in (("weight", weight), ("pos_weight", pos_weight)):
         if value is not None:
             operands[name] = _broadcasting(value, name, logits.shape, logits.chunks, "logits")
-    none = (0,) * logits.ndim
     _binary_chunk(
-        np.empty(none, logits.dtype),
+        np.empty(0, logits.dtype),
         reduction=reduction,
         gradient=False,
         **{
-            name: np.empty(none if name == "target" else (), value.dtype)
+            name: np.empty(0 if name == "target" else (), value.dtype)
             for name, value in operands.items()
         },
     )
@@ -729,14 +726,14 @@ def _weights_in_chunk(
     block_id: tuple[int, ...],
 ) -> Array:
     """Return the denominator's share of a chunk of class indices, without its logits."""
-    kept = target != ignore_index
+    kept = np.asarray(target != ignore_index)
     wrong = kept & ((target < 0) | (target >= classes))
     if wrong.any():
         try:
             _arrays.wrong_index(target, int(np.flatnonzero(wrong)[0]), classes)
         except IndexError as error:
             raise IndexError(f"in chunk {block_id} of the target: {error}") from None
-    weights = kept.astype(np.float64)
+    weights = np.array(kept, np.float64)
     if weight is not None:
         weights[kept] = np.asarray(weight, np.float64)[target[kept]]
     if sample_weight is not None:
