@@ -374,7 +374,7 @@ def test_out_of_integer_logits(fl, call):
     x = np.resize([0, 1, 1], SHAPE)
     for dtype in ("float64", "int64"):
         out = np.zeros(SHAPE, dtype)
-        with pytest.raises(TypeError, match="out.*int64"):
+        with pytest.raises(TypeError, match=r"out.*int64"):
             getattr(fl, f"{call.name}_value_and_grad")(x, call.target, out=out)
         assert not out.any()
 
@@ -486,7 +486,7 @@ def test_indices_are_integers(fl, call):
 
 def test_logits_without_an_axis(fl):
     for name in ("cross_entropy", "nll_loss"):
-        with pytest.raises(ValueError, match="0-d|dimension|axis"):
+        with pytest.raises(ValueError, match=r"0-d|dimension|axis"):
             getattr(fl, name)(1.0, 0)
 
 

@@ -193,7 +193,7 @@ def test_unknown_option(name):
 @pytest.mark.parametrize("reduction", ["average", "MEAN", "", None, 1, True])
 def test_unknown_reduction(name, reduction):
     with pytest.raises(
-        (ValueError, TypeError), match="(?s)reduction.*mean|mean.*reduction"
+        (ValueError, TypeError), match=r"(?s)reduction.*mean|mean.*reduction"
     ) as error:
         getattr(fastloss, name)(reduction=reduction)
     assert repr(reduction) in str(error.value)
