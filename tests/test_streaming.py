@@ -231,7 +231,7 @@ def test_a_rejected_batch_changes_nothing():
     before = repr(loss)
     with pytest.raises(IndexError, match="12"):
         loss.update(LOGITS[:2], np.array([0, 12]))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shape"):
         loss.update(LOGITS[:2], np.array([0, 1, 2]))
     assert repr(loss) == before
 

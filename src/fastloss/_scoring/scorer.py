@@ -200,9 +200,8 @@ class Job:
         elif (ignored := target == options.ignore_index).any():
             counted = ~ignored
             label = np.where(counted, target, 0)
-        if options.loss == "nll":
-            loss_of = fastloss.nll_loss
-        else:
+        loss_of: Callable[..., Any] = fastloss.nll_loss
+        if options.loss == "cross-entropy":
             loss_of = fastloss.cross_entropy
             keywords["label_smoothing"] = options.label_smoothing
         loss = loss_of(logits, target, **keywords)
@@ -549,7 +548,10 @@ class Summary:
     def of(self, scores: Scores) -> Summary:
         """The summary of one block, to be merged into this one."""
         part = Summary(self.job, self.top, self.distributions is not None)
-        part._add(scores)
+        # What is no harder than all that is kept already needn't be looked at. Blocks are merged
+        # in order, so that of equals the earlier one stays.
+        least = self.hardest[-1].hardness if len(self.hardest) == self.top > 0 else -math.inf
+        part._add(scores, least)
         return part
 
     def merge(self, other: Summary) -> None:
@@ -564,7 +566,7 @@ class Summary:
         if self.distributions is not None and other.distributions is not None:
             self.distributions.merge(other.distributions)
 
-    def _add(self, scores: Scores) -> None:
+    def _add(self, scores: Scores, least: float) -> None:
         self.samples += scores.loss.size
         right = scores.predicted == _as_labels(scores.target)
         if scores.counted is not None:
@@ -576,12 +578,14 @@ class Summary:
             self.non_finite += scores.loss.size - int(np.count_nonzero(np.isfinite(scores.loss)))
         self.loss_sum += block_sum
         self.weight_sum += scores.weight_sum
-        self._keep_hardest(scores)
+        self._keep_hardest(scores, least)
         if self.distributions is not None:
             self.distributions.add(scores)
 
-    def _keep_hardest(self, scores: Scores) -> None:
+    def _keep_hardest(self, scores: Scores, least: float) -> None:
         if not self.top or not scores.loss.size:
+            return
+        if np.max(scores.loss) <= least:  # False where a NaN makes the maximum NaN
             return
         hardness = np.where(np.isnan(scores.loss), np.inf, scores.loss)
         if scores.counted is not None:
