@@ -161,7 +161,7 @@ def test_digits_data():
 # ---- c) every kind of file -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2", ">f2", "i2"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy(files, dtype, order):
     logits = LOGITS.astype(dtype, order=order)

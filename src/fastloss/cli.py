@@ -258,7 +258,8 @@ def _run(
         write = files.enter_context(open_writer(output, job)) if output is not None else _discard
         advance = files.enter_context(_progress(job))
         start = time.perf_counter()
-        for scores, part in job.blocks(summary.of):
+        blocks = files.enter_context(contextlib.closing(job.blocks(summary.of)))
+        for scores, part in blocks:
             summary.merge(part)
             write(scores)
             advance(scores.logits_bytes)

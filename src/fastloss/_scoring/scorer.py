@@ -210,7 +210,7 @@ class Job:
             log_prob = 0 - loss_of(logits, label, reduction="none", axis=axis)
         else:
             log_prob = 0 - loss
-        predicted = np.argmax(logits, axis=axis)
+        predicted = _argmax(logits, axis)
 
         def predicted_log_prob(at: Any) -> Array:
             places = np.unravel_index(np.arange(predicted.size)[at], predicted.shape)
@@ -293,6 +293,16 @@ class Job:
             f"{self.targets.label}: class index {flat[at]} at position {place} is outside "
             f"[0, {self.classes}) and is not the ignore_index {self.options.ignore_index}"
         )
+
+
+def _argmax(logits: Array, axis: int) -> Array:
+    """The class of the largest logit, or of the first NaN."""
+    if logits.dtype.itemsize == 2 and logits.dtype.kind not in "iu":
+        # NumPy compares float16 and bfloat16 one by one. Their bits, those of negative numbers
+        # turned over, are integers in the same order, and those it compares many at a time.
+        bits = logits.view(np.dtype(np.int16).newbyteorder(logits.dtype.byteorder))
+        logits = bits ^ ((bits >> 15) & 0x7FFF)
+    return np.argmax(logits, axis=axis)
 
 
 def _block_of(values: Source | float | None, count: int) -> Any:
