@@ -397,6 +397,13 @@ def test_threads_and_top(files):
     assert "hardest" not in run("logits.npy", "targets.npy", "--top", 0).stdout
 
 
+def test_any_number_of_threads_gives_the_same_bits(files):
+    reports = [score("logits.npy", "targets.npy", "--threads", n) for n in (1, 2, 3, 7)]
+    assert len({report["mean_loss"] for report in reports}) == 1
+    assert all(report["hardest"] == reports[0]["hardest"] for report in reports)
+    assert fastloss.get_num_threads() == 7
+
+
 def test_what_is_not_finite(files):
     logits = LOGITS.copy()
     logits[500, 2] = np.nan

@@ -149,7 +149,7 @@ def score(
         inputs = (logits, targets, weight, sample_weight, Path(pos_weight or ""))
         _check_outputs((output, plot), inputs)
         job = plan(*_open_inputs(logits, targets, logits_name, targets_name), options)
-        summary, seconds = _run(job, top, output, plot, quiet=as_json)
+        summary, seconds = _run(job, top, output, plot)
         if as_json:
             print(json.dumps(_as_json(summary, seconds), allow_nan=False))
         else:
@@ -243,9 +243,7 @@ def _check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]
 # Work ---------------------------------------------------------------------------------------------
 
 
-def _run(
-    job: Job, top: int, output: Path | None, plot: Path | None, quiet: bool
-) -> tuple[Summary, float]:
+def _run(job: Job, top: int, output: Path | None, plot: Path | None) -> tuple[Summary, float]:
     """Score the job: the summary, and the seconds that it took. Files appear at the end."""
     summary = Summary(job, top, distributions=plot is not None)
     with contextlib.ExitStack() as files:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -112,7 +112,9 @@ class Job:
         rows = min(BLOCK_BYTES // max(1, self.logits.row_bytes), BLOCK_SAMPLES // samples_per_row)
         return max(1, rows)
 
-    def blocks(self, digest: Callable[[Scores], Digest]) -> Iterator[tuple[Scores, Digest]]:
+    def blocks(
+        self, digest: Callable[[Scores], Digest]
+    ) -> Generator[tuple[Scores, Digest], None, None]:
         """Score the rows, and yield each block's scores and their digest, in order.
 
         Several blocks are scored at a time, each by one thread: threads that never wait for each
