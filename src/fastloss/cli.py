@@ -247,6 +247,8 @@ def _run(job: Job, top: int, output: Path | None, plot: Path | None) -> tuple[Su
     """Score the job: the summary, and the seconds that it took. Files appear at the end."""
     summary = Summary(job, top, distributions=plot is not None)
     with contextlib.ExitStack() as files:
+        files.callback(job.logits.close)
+        files.callback(job.targets.close)
         # What could go wrong with the files does so here, not after an hour's scoring.
         picture = None
         if plot is not None:

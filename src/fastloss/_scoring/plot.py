@@ -77,7 +77,15 @@ def _draw_losses(panel: Any, summary: Summary, data: Distributions) -> None:
     panel.yaxis.set_major_formatter(_percent_formatter())
     top = shares.max() * 1.25
     panel.set_ylim(0, top)
-    median = float(edges[int(np.searchsorted(np.cumsum(counts), total / 2))])
+    # Never less than a decade, so that the axis has numbers one can read.
+    low, high = edges[first], edges[last + 1]
+    panel.set_xlim(min(low, high / 10**0.5 / 3), max(high, low * 10**0.5 * 3))
+    # The median lies in the bin where the running count passes one half; between its edges the
+    # samples count as spread evenly over the logarithm.
+    below = np.cumsum(counts) / total
+    at = int(np.searchsorted(below, 0.5))
+    part = 1 - (below[at] - 0.5) * total / counts[at]
+    median = float(edges[at] * (edges[at + 1] / edges[at]) ** part)
     mean = summary.mean_loss
     for value, text, colour in (
         (median, f"half of the samples\nlie below {median:.2g}", GREY),
@@ -121,6 +129,7 @@ def _draw_classes(panel: Any, data: Distributions) -> None:
     panel.invert_yaxis()
     panel.set(xlabel="mean loss (number of samples in brackets)", ylabel="class of the target")
     panel.margins(x=0.3)
+    panel.locator_params(axis="x", nbins=6)
     some = "" if len(present) == len(shown) else f" {len(shown)} of {len(present):,},"
     panel.set_title(f"Loss by class,{some} hardest first")
 
