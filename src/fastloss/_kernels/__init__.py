@@ -22,7 +22,7 @@ __all__ = ["KERNELS", "LEVELS", "built", "level", "load", "runtime", "supported"
 LEVELS = {"baseline": 0, "avx2": 3, "avx512": 4}
 
 #: Modules that every level has.
-KERNELS = ("categorical", "elementwise", "soft", "softmax")
+KERNELS = ("categorical", "elementwise", "soft", "softmax", "vecmath")
 
 
 def load(level: str) -> dict[str, ModuleType]:
@@ -61,4 +61,11 @@ def _choose() -> str:
 built = _find_built()
 supported = tuple(name for name in built if LEVELS[name] <= runtime.x86_64_level())
 level = _choose()
+
+# The chosen level's modules, for `from fastloss._kernels import categorical`.
+categorical: ModuleType
+elementwise: ModuleType
+soft: ModuleType
+softmax: ModuleType
+vecmath: ModuleType
 globals().update(load(level))

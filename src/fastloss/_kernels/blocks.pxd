@@ -7,10 +7,13 @@
 # local arrays between load and store: source and destination may be one array (out=logits), which
 # a loop that reads one and writes the other could not be vectorised for.
 
+from libc.stdint cimport int32_t
+
+from .storage cimport prefetch
 from .vecmath cimport (
-    double_of, exp_scaled, log1p, log_positive, mul_add, real, spare_bits, INFINITY, NAN,
+    INFINITY, NAN, bits64, double_of, exp_scaled, fma, log1p, log_positive, mul_add, real,
+    spare_bits,
 )
-from .vecmath cimport bits64
 
 # ---- a) sizes --------------------------------------------------------------------------------
 
@@ -132,48 +135,47 @@ cdef inline void accumulate(
 
 
 cdef inline Sum block_exp(
-    const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real magic, real low_x, bint keep
+    const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real magic, real low_x, bint keep,
+    Py_ssize_t ahead
 ) noexcept nogil:
     """Sum of the scaled exponentials of x[:n] but for x[skip] (none if skip is outside [0, n)).
 
-    With `keep` they are written to e[:n]; e may be x. e[skip] is then 0.
+    With `keep` they are written to e[:n]; e may be x. e[skip] is then 0. `ahead` elements further
+    lies what will be read next; it is fetched meanwhile.
     """
     cdef double high[16]
     cdef double low[16]
     cdef real a[64]
-    cdef real part[64]
-    cdef Py_ssize_t i = 0, j, m
+    cdef Py_ssize_t i = 0, j
+    cdef int32_t lane, m, left_out
     cdef double t, z
     cdef Sum total
     for j in range(16):
         high[j] = 0
         low[j] = 0
     while i < n:
-        m = n - i
-        if m >= 64 and not (i <= skip < i + 64):
+        if ahead != 0:
+            for j in range(0, 64, 8 if real is double else 16):
+                prefetch(x + (i + ahead + j))
+        if n - i >= 64 and not (i <= skip < i + 64):
             for j in range(64):
                 a[j] = exp_scaled(x[i + j], magic, low_x)
             if keep:
                 for j in range(64):
                     e[i + j] = a[j]
-            accumulate(&a[0], &high[0], &low[0])
         else:
             # A chunk with the skipped element, or the row's tail: -inf stands in for what is
             # not to count.
-            if m > 64:
-                m = 64
+            m = <int32_t>min(n - i, <Py_ssize_t>64)
+            left_out = <int32_t>(skip - i) if i <= skip < i + 64 else -1
+            for lane in range(64):
+                a[lane] = x[i + lane] if (lane < m) & (lane != left_out) else <real>(-INFINITY)
             for j in range(64):
-                part[j] = <real>(-INFINITY)
-            for j in range(m):
-                part[j] = x[i + j]
-            if i <= skip < i + m:
-                part[skip - i] = <real>(-INFINITY)
-            for j in range(64):
-                part[j] = exp_scaled(part[j], magic, low_x)
+                a[j] = exp_scaled(a[j], magic, low_x)
             if keep:
                 for j in range(m):
-                    e[i + j] = part[j]
-            accumulate(&part[0], &high[0], &low[0])
+                    e[i + j] = a[j]
+        accumulate(&a[0], &high[0], &low[0])
         i += 64
     if real is float:
         for j in range(8):
@@ -206,34 +208,110 @@ cdef inline Sum block_exp(
 # the same scale: loss = log(1 + rest / own). Every term is positive and the target is not in
 # `rest`, so nothing cancels: a loss of 1e-37 has all its digits. The gradient at the target is
 # -rest / (rest + own) for the same reason.
+#
+# For compute type float all of this is double, and so exact enough. For double it is pairs of
+# doubles: of the 4 ulp that a result may be off, the exponentials in `rest` need two.
 
-cdef inline void finish(
-    real unused,
-    Py_ssize_t n,
-    const double *rest,      # IN   sum over the other classes, scaled
-    const double *exponent,  # IN   K of the sample
-    const double *own_x,     # IN   logit of the target, shifted as the others
-    double *loss,            # OUT
-    double *total,           # OUT  sum over all classes, scaled
-) noexcept nogil:
-    """Loss and softmax denominator of n <= LANES samples."""
+cdef inline Sum exp_pair(double x, double magic, double low) noexcept nogil:
+    """exp_scaled to twice the digits, as high + low: at most 2**-56 off, relatively."""
+    cdef Sum e
+    cdef double k, r, t, lost, q, two
+    x = low if x < low else x
+    k = mul_add(x, 1.4426950408889634, magic)
+    two = double_of(bits64(k) << 52)
+    k = k - magic
+    r = x - k * 0.6931471803691238
+    t = k * 1.9082149292705877e-10
+    lost = r
+    r = r - t
+    lost = (lost - r) - t
+    q = 2.5027991964081563e-08
+    q = mul_add(q, r, 2.7631478385462734e-07)
+    q = mul_add(q, r, 2.7557497479195075e-06)
+    q = mul_add(q, r, 2.4801489318727205e-05)
+    q = mul_add(q, r, 0.00019841269607174817)
+    q = mul_add(q, r, 0.0013888888947727362)
+    q = mul_add(q, r, 0.00833333333344726)
+    q = mul_add(q, r, 0.041666666666511976)
+    q = mul_add(q, r, 0.16666666666666488)
+    q = mul_add(q, r, 0.5000000000000013)
+    t = 1 + r
+    q = q * (r * r) + ((r - (t - 1)) + lost * t)
+    e.high = t + q
+    e.low = (q - (e.high - t)) * two
+    e.high = e.high * two
+    return e
+
+
+cdef struct Ending:
+    # One array an entry, of LANES samples. IN, both scaled alike:
+    double rest[64]          # sum over the other classes
+    double rest_low[64]      # what `rest` lost by rounding
+    double exponent[64]      # K of the sample
+    double own_x[64]         # logit of the target, shifted as the others were
+    double factor[64]        # of the gradient
+    # OUT
+    double loss[64]
+    double total[64]         # sum over all classes, scaled
+    double scale[64]         # exponential to gradient: factor / total
+    double scale_low[64]     # what `scale` lost by rounding
+    double own_gradient[64]  # gradient at the target
+
+
+cdef inline void finish(real unused, Ending *end, Py_ssize_t n) noexcept nogil:
+    """Losses and gradients' scales of n <= LANES samples."""
     cdef Py_ssize_t i
-    cdef double own, magic, low, k
-    cdef double spare = <double>spare_bits(unused)
+    cdef double magic, low, k, own, total
     cdef double ratio[64]
-    for i in range(n):
-        magic = 6755399441055744.0 + (spare + 1023 - exponent[i])
-        low = (exponent[i] - spare - 1023) * 0.6931471805599453
-        own = exp_scaled(own_x[i], magic, low)
-        total[i] = rest[i] + own
-        ratio[i] = rest[i] / own
-    for i in range(n):
-        loss[i] = log1p(ratio[i])
+    cdef double spare = <double>spare_bits(unused)
+    if real is float:
+        for i in range(n):
+            magic = 6755399441055744.0 + (spare + 1023 - end.exponent[i])
+            low = (end.exponent[i] - spare - 1023) * 0.6931471805599453
+            own = exp_scaled(end.own_x[i], magic, low)
+            ratio[i] = end.rest[i] / own
+            total = end.rest[i] + own
+            end.total[i] = total
+            end.scale[i] = end.factor[i] / total
+            end.scale_low[i] = end.scale[i] - <double><float>end.scale[i]
+            end.own_gradient[i] = -end.rest[i] * end.factor[i] / total
+        for i in range(n):
+            end.loss[i] = log1p(ratio[i])
+    else:
+        finish_pairs(end, n, &ratio[0], spare)
     for i in range(n):
         if not ratio[i] <= 1e290:
             # The target's exponential underflows: log(rest / own) without forming it.
-            k = exponent[i] - spare
-            loss[i] = log_positive(rest[i]) + k * 1.9082149292705877e-10
-            loss[i] = loss[i] + (k * 0.6931471803691238 - own_x[i])
-            if total[i] - total[i] != 0:
-                loss[i] = NAN
+            k = end.exponent[i] - spare
+            end.loss[i] = log_positive(end.rest[i]) + k * 1.9082149292705877e-10
+            end.loss[i] = end.loss[i] + (k * 0.6931471803691238 - end.own_x[i])
+            if end.total[i] - end.total[i] != 0:
+                end.loss[i] = NAN
+
+
+cdef inline void finish_pairs(
+    Ending *end, Py_ssize_t n, double *ratio, double spare
+) noexcept nogil:
+    """`finish` in pairs of doubles: quotients with what their rounding lost."""
+    cdef Py_ssize_t i
+    cdef Sum own, total
+    cdef double magic, low, q, q_low, g
+    for i in range(n):
+        magic = 6755399441055744.0 + (spare + 1023 - end.exponent[i])
+        low = (end.exponent[i] - spare - 1023) * 0.6931471805599453
+        own = exp_pair(end.own_x[i], magic, low)
+        total = add(Sum(end.rest[i], end.rest_low[i]), own)
+        end.total[i] = total.high + total.low
+        total.low = total.low - (end.total[i] - total.high)
+        total.high = end.total[i]
+        q = end.rest[i] / own.high
+        q_low = (fma(-q, own.high, end.rest[i]) + (end.rest_low[i] - q * own.low)) / own.high
+        ratio[i] = q
+        end.loss[i] = log1p(q) + (q_low / (1 + q) if q_low - q_low == 0 else 0.0)
+        q = end.factor[i] / total.high
+        end.scale[i] = q
+        end.scale_low[i] = (fma(-q, total.high, end.factor[i]) - q * total.low) / total.high
+        g = end.rest[i] * q
+        end.own_gradient[i] = -(
+            g + (fma(end.rest[i], q, -g) + (end.rest_low[i] * q + end.rest[i] * end.scale_low[i]))
+        )

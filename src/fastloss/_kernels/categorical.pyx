@@ -18,22 +18,17 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
 from .blocks cimport (
-    LANES, SCRATCH, Sum, Tally, add, block_exp, block_max, clear, count, finish, folded, value_of,
+    LANES, SCRATCH, Ending, Sum, Tally, add, block_exp, block_max, clear, count, finish, folded, value_of,
 )
-from .samples cimport Check, Job, check, class_of, factor_of, item_size, offset_of
-from .storage cimport bfloat16, emit, float16, load, storage, stream_end, value_at
+from .samples cimport Check, Job, check, class_of, factor_of, item_size, offset_of, weighted
+from .storage cimport bfloat16, emit, float16, load, storage, stream_end, transpose, value_at
 from .vecmath cimport (
-    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, power_of_two, real,
+    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, power_of_two, real,
 )
 
 cdef enum:
     BLOCK = 4096         # classes of a long row that are worked on at a time
     FIRST_TILE = 64      # most classes for which a row is turned into a tile
-
-
-cdef inline double weighted(double factor, double loss) noexcept nogil:
-    """factor * loss; a weight of 0 takes an infinite loss out, too."""
-    return 0.0 if (factor == 0) & (loss == INFINITY) else factor * loss
 
 
 # ---- a) rows ---------------------------------------------------------------------------------
@@ -51,16 +46,19 @@ cdef inline RowSum long_row(
     cdef RowSum row
     cdef Py_ssize_t i, m
     cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k
-    cdef real *block
+    cdef const real *block
+    cdef Py_ssize_t ahead
     cdef Sum part
     cdef double down
     row.rest = Sum(0, 0)
     i = 0
     while i < n:
         m = min(n - i, <Py_ssize_t>BLOCK)
+        ahead = 0
         if (storage is float and real is float) or (storage is double and real is double):
             if shift == 0:
-                block = <real *>x + i
+                block = x + i
+                ahead = BLOCK if i + 2 * BLOCK <= n else 0
             else:
                 load(scratch, x + i, m, shift)
                 block = scratch
@@ -91,14 +89,18 @@ cdef inline RowSum long_row(
             if best == <real>(-INFINITY):
                 exponent = k
             elif k > exponent:
-                down = power_of_two(exponent - k)
+                # In two steps: the power of two alone may underflow where the sum does not.
+                down = power_of_two((exponent - k) // 2)
+                row.rest.high *= down
+                row.rest.low *= down
+                down = power_of_two((exponent - k) - (exponent - k) // 2)
                 row.rest.high *= down
                 row.rest.low *= down
                 exponent = k
             best = top
         # An all -inf block before the first number, or one too far below, adds exact zeros.
         part = block_exp(
-            block, scratch, m, skip - i, exp_magic(exponent), exp_low(exponent), False
+            block, scratch, m, skip - i, exp_magic(exponent), exp_low(exponent), False, ahead
         )
         row.rest = add(row.rest, part)
         i += m
@@ -110,18 +112,21 @@ cdef inline RowSum long_row(
 
 
 cdef inline RowSum short_row(
-    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, bint keep
+    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, bint keep, bint last
 ) noexcept nogil:
     """Sum of a row of at most SCRATCH classes, its exponentials kept in e[:n] if asked for."""
     cdef RowSum row
     cdef const real *block
     cdef real top, exponent
+    # The next row is fetched while this one is worked on.
+    cdef Py_ssize_t ahead = 0 if last else n
     row.shift = 0
     if (storage is float and real is float) or (storage is double and real is double):
         block = x
     else:
         load(e, x, n, <real>0)
         block = e
+        ahead = 0
     top = block_max(block, n)
     if not -exp_limit(top) <= top <= exp_limit(top):
         if not -<real>INFINITY < top < <real>INFINITY:
@@ -130,18 +135,19 @@ cdef inline RowSum short_row(
             return row
         load(e, x, n, top)
         block = e
+        ahead = 0
         row.shift = top
         top = 0
     exponent = exponent_of(top)
     row.exponent = exponent
-    row.rest = block_exp(block, e, n, skip, exp_magic(exponent), exp_low(exponent), keep)
+    row.rest = block_exp(block, e, n, skip, exp_magic(exponent), exp_low(exponent), keep, ahead)
     return row
 
 
-cdef inline void scale_block(real *e, Py_ssize_t n, double by) noexcept nogil:
-    """e[:n] *= by, once rounded, also where `by` is no normal number of the type."""
+cdef inline void scale_block(real *e, Py_ssize_t n, double by, double by_low) noexcept nogil:
+    """e[:n] *= by + by_low, rounded once, also where that is no normal number of the type."""
     cdef Py_ssize_t i
-    cdef real factor = <real>by
+    cdef real factor = <real>by, correction = <real>by_low
     cdef double tiny = 1.1754943508222875e-38
     if real is float:
         if not (by >= tiny or by <= -tiny):
@@ -149,7 +155,7 @@ cdef inline void scale_block(real *e, Py_ssize_t n, double by) noexcept nogil:
                 e[i] = <real>(e[i] * by)
             return
     for i in range(n):
-        e[i] = e[i] * factor
+        e[i] = mul_add(e[i], factor, e[i] * correction)
 
 
 cdef inline void rows_item(
@@ -158,21 +164,16 @@ cdef inline void rows_item(
 ) noexcept nogil:
     """Rows start to stop; e: scratch of SCRATCH elements."""
     cdef Tally tally
+    cdef Ending end
     cdef Py_ssize_t classes = job.classes
     cdef Py_ssize_t group = min(max(SCRATCH // classes, 1), LANES)
     cdef Py_ssize_t first, n, g, i, m
     cdef bint short = classes <= SCRATCH
     cdef bint want_gradient = grad != NULL
     cdef RowSum row
-    cdef double rest[64]
-    cdef double exponent[64]
-    cdef double own[64]
-    cdef double loss[64]
-    cdef double total[64]
     cdef double factor[64]
-    cdef double by
     cdef Py_ssize_t target[64]
-    cdef real target_gradient, k
+    cdef real k
     clear(&tally)
     first = start
     while first < stop:
@@ -180,26 +181,30 @@ cdef inline void rows_item(
         for g in range(n):
             target[g] = class_of(job, first + g)
             if target[g] < 0:
-                rest[g] = exponent[g] = own[g] = factor[g] = 0
+                end.rest[g] = end.rest_low[g] = end.exponent[g] = end.own_x[g] = factor[g] = 0
                 continue
             if short:
                 row = short_row(
-                    x + (first + g) * classes, e + g * classes, classes, target[g], want_gradient
+                    x + (first + g) * classes, e + g * classes, classes, target[g],
+                    want_gradient, first + g + 1 >= stop,
                 )
             else:
                 row = long_row(x + (first + g) * classes, e, classes, target[g])
-            rest[g] = row.rest.high + row.rest.low
-            exponent[g] = row.exponent
+            end.rest[g] = row.rest.high + row.rest.low
+            end.rest_low[g] = row.rest.low - (end.rest[g] - row.rest.high)
+            end.exponent[g] = row.exponent
             factor[g] = factor_of(job, first + g, target[g])
             # The difference of two doubles: exact for float, and where it matters for double.
-            own[g] = value_at(x + (first + g) * classes, target[g], <double>0) - row.shift
-        finish(<real>0, n, &rest[0], &exponent[0], &own[0], &loss[0], &total[0])
+            end.own_x[g] = value_at(x + (first + g) * classes, target[g], <double>0) - row.shift
         for g in range(n):
-            loss[g] = weighted(factor[g], loss[g]) if target[g] >= 0 else 0.0
-        count(&tally, &loss[0], n)
+            end.factor[g] = job.scale * factor[g]
+        finish(<real>0, &end, n)
+        for g in range(n):
+            end.loss[g] = weighted(factor[g], end.loss[g]) if target[g] >= 0 else 0.0
+        count(&tally, &end.loss[0], n)
         if losses != NULL:
             for g in range(n):
-                losses[first + g] = <real>loss[g]
+                losses[first + g] = <real>end.loss[g]
         if want_gradient:
             for g in range(n):
                 if target[g] < 0:
@@ -209,22 +214,20 @@ cdef inline void rows_item(
                     else:
                         clear_row(grad + (first + g) * classes, e, classes, job.streaming)
                     continue
-                by = job.scale * factor[g] / total[g]
-                target_gradient = <real>(-rest[g] * (job.scale * factor[g]) / total[g])
                 if short:
-                    scale_block(e + g * classes, classes, by)
-                    e[g * classes + target[g]] = target_gradient
+                    scale_block(e + g * classes, classes, end.scale[g], end.scale_low[g])
+                    e[g * classes + target[g]] = <real>end.own_gradient[g]
                 else:
                     # Recomputed: its exponentials did not fit into the cache.
                     i = 0
-                    k = <real>exponent[g]
+                    k = <real>end.exponent[g]
                     while i < classes:
                         m = min(classes - i, <Py_ssize_t>BLOCK)
                         load(e, x + (first + g) * classes + i, m, <real>row.shift)
-                        block_exp(e, e, m, -1, exp_magic(k), exp_low(k), True)
-                        scale_block(e, m, by)
+                        block_exp(e, e, m, -1, exp_magic(k), exp_low(k), True, 0)
+                        scale_block(e, m, end.scale[g], end.scale_low[g])
                         if i <= target[g] < i + m:
-                            e[target[g] - i] = target_gradient
+                            e[target[g] - i] = <real>end.own_gradient[g]
                         emit(grad + (first + g) * classes + i, e, m, job.streaming)
                         i += m
             if short:
@@ -246,34 +249,45 @@ cdef inline void clear_row(storage *grad, real *e, Py_ssize_t n, bint streaming)
 
 # ---- b) tiles --------------------------------------------------------------------------------
 #
-# LANES samples whose logits lie class-major: class c of the tile's samples at x + c * stride. Up
-# to TILE classes are held at a time. A tile that fits is read once; of a larger one the running
-# maximum is found first, then sums, then gradients, block of classes by block of classes.
+# Samples are turned into a scratch block, class-major: class c of sample i at xs[c * width + i].
+# Samples of one outer position lie side by side in memory, so that turning them is copying; it is
+# done all the same, since class planes a power of two apart share the sets of a cache. The block
+# is then worked on LANES samples at a time: a tile.
+#
+# Up to TILE classes are held. If that is all of them, they are read once. If not, the maxima are
+# found first, then sums, then gradients, block of classes by block of classes.
 
 cdef enum:
     TILE = 128           # SCRATCH // LANES
 
 
+cdef inline Py_ssize_t width_of(Py_ssize_t classes) noexcept nogil:
+    """Samples of a block: LANES times an odd number, against conflicts in the cache."""
+    cdef Py_ssize_t tiles = min(max(SCRATCH // (LANES * max(classes, 1)), 1), 7)
+    return LANES * (tiles if tiles & 1 else tiles - 1)
+
+
 cdef inline void turn(
-    real *to, const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n,
-    Py_ssize_t from_class, Py_ssize_t m, const real *shift,
+    real *to, const storage *x, real *stage, const Job *job, Py_ssize_t first, Py_ssize_t n,
+    Py_ssize_t from_class, Py_ssize_t m, Py_ssize_t width
 ) noexcept nogil:
-    """Classes from_class to from_class + m of n samples, class-major; lanes from n on hold 0."""
+    """Classes from_class to from_class + m of n samples, class-major.
+
+    Where a last tile is not full, its other lanes hold 0. stage: scratch of SCRATCH elements.
+    """
     cdef Py_ssize_t lane, c, i, run, base
     cdef Py_ssize_t inner = job.inner
-    if n < LANES:
-        for i in range(m * LANES):
-            to[i] = 0
+    if n % LANES != 0:
+        for c in range(m):
+            for lane in range(n, (n + LANES - 1) // LANES * LANES):
+                to[c * width + lane] = 0
     if inner == 1:
-        x = x + first * job.classes + from_class
-        if n == LANES:
-            for c in range(m):
-                for lane in range(LANES):
-                    to[c * LANES + lane] = value_at(x, lane * job.classes + c, <real>0)
+        # All classes are held: a tile with inner == 1 has at most FIRST_TILE of them.
+        if (storage is float and real is float) or (storage is double and real is double):
+            transpose(to, width, x + first * m, m, n, m)
         else:
-            for lane in range(n):
-                for c in range(m):
-                    to[c * LANES + lane] = value_at(x, lane * job.classes + c, <real>0)
+            load(stage, x + first * m, n * m, <real>0)
+            transpose(to, width, stage, m, n, m)
     else:
         lane = 0
         while lane < n:
@@ -282,30 +296,20 @@ cdef inline void turn(
             run = min(n - lane, inner - i)
             base = ((first + lane) // inner * job.classes + from_class) * inner + i
             for c in range(m):
-                load(to + c * LANES + lane, x + base + c * inner, run, <real>0)
+                load(to + c * width + lane, x + base + c * inner, run, <real>0)
             lane += run
-    if shift != NULL:
-        for c in range(m):
-            for lane in range(LANES):
-                to[c * LANES + lane] = to[c * LANES + lane] - shift[lane]
 
 
 cdef inline void turn_back(
     storage *grad, const real *g, real *stage, const Job *job, Py_ssize_t first, Py_ssize_t n,
-    Py_ssize_t from_class, Py_ssize_t m,
+    Py_ssize_t from_class, Py_ssize_t m, Py_ssize_t width
 ) noexcept nogil:
-    """Write a class-major block of gradients to where its samples lie; stage: m * LANES elements."""
+    """Write a class-major block to where its samples lie; stage: scratch of SCRATCH elements."""
     cdef Py_ssize_t lane, c, i, run, base
     cdef Py_ssize_t inner = job.inner
     if inner == 1:
-        for lane in range(n):
-            for c in range(m):
-                stage[lane * m + c] = g[c * LANES + lane]
-        if m == job.classes:
-            emit(grad + first * m, stage, n * m, job.streaming)
-        else:
-            for lane in range(n):
-                emit(grad + (first + lane) * job.classes + from_class, stage + lane * m, m, False)
+        transpose(stage, m, g, width, m, n)
+        emit(grad + first * m, stage, n * m, job.streaming)
     else:
         lane = 0
         while lane < n:
@@ -313,29 +317,47 @@ cdef inline void turn_back(
             run = min(n - lane, inner - i)
             base = ((first + lane) // inner * job.classes + from_class) * inner + i
             for c in range(m):
-                emit(grad + base + c * inner, g + c * LANES + lane, run, False)
+                emit(
+                    grad + base + c * inner, g + c * width + lane, run,
+                    job.streaming and run >= 256,
+                )
             lane += run
 
 
-cdef inline void tile_max(const real *x, Py_ssize_t stride, Py_ssize_t m, real *top) noexcept nogil:
-    """top[lane] = max(top[lane], x[..., lane]) over m classes; NaNs are passed over."""
+cdef inline void shift_tile(
+    real *xs, Py_ssize_t m, Py_ssize_t width, const real *shift
+) noexcept nogil:
+    cdef Py_ssize_t c, lane
+    for c in range(m):
+        for lane in range(64):
+            xs[lane] = xs[lane] - shift[lane]
+        xs = xs + width
+
+
+cdef inline void tile_max(
+    const real *xs, Py_ssize_t m, Py_ssize_t width, real *top
+) noexcept nogil:
+    """top[lane] = max(top[lane], xs[..., lane]) over m classes; NaNs are passed over."""
     cdef real best[64]
     cdef Py_ssize_t c, lane
     for lane in range(64):
         best[lane] = top[lane]
     for c in range(m):
         for lane in range(64):
-            best[lane] = x[lane] if x[lane] > best[lane] else best[lane]
-        x = x + stride
+            best[lane] = xs[lane] if xs[lane] > best[lane] else best[lane]
+        xs = xs + width
     for lane in range(64):
         top[lane] = best[lane]
 
 
 cdef inline void tile_exp(
-    const real *x, Py_ssize_t stride, real *e, Py_ssize_t m,
-    const int32_t *skip, const real *magic, const real *low_x, double *high, double *low, bint keep
+    real *xs, Py_ssize_t m, Py_ssize_t width, const int32_t *skip, const real *magic,
+    const real *low_x, double *high, double *low, bint keep
 ) noexcept nogil:
-    """Exponentials of m classes, added to the lanes' sums but for the class skip[lane]."""
+    """Exponentials of m classes, added to the lanes' sums but for the class skip[lane].
+
+    With `keep` they take the logits' place.
+    """
     cdef Py_ssize_t lane
     cdef int32_t c
     cdef real a[64]
@@ -345,10 +367,10 @@ cdef inline void tile_exp(
         four[lane] = 0
     for c in range(m):
         for lane in range(64):
-            a[lane] = exp_scaled(x[lane], magic[lane], low_x[lane])
+            a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
         if keep:
             for lane in range(64):
-                e[c * 64 + lane] = a[lane]
+                xs[lane] = a[lane]
         for lane in range(64):
             four[lane] = four[lane] + (<real>0 if skip[lane] == c else a[lane])
         if c & 3 == 3 or c == m - 1:
@@ -361,173 +383,196 @@ cdef inline void tile_exp(
                     low[lane] = low[lane] + ((high[lane] - (t - z)) + (four[lane] - z))
                     high[lane] = t
                 four[lane] = 0
-        x = x + stride
+        xs = xs + width
+
+
+cdef struct Tile:
+    int64_t target[64]       # -1 where there is none
+    int32_t used[64]         # whether there is one
+    int32_t skip[64]         # target within the block of classes, or -1
+    double factor[64]
+    double high[64]          # sums of the exponentials without the target's
+    double low[64]
 
 
 cdef inline void tile_gradient(
-    real *e, Py_ssize_t m, const int32_t *skip, const int32_t *used,
-    const double *scale, const real *own, bint wide,
+    real *e, Py_ssize_t m, Py_ssize_t width, const Tile *tile, const Ending *end
 ) noexcept nogil:
-    """Exponentials to gradients, in place: own[lane] at the target, exactly 0 where unused.
-
-    `wide`: a scale is no normal float, and is to be multiplied in double.
-    """
+    """Exponentials to gradients, in place: exactly 0 for a sample that does not count."""
     cdef Py_ssize_t lane
     cdef int32_t c
     cdef real g
     cdef real by[64]
+    cdef real correction[64]
+    cdef real own[64]
+    cdef bint wide = False
     for lane in range(64):
-        by[lane] = <real>scale[lane]
+        by[lane] = <real>end.scale[lane]
+        correction[lane] = <real>end.scale_low[lane]
+        own[lane] = <real>end.own_gradient[lane]
+        # Whether some scale is no normal float, and is to be multiplied in double.
+        wide |= (
+            (end.scale[lane] < 1.2e-38) & (end.scale[lane] > -1.2e-38) & (end.scale[lane] != 0)
+        )
     if wide:
         for c in range(m):
             for lane in range(64):
-                g = own[lane] if skip[lane] == c else <real>(e[lane] * scale[lane])
-                e[lane] = g if used[lane] else <real>0
-            e = e + 64
+                g = own[lane] if tile.skip[lane] == c else <real>(e[lane] * end.scale[lane])
+                e[lane] = g if tile.used[lane] else <real>0
+            e = e + width
         return
     for c in range(m):
         for lane in range(64):
-            g = own[lane] if skip[lane] == c else e[lane] * by[lane]
-            e[lane] = g if used[lane] else <real>0
-        e = e + 64
+            g = mul_add(e[lane], by[lane], e[lane] * correction[lane])
+            g = own[lane] if tile.skip[lane] == c else g
+            e[lane] = g if tile.used[lane] else <real>0
+        e = e + width
+
+
+cdef inline void fit_block(
+    Tile *tile, Ending *end, const real *xs, Py_ssize_t c, Py_ssize_t m, Py_ssize_t width
+) noexcept nogil:
+    """Look for the targets among classes c to c + m, which are in xs."""
+    cdef Py_ssize_t lane
+    for lane in range(64):
+        tile.skip[lane] = -1
+        if (tile.target[lane] >= c) & (tile.target[lane] < c + m):
+            tile.skip[lane] = <int32_t>(tile.target[lane] - c)
+    for lane in range(64):
+        if tile.skip[lane] >= 0:
+            end.own_x[lane] = xs[tile.skip[lane] * width + lane]
+
+
+cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
+    """Turn maxima into exponents; those out of range become shifts. Returns whether there are."""
+    cdef Py_ssize_t lane
+    cdef bint shifted = False
+    for lane in range(64):
+        shifted |= not ((top[lane] <= exp_limit(top[0])) & (top[lane] >= -exp_limit(top[0])))
+    if shifted:
+        for lane in range(64):
+            shift[lane] = 0
+            if not -exp_limit(top[0]) <= top[lane] <= exp_limit(top[0]):
+                shift[lane] = (
+                    top[lane] if -<real>INFINITY < top[lane] < <real>INFINITY else <real>NAN
+                )
+                top[lane] = 0
+    for lane in range(64):
+        top[lane] = exponent_of(top[lane])
+    return shifted
 
 
 cdef inline void tiles_item(
     const storage *x, storage *grad, real *losses, const Job *job,
-    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *e, real *stage,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *xs, real *stage,
 ) noexcept nogil:
-    """Samples start to stop; e and stage: scratch of SCRATCH elements each."""
+    """Samples start to stop; xs and stage: scratch of SCRATCH elements each."""
     cdef Tally tally
+    cdef Tile tile
+    cdef Ending end
     cdef Py_ssize_t classes = job.classes
-    cdef Py_ssize_t inner = job.inner
-    cdef Py_ssize_t first, n, lane, c, m, stride
+    cdef Py_ssize_t width = width_of(classes)
+    cdef Py_ssize_t first, n, lane, c, m, at, filled
     cdef bint whole = classes <= TILE
-    cdef bint in_place, shifted, wide
-    cdef double scales[64]
-    cdef const real *block
+    cdef bint shifted
     cdef real top[64]
     cdef real shift[64]
     cdef real magic[64]
     cdef real low_x[64]
-    cdef real own_gradient[64]
-    cdef Py_ssize_t target[64]
-    cdef int32_t skip[64]
-    cdef int32_t used[64]
-    cdef double high[64]
-    cdef double low[64]
-    cdef double rest[64]
-    cdef double exponent[64]
-    cdef double own[64]
-    cdef double loss[64]
-    cdef double total[64]
-    cdef double factor[64]
     clear(&tally)
-    for first in range(start, stop, 64):
-        n = min(stop - first, <Py_ssize_t>LANES)
-        in_place = (
-            ((storage is float and real is float) or (storage is double and real is double))
-            and n == LANES and inner > 1 and first % inner + n <= inner
-        )
-        stride = inner if in_place else LANES
-        # 1. Maximum of each lane.
-        for lane in range(64):
-            top[lane] = <real>(-INFINITY)
-            shift[lane] = 0
-        for c in range(0, classes, 128):
-            m = min(classes - c, <Py_ssize_t>TILE)
-            block = tile_block(x, e, job, first, n, c, m, in_place, <const real *>NULL)
-            tile_max(block, stride, m, &top[0])
-        shifted = False
-        for lane in range(n):
-            if not -exp_limit(top[0]) <= top[lane] <= exp_limit(top[0]):
-                shift[lane] = top[lane]
-                shifted = True
-        if shifted:
-            for lane in range(n):
-                if shift[lane] != 0:
-                    top[lane] = 0
-                if not -<real>INFINITY < shift[lane] < <real>INFINITY:
-                    shift[lane] = NAN
-        for lane in range(64):
-            top[lane] = exponent_of(top[lane]) if lane < n else <real>0
-            exponent[lane] = top[lane]
-            magic[lane] = exp_magic(top[lane])
-            low_x[lane] = exp_low(top[lane])
-        # 2. Targets.
-        for lane in range(64):
-            target[lane] = class_of(job, first + lane) if lane < n else -1
-            used[lane] = target[lane] >= 0
-            factor[lane] = own[lane] = high[lane] = low[lane] = 0
-        for lane in range(n):
-            if target[lane] >= 0:
-                factor[lane] = factor_of(job, first + lane, target[lane])
-                own[lane] = value_at(
-                    x, ((first + lane) // inner * classes + target[lane]) * inner
-                    + (first + lane) % inner, <double>0
-                ) - shift[lane]
-        # 3. Sums without the target.
-        for c in range(0, classes, 128):
-            m = min(classes - c, <Py_ssize_t>TILE)
+    first = start
+    while first < stop:
+        n = min(stop - first, width)
+        if whole:
+            turn(xs, x, stage, job, first, n, 0, classes, width)
+        for at in range(0, n, 64):
+            filled = min(n - at, <Py_ssize_t>LANES)
+            # 1. Targets.
+            targets_of(job, first + at, filled, &tile)
+            # 2. Maximum of each lane.
             for lane in range(64):
-                skip[lane] = <int32_t>(target[lane] - c) if 0 <= target[lane] - c < m else -1
-            if not whole or shifted:
-                block = tile_block(
-                    x, e, job, first, n, c, m, in_place and not shifted,
-                    &shift[0] if shifted else <const real *>NULL,
-                )
-                stride = inner if in_place and not shifted else LANES
-            tile_exp(
-                block, stride, e, m, &skip[0], &magic[0], &low_x[0], &high[0], &low[0],
-                whole and grad != NULL,
-            )
-        # 4. Losses.
-        for lane in range(64):
-            rest[lane] = high[lane] + low[lane]
-        finish(<real>0, n, &rest[0], &exponent[0], &own[0], &loss[0], &total[0])
-        for lane in range(n):
-            loss[lane] = weighted(factor[lane], loss[lane]) if used[lane] else 0.0
-        count(&tally, &loss[0], n)
-        if losses != NULL:
-            for lane in range(n):
-                losses[first + lane] = <real>loss[lane]
-        if grad == NULL:
-            continue
-        # 5. Gradients.
-        wide = False
-        for lane in range(64):
-            scales[lane] = own_gradient[lane] = 0
-        for lane in range(n):
-            scales[lane] = job.scale * factor[lane] / total[lane]
-            own_gradient[lane] = <real>(-rest[lane] * (job.scale * factor[lane]) / total[lane])
-            if -1.2e-38 < scales[lane] < 1.2e-38 and scales[lane] != 0:
-                wide = True
-        for c in range(0, classes, 128):
-            m = min(classes - c, <Py_ssize_t>TILE)
-            if not whole:
-                for lane in range(64):
-                    skip[lane] = <int32_t>(target[lane] - c) if 0 <= target[lane] - c < m else -1
-                block = tile_block(
-                    x, e, job, first, n, c, m, in_place and not shifted,
-                    &shift[0] if shifted else <const real *>NULL,
-                )
+                top[lane] = <real>(-INFINITY) if lane < filled else <real>0
+            for c in range(0, classes, 128):
+                m = min(classes - c, <Py_ssize_t>TILE)
+                if not whole:
+                    turn(xs, x, stage, job, first, n, c, m, width)
+                tile_max(xs + at, m, width, &top[0])
+            shifted = fix_range(&top[0], &shift[0])
+            if shifted and whole:
+                shift_tile(xs + at, classes, width, &shift[0])
+            for lane in range(64):
+                end.exponent[lane] = top[lane]
+                end.own_x[lane] = 0
+                end.factor[lane] = job.scale * tile.factor[lane]
+                magic[lane] = exp_magic(top[lane])
+                low_x[lane] = exp_low(top[lane])
+                tile.high[lane] = tile.low[lane] = 0
+            # 3. Sums without the target.
+            for c in range(0, classes, 128):
+                m = min(classes - c, <Py_ssize_t>TILE)
+                if not whole:
+                    turn(xs, x, stage, job, first, n, c, m, width)
+                    if shifted:
+                        shift_tile(xs, m, width, &shift[0])
+                fit_block(&tile, &end, xs + at, c, m, width)
                 tile_exp(
-                    block, stride, e, m, &skip[0], &magic[0], &low_x[0], &high[0], &low[0], True
+                    xs + at, m, width, &tile.skip[0], &magic[0], &low_x[0], &tile.high[0],
+                    &tile.low[0], whole and grad != NULL,
                 )
-            tile_gradient(e, m, &skip[0], &used[0], &scales[0], &own_gradient[0], wide)
-            turn_back(grad, e, stage, job, first, n, c, m)
+            # 4. Losses.
+            for lane in range(64):
+                end.rest[lane] = tile.high[lane] + tile.low[lane]
+                end.rest_low[lane] = tile.low[lane] - (end.rest[lane] - tile.high[lane])
+            finish(<real>0, &end, LANES)
+            for lane in range(64):
+                end.loss[lane] = (
+                    weighted(tile.factor[lane], end.loss[lane]) if tile.used[lane] else 0.0
+                )
+            count(&tally, &end.loss[0], LANES)
+            if losses != NULL:
+                for lane in range(filled):
+                    losses[first + at + lane] = <real>end.loss[lane]
+            if grad == NULL:
+                continue
+            # 5. Gradients.
+            for c in range(0, classes, 128):
+                m = min(classes - c, <Py_ssize_t>TILE)
+                if not whole:
+                    turn(xs, x, stage, job, first, n, c, m, width)
+                    if shifted:
+                        shift_tile(xs, m, width, &shift[0])
+                    fit_block(&tile, &end, xs, c, m, width)
+                    tile_exp(
+                        xs, m, width, &tile.skip[0], &magic[0], &low_x[0], &tile.high[0],
+                        &tile.low[0], True,
+                    )
+                tile_gradient(xs + at, m, width, &tile, &end)
+                if not whole:
+                    turn_back(grad, xs, stage, job, first, n, c, m, width)
+        if whole and grad != NULL:
+            turn_back(grad, xs, stage, job, first, n, 0, classes, width)
+        first += n
     result[0] = folded(&tally)
 
 
-cdef inline const real *tile_block(
-    const storage *x, real *e, const Job *job, Py_ssize_t first, Py_ssize_t n,
-    Py_ssize_t c, Py_ssize_t m, bint in_place, const real *shift,
+cdef inline void targets_of(
+    const Job *job, Py_ssize_t first, Py_ssize_t n, Tile *tile
 ) noexcept nogil:
-    """Classes c to c + m of a tile: where they lie if they can be read there, else turned to e."""
-    if (storage is float and real is float) or (storage is double and real is double):
-        if in_place:
-            return x + (first // job.inner * job.classes + c) * job.inner + first % job.inner
-    turn(e, x, job, first, n, c, m, shift)
-    return e
+    """Targets and factors of n samples; lanes from n on have none."""
+    cdef Py_ssize_t lane
+    cdef int64_t t, ignored = job.ignore_index, classes = job.classes
+    for lane in range(n, 64):
+        tile.target[lane] = -1
+    for lane in range(n):
+        t = job.target[first + lane]
+        tile.target[lane] = t if (t != ignored) & (t >= 0) & (t < classes) else -1
+    for lane in range(64):
+        tile.used[lane] = tile.target[lane] >= 0
+        tile.factor[lane] = tile.used[lane]
+    if job.weight != NULL or job.factor != NULL:
+        for lane in range(n):
+            if tile.used[lane]:
+                tile.factor[lane] = factor_of(job, first + lane, tile.target[lane])
 
 
 # ---- c) negative log-likelihood --------------------------------------------------------------
@@ -546,8 +591,9 @@ cdef inline void nll_item(
             t = class_of(job, first + i)
             loss[i] = 0
             if t >= 0:
-                loss[i] = -factor_of(job, first + i, t) * value_at(
-                    x, offset_of(job, first + i, t), <double>0
+                loss[i] = weighted(
+                    factor_of(job, first + i, t),
+                    -value_at(x, offset_of(job, first + i, t), <double>0),
                 )
             if losses != NULL:
                 losses[first + i] = <real>loss[i]

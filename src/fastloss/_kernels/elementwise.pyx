@@ -14,10 +14,10 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 
 from .blocks cimport Sum, accumulate, add, value_of
 from .storage cimport (
-    bfloat16, emit, float16, load, storage, stream_end, widen_bfloat, widen_half,
+    bfloat16, emit, float16, load, narrow, storage, stream_end, widen_bfloat, widen_half,
 )
 from .vecmath cimport (
-    INFINITY, NAN, exp_negative, log1p, log1p_unit, log_positive, mul_add, real,
+    INFINITY, NAN, exp_negative, log1p, log1p_unit, log_positive, real,
 )
 
 cdef enum:
@@ -219,11 +219,11 @@ cdef inline void bce_soft(
     cdef double e, p, a, b
     for i in range(n):
         e = exp_negative(minus_abs(x[i]))
-        p = t[i] if pos == NULL else t[i] * pos[i]
+        p = t[i] * pos[i]
+        a = p * softplus(-x[i], e)
+        b = (1 - t[i]) * softplus(x[i], e)
         # A target of exactly 0 or 1 leaves a term out, infinite ones too.
-        a = p * softplus(-x[i], e) if p != 0 else 0.0
-        b = (1 - t[i]) * softplus(x[i], e) if t[i] != 1 else 0.0
-        loss[i] = a + b
+        loss[i] = (0.0 if p == 0 else a) + (0.0 if t[i] == 1 else b)
         grad[i] = (1 - t[i]) * sigmoid(x[i], e) - p * sigmoid(-x[i], e)
 
 
@@ -247,58 +247,73 @@ cdef inline void focal(
     const double *x, const double *t, double alpha, double gamma, double *loss, double *grad,
     Py_ssize_t n
 ) noexcept nogil:
-    """alpha_t * (1 - p_t)**gamma * BCE, in double. alpha < 0: no alpha_t."""
+    """alpha_t * u**gamma * BCE with u = 1 - p_t, in double. alpha < 0: no alpha_t."""
     cdef Py_ssize_t i
-    cdef double e, p, q, u, ce, power, lower, w
+    cdef double e, a, b, w
+    cdef double p[512]
+    cdef double q[512]
+    cdef double u[512]
+    cdef double ce[512]
+    cdef double power[512]   # u**gamma
+    cdef double slope[512]   # gamma * u**(gamma - 1)
+    cdef double positive = 1.0 if alpha < 0 else alpha
+    cdef double negative = 1.0 if alpha < 0 else 1 - alpha
     for i in range(n):
         e = exp_negative(minus_abs(x[i]))
-        p = sigmoid(x[i], e)
-        q = sigmoid(-x[i], e)
-        # u = 1 - p_t: how wrong the prediction is.
-        u = p * (1 - t[i]) + q * t[i]
-        ce = (t[i] * softplus(-x[i], e) if t[i] != 0 else 0.0)
-        ce = ce + ((1 - t[i]) * softplus(x[i], e) if t[i] != 1 else 0.0)
-        if gamma == 2:
-            lower = u
-            power = u * u
-        elif gamma == 1:
-            lower = 1
-            power = u
-        else:
-            # u**gamma and u**(gamma - 1); the second only ever multiplies p * q.
-            power = exp_negative(gamma * log_positive(u)) if gamma != 0 else 1.0
-            lower = power / u if u > 0 else 0.0
-        w = 1.0 if alpha < 0 else alpha * t[i] + (1 - alpha) * (1 - t[i])
-        loss[i] = w * (ce * power if power != 0 else 0.0 * u)
-        grad[i] = ((1 - t[i]) * p - t[i] * q) * power
-        if gamma != 0:
-            e = gamma * lower * (p * q) * (1 - 2 * t[i])
-            # An infinite logit: p * q is 0 and wins over the infinite cross-entropy.
-            grad[i] = grad[i] + (ce * e if e != 0 else 0.0 * u)
-        grad[i] = w * grad[i]
+        p[i] = sigmoid(x[i], e)
+        q[i] = sigmoid(-x[i], e)
+        u[i] = p[i] * (1 - t[i]) + q[i] * t[i]
+        a = t[i] * softplus(-x[i], e)
+        b = (1 - t[i]) * softplus(x[i], e)
+        ce[i] = (0.0 if t[i] == 0 else a) + (0.0 if t[i] == 1 else b)
+    if gamma == 2:
+        for i in range(n):
+            power[i] = u[i] * u[i]
+            slope[i] = 2 * u[i]
+    elif gamma == 1 or gamma == 0:
+        for i in range(n):
+            power[i] = u[i] if gamma == 1 else 1.0
+            slope[i] = gamma
+    else:
+        for i in range(n):
+            power[i] = exp_negative(gamma * log_positive(u[i]))
+        for i in range(n):
+            slope[i] = gamma * (power[i] / u[i] if u[i] > 0 else 0.0)
+    for i in range(n):
+        w = positive * t[i] + negative * (1 - t[i])
+        # An infinite logit's cross-entropy meets a factor of 0, and that wins; a NaN stays.
+        a = ce[i] * power[i]
+        loss[i] = w * (0.0 if power[i] == 0 else a)
+        e = slope[i] * (p[i] * q[i]) * (1 - 2 * t[i])
+        a = ce[i] * e
+        grad[i] = w * (((1 - t[i]) * p[i] - t[i] * q[i]) * power[i] + (0.0 if e == 0 else a))
 
 
 cdef inline void kl(
-    const double *x, const double *t, bint log_target, double *loss, double *grad, Py_ssize_t n
+    const double *x, const double *t, double *loss, double *grad, Py_ssize_t n
 ) noexcept nogil:
-    """t * (log t - x), or exp(t) * (t - x); the gradient is with respect to x."""
+    """t * (log t - x); a target of 0 adds 0, a negative one is NaN."""
     cdef Py_ssize_t i
-    cdef double p
+    cdef double a
     for i in range(n):
-        if log_target:
-            p = exp_any(t[i])
-            loss[i] = p * (t[i] - x[i]) if p != 0 else 0.0 * p
-            grad[i] = -p
-        else:
-            loss[i] = t[i] * (log_positive(t[i]) - x[i]) if t[i] > 0 else 0.0
-            loss[i] = loss[i] if t[i] >= 0 else NAN
-            grad[i] = -t[i]
+        a = t[i] * (log_positive(t[i]) - x[i])
+        a = 0.0 if t[i] == 0 else a
+        loss[i] = NAN if t[i] < 0 else a
+        grad[i] = -t[i]
 
 
-cdef inline double exp_any(double x) noexcept nogil:
-    """e**x for any x."""
-    cdef double e = exp_negative(minus_abs(x))
-    return 1 / e if x > 0 else e
+cdef inline void kl_log_target(
+    const double *x, const double *t, double *loss, double *grad, Py_ssize_t n
+) noexcept nogil:
+    """exp(t) * (t - x); a target of -inf adds 0."""
+    cdef Py_ssize_t i
+    cdef double e, a
+    for i in range(n):
+        e = exp_negative(minus_abs(t[i]))
+        e = 1 / e if t[i] > 0 else e
+        a = e * (t[i] - x[i])
+        loss[i] = 0.0 if e == 0 else a
+        grad[i] = -e
 
 
 # ---- c) a block from memory to memory --------------------------------------------------------
@@ -318,42 +333,51 @@ cdef struct Job:
 
 
 cdef inline void block(
-    const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, real *loss, real *grad,
+    const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, double *loss, real *grad,
     bint want_gradient
 ) noexcept nogil:
-    """Losses and gradients of n elements, weights and scale included."""
+    """Losses and gradients of n elements, weights and scale included.
+
+    An element's loss does not depend on what else is in its block.
+    """
     cdef real t[512]
     cdef real w[512]
     cdef real v[512]
+    cdef real l[512]
+    cdef double loss64[512]
+    cdef double grad64[512]
     cdef Py_ssize_t i
-    cdef real scale
-    cdef bint weighted
+    cdef real scale, a
     cdef real *pos = NULL
-    cdef bint simple = False
+    cdef bint hard
     if job.kind == SIGMOID or job.kind == LOG_SIGMOID or job.kind == SOFTPLUS:
         function(x, job.kind, grad, n)
         return
+    if job.kind != BCE and job.kind != BCE_WITH_LOGITS:
+        in_double(x, job, first, n, loss, &grad64[0])
+        for i in range(n):
+            grad[i] = <real>grad64[i]
+        return
     fetch(&t[0], &job.target, first, n)
+    hard = True
     if job.kind == BCE:
-        bce_probabilities(x, &t[0], loss, grad, n)
-        simple = True
-    elif job.kind == BCE_WITH_LOGITS and all_hard(&t[0], n):
+        bce_probabilities(x, &t[0], &l[0], grad, n)
+    else:
+        hard = all_hard(&t[0], n)
         if job.pos_weight.data != NULL:
             fetch(&v[0], &job.pos_weight, first, n)
             pos = &v[0]
         if want_gradient:
-            bce_hard(x, &t[0], pos, loss, grad, n)
+            bce_hard(x, &t[0], pos, &l[0], grad, n)
         else:
-            bce_hard_loss(x, &t[0], pos, loss, n)
-        simple = True
-    if not simple:
-        in_double(x, job, first, n, loss, grad)
-        return
-    weighted = False
+            bce_hard_loss(x, &t[0], pos, &l[0], n)
     if job.weight.data != NULL:
         fetch(&w[0], &job.weight, first, n)
         for i in range(n):
-            loss[i] = loss[i] * w[i]
+            a = l[i] * w[i]
+            l[i] = <real>0 if (w[i] == 0) & (l[i] == <real>INFINITY) else a
+    for i in range(n):
+        loss[i] = l[i]
     if want_gradient:
         if fetch_product(&w[0], &v[0], &job.weight, &job.upstream, first, n):
             for i in range(n):
@@ -361,43 +385,51 @@ cdef inline void block(
         scale = <real>job.scale
         for i in range(n):
             grad[i] = grad[i] * scale
+    if not hard:
+        # The others, between 0 and 1, are taken from the computation in double.
+        in_double(x, job, first, n, &loss64[0], &grad64[0])
+        for i in range(n):
+            loss[i] = loss[i] if (t[i] == 0) | (t[i] == 1) else loss64[i]
+        if want_gradient:
+            for i in range(n):
+                grad[i] = grad[i] if (t[i] == 0) | (t[i] == 1) else <real>grad64[i]
 
 
 cdef inline void in_double(
-    const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, real *loss, real *grad
+    const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, double *loss, double *grad
 ) noexcept nogil:
-    """What `block` does, for losses that are computed in double whatever the type."""
+    """What `block` does, for what is computed in double whatever the type."""
     cdef double xs[512]
     cdef double t[512]
     cdef double w[512]
     cdef double v[512]
-    cdef double losses[512]
-    cdef double grads[512]
+    cdef double a
     cdef Py_ssize_t i
     for i in range(n):
         xs[i] = x[i]
     fetch(&t[0], &job.target, first, n)
     if job.kind == BCE_WITH_LOGITS:
+        for i in range(n):
+            v[i] = 1
         if job.pos_weight.data != NULL:
             fetch(&v[0], &job.pos_weight, first, n)
-        bce_soft(
-            &xs[0], &t[0], &v[0] if job.pos_weight.data != NULL else NULL, &losses[0], &grads[0], n
-        )
+        bce_soft(&xs[0], &t[0], &v[0], loss, grad, n)
     elif job.kind == FOCAL:
-        focal(&xs[0], &t[0], job.first, job.second, &losses[0], &grads[0], n)
+        focal(&xs[0], &t[0], job.first, job.second, loss, grad, n)
+    elif job.kind == KL:
+        kl(&xs[0], &t[0], loss, grad, n)
     else:
-        kl(&xs[0], &t[0], job.kind == KL_LOG_TARGET, &losses[0], &grads[0], n)
+        kl_log_target(&xs[0], &t[0], loss, grad, n)
     if job.weight.data != NULL:
         fetch(&w[0], &job.weight, first, n)
         for i in range(n):
-            losses[i] = losses[i] * w[i]
-    for i in range(n):
-        loss[i] = <real>losses[i]
+            a = loss[i] * w[i]
+            loss[i] = 0.0 if (w[i] == 0) & (loss[i] == INFINITY) else a
     if fetch_product(&w[0], &v[0], &job.weight, &job.upstream, first, n):
         for i in range(n):
-            grads[i] = grads[i] * w[i]
+            grad[i] = grad[i] * w[i]
     for i in range(n):
-        grad[i] = <real>(grads[i] * job.scale)
+        grad[i] = grad[i] * job.scale
 
 
 cdef inline void function(const real *x, int kind, real *y, Py_ssize_t n) noexcept nogil:
@@ -419,7 +451,7 @@ cdef inline Sum item_of(
     Py_ssize_t stop, real *xs
 ) noexcept nogil:
     """Elements start to stop; xs: scratch of BLOCK elements."""
-    cdef real loss[512]
+    cdef double loss[512]
     cdef real g[512]
     cdef double high[16]
     cdef double low[16]
@@ -437,7 +469,7 @@ cdef inline Sum item_of(
             for i in range(0, n, 64):
                 accumulate(&loss[i], &high[0], &low[0])
             if losses != NULL:
-                emit(losses + first, &loss[0], n, False)
+                narrow(losses + first, &loss[0], n)
         if grad != NULL:
             emit(grad + first, &g[0], n, job.streaming)
     for i in range(16):

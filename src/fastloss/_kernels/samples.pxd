@@ -8,6 +8,7 @@
 from libc.stdint cimport int64_t
 
 from .blocks cimport LANES, Sum, Tally, clear, count, folded, value_of
+from .vecmath cimport INFINITY
 
 cdef enum:
     ITEM = 65536         # elements that one item of work holds, about
@@ -34,6 +35,11 @@ cdef inline Py_ssize_t class_of(const Job *job, Py_ssize_t sample) noexcept nogi
     """The sample's class, or -1 where it is ignored (or was changed to nonsense meanwhile)."""
     cdef int64_t t = job.target[sample]
     return <Py_ssize_t>t if t != job.ignore_index and 0 <= t < job.classes else -1
+
+
+cdef inline double weighted(double factor, double loss) noexcept nogil:
+    """factor * loss; a weight of 0 takes an infinite loss out, too."""
+    return 0.0 if (factor == 0) & (loss == INFINITY) else factor * loss
 
 
 cdef inline Py_ssize_t offset_of(const Job *job, Py_ssize_t sample, Py_ssize_t c) noexcept nogil:

@@ -18,9 +18,9 @@ from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 from .blocks cimport (
-    LANES, Sum, Tally, accumulate, add, block_exp, block_max, clear, count, folded, value_of,
+    Sum, Tally, accumulate, add, block_exp, block_max, clear, count, folded, value_of,
 )
-from .samples cimport Check, Job, check, class_of, item_size, offset_of
+from .samples cimport Check, Job, check, class_of, item_size, offset_of, weighted
 from .storage cimport bfloat16, emit, float16, load, narrow, storage, value_at
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p,
@@ -145,7 +145,7 @@ cdef inline Row sum_row(
             load_row(xs, x + c * stride, n, stride, row.shift)
         load_target(a, p, stride, t, job.weight, smoothing, c, n)
         add_loss(xs, a, n, top, &distance, &mass)
-        rest = add(rest, block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False))
+        rest = add(rest, block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False, 0))
     row.own = exp_scaled(top, row.magic, row.low_x)
     row.rest = rest.high + rest.low
     row.total = row.rest + row.own
@@ -196,7 +196,7 @@ cdef inline void soft_item(
             row = sum_row(
                 x + base, p + base if p != NULL else p, job, smoothing, t, &xs[0], &a[0]
             )
-            one = factor * row.loss
+            one = weighted(factor, row.loss)
             if grad != NULL:
                 for c in range(0, job.classes, 2048):
                     n = min(job.classes - c, <Py_ssize_t>ROW)

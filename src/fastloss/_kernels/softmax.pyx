@@ -96,7 +96,7 @@ cdef inline Row read_row(
         rest = add(
             rest,
             block_exp(
-                xs, e, n, row.largest - c, exp_magic(exponent), exp_low(exponent), True
+                xs, e, n, row.largest - c, exp_magic(exponent), exp_low(exponent), True, 0
             ),
         )
     own = exp_scaled(top, exp_magic(exponent), exp_low(exponent))
@@ -145,7 +145,7 @@ cdef inline void item_of(
                 if not whole:
                     load_row(xs, x + base + c * stride, n, stride, row.shift)
                     k = <real>row.exponent
-                    block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True)
+                    block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, 0)
                 total += spread(xs, e, n, row.top - row.shift)
             job.entropy[sample] = row.log_rest + total / row.total
         else:
@@ -156,7 +156,7 @@ cdef inline void item_of(
                     load_row(xs, x + base + c * stride, n, stride, row.shift)
                 if job.kind == SOFTMAX:
                     if not whole:
-                        block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True)
+                        block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, 0)
                     by = <real>(1 / row.total)
                     for i in range(n):
                         e[i] = e[i] * by

@@ -23,6 +23,7 @@ cdef extern from *:
     #if defined(__SSE2__)
     #include <immintrin.h>
     #endif
+    #include <stddef.h>
     #include <stdint.h>
     #include <string.h>
 
@@ -69,6 +70,44 @@ cdef extern from *:
     #endif
     }
 
+    /* A block of 4 x 4: to[j * to_stride + i] = from[i * from_stride + j]. */
+    #if defined(__SSE2__)
+    static inline void fastloss_turn4f(float *to, ptrdiff_t to_stride,
+                                       const float *from, ptrdiff_t from_stride) {
+        __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_stride);
+        __m128 c = _mm_loadu_ps(from + 2 * from_stride), d = _mm_loadu_ps(from + 3 * from_stride);
+        _MM_TRANSPOSE4_PS(a, b, c, d);
+        _mm_storeu_ps(to, a);
+        _mm_storeu_ps(to + to_stride, b);
+        _mm_storeu_ps(to + 2 * to_stride, c);
+        _mm_storeu_ps(to + 3 * to_stride, d);
+    }
+    static inline void fastloss_turn4d(double *to, ptrdiff_t to_stride,
+                                       const double *from, ptrdiff_t from_stride) {
+        int i, j;
+        for (i = 0; i < 4; i += 2)
+            for (j = 0; j < 4; j += 2) {
+                __m128d a = _mm_loadu_pd(from + i * from_stride + j);
+                __m128d b = _mm_loadu_pd(from + (i + 1) * from_stride + j);
+                _mm_storeu_pd(to + j * to_stride + i, _mm_unpacklo_pd(a, b));
+                _mm_storeu_pd(to + (j + 1) * to_stride + i, _mm_unpackhi_pd(a, b));
+            }
+    }
+    #else
+    static inline void fastloss_turn4f(float *to, ptrdiff_t to_stride,
+                                       const float *from, ptrdiff_t from_stride) {
+        int i, j;
+        for (i = 0; i < 4; i++)
+            for (j = 0; j < 4; j++) to[j * to_stride + i] = from[i * from_stride + j];
+    }
+    static inline void fastloss_turn4d(double *to, ptrdiff_t to_stride,
+                                       const double *from, ptrdiff_t from_stride) {
+        int i, j;
+        for (i = 0; i < 4; i++)
+            for (j = 0; j < 4; j++) to[j * to_stride + i] = from[i * from_stride + j];
+    }
+    #endif
+
     /* Sixteen float16 to float and back with the processor's own conversion. */
     #if defined(__AVX512F__)
     #define FASTLOSS_F16C 16
@@ -97,6 +136,12 @@ cdef extern from *:
     void prefetch "fastloss_prefetch"(const void *p) noexcept nogil
     void stream_bytes "fastloss_stream"(void *to, const void *source, size_t n) noexcept nogil
     void stream_end "fastloss_stream_end"() noexcept nogil
+    void turn4f "fastloss_turn4f"(
+        float *to, Py_ssize_t to_stride, const float *source, Py_ssize_t stride
+    ) noexcept nogil
+    void turn4d "fastloss_turn4d"(
+        double *to, Py_ssize_t to_stride, const double *source, Py_ssize_t stride
+    ) noexcept nogil
     const int F16C "FASTLOSS_F16C"
     void widen16 "fastloss_widen16"(float *to, const uint16_t *source) noexcept nogil
     void narrow16 "fastloss_narrow16"(uint16_t *to, const float *source) noexcept nogil
@@ -208,3 +253,29 @@ cdef inline void emit(
             narrow(&stage[0], x + i, m)
             memcpy(to + i, &stage[0], m * sizeof(storage))
             i += m
+
+
+cdef inline void transpose(
+    real *to, Py_ssize_t to_stride, const real *x, Py_ssize_t stride, Py_ssize_t rows,
+    Py_ssize_t columns
+) noexcept nogil:
+    """to[j * to_stride + i] = x[i * stride + j]; the two do not overlap."""
+    cdef Py_ssize_t i, j
+    if rows < 4 or columns < 4:
+        for i in range(rows):
+            for j in range(columns):
+                to[j * to_stride + i] = x[i * stride + j]
+        return
+    i = 0
+    while i < rows:
+        # The last blocks reach back: an element may be moved twice.
+        i = min(i, rows - 4)
+        j = 0
+        while j < columns:
+            j = min(j, columns - 4)
+            if real is float:
+                turn4f(to + j * to_stride + i, to_stride, x + i * stride + j, stride)
+            else:
+                turn4d(to + j * to_stride + i, to_stride, x + i * stride + j, stride)
+            j += 4
+        i += 4

@@ -18,6 +18,7 @@ import json
 import math
 import mmap
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,19 @@ Array = NDArray[Any]
 # What is read of a compressed or columnar file at a time; mapped files are sliced as the scorer
 # asks.
 CHUNK_BYTES = 8 << 20
+
+
+# What the parsers of NumPy, zipfile, json and pyarrow raise where bytes make no sense.
+_DAMAGE = (
+    EOFError,
+    KeyError,
+    OSError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Source:
@@ -279,7 +293,7 @@ def _read_npy_header(label: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool
             header = np.lib.format.read_array_header_1_0(file)
         else:
             header = np.lib.format.read_array_header_2_0(file)
-    except (ValueError, SyntaxError, EOFError) as error:
+    except (*_DAMAGE, SyntaxError, tokenize.TokenError) as error:
         raise InputError(f"{label} has a broken .npy header: {error}") from error
     shape, fortran_order, dtype = header
     if dtype.hasobject:
@@ -299,7 +313,7 @@ def _open_npz(path: Path, request: Request) -> Source:
                 return _map_npy(label, path, file, start, start + info.file_size)
         member = archive.open(info)
         shape, fortran_order, dtype = _read_npy_header(label, member)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (*_DAMAGE, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path} is a broken .npz: {error}") from error
     if fortran_order and len(shape) > 1:
         raise InputError(f"{label} is compressed in Fortran order; save it with np.savez")
@@ -332,7 +346,7 @@ def _inflate(
         rows = min(rows_left, max(1, CHUNK_BYTES // row_bytes))
         try:
             data = member.read(rows * row_bytes)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except _DAMAGE as error:
             raise InputError(f"{label} is damaged: {error}") from error
         if len(data) < rows * row_bytes:
             raise InputError(f"{label} is cut off: {rows_left} of {shape[0]} rows are missing")
@@ -373,7 +387,7 @@ def _open_safetensors(path: Path, request: Request) -> Source:
             name = request.choose(path, list(tensors))
             kind, shape = tensors[name]["dtype"], tuple(map(int, tensors[name]["shape"]))
             begin, end = map(int, tensors[name]["data_offsets"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (*_DAMAGE, AttributeError) as error:
             raise InputError(f"{path} has a broken .safetensors header: {error!r}") from error
     label = f"{path}:{name}"
     dtype = _safetensors_dtype(label, kind)
@@ -425,7 +439,7 @@ def _open_parquet(path: Path, request: Request) -> Source:
     try:
         # A buffered stream keeps a few megabytes of a column chunk in memory, not the whole chunk.
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+    except (*_DAMAGE, pa.ArrowException) as error:
         raise InputError(f"{path} is a broken Parquet file: {error}") from error
     name = request.choose(path, file.schema_arrow.names)
     rows = file.metadata.num_rows
@@ -446,7 +460,7 @@ def _open_arrow_file(path: Path, request: Request) -> Source:
         name = request.choose(path, file.schema.names)
         column = file.schema.names.index(name)
         rows = sum(file.get_batch(i).num_rows for i in range(file.num_record_batches))
-    except (pa.ArrowException, OSError) as error:
+    except (*_DAMAGE, pa.ArrowException) as error:
         raise InputError(f"{path} is a broken Arrow IPC file: {error}") from error
 
     def columns(batch_rows: int) -> Iterator[Any]:
@@ -466,7 +480,7 @@ def _open_arrow_stream(path: Path, request: Request) -> Source:
         # A stream doesn't say how long it is; the map makes counting cheap, since no column is
         # touched.
         rows = sum(batch.num_rows for batch in reader)
-    except (pa.ArrowException, OSError) as error:
+    except (*_DAMAGE, pa.ArrowException) as error:
         raise InputError(f"{path} is a broken Arrow IPC stream: {error}") from error
 
     def columns(batch_rows: int) -> Iterator[Any]:
@@ -497,7 +511,7 @@ def _from_columns(
             for column in columns(batch_rows):
                 yield _column_to_array(pa, label, position, column)
                 position += len(column)
-        except (pa.ArrowException, OSError) as error:
+        except (*_DAMAGE, pa.ArrowException) as error:
             raise InputError(f"{label} is damaged at row {position}: {error}") from error
 
     first = next(arrays(1), None)
@@ -522,6 +536,7 @@ def _from_columns(
 
 def _column_to_array(pa: Any, label: str, position: int, column: Any) -> Array:
     """An Arrow array, lists included, as a NumPy array of shape (rows, …)."""
+    column.validate(full=True)  # offsets that point outside would be followed
     shape = [len(column)]
     if isinstance(column, pa.FixedShapeTensorArray) and not column.null_count:
         return np.asarray(column.to_numpy_ndarray())
