@@ -38,6 +38,7 @@ html_static_path = ["_static"]
 html_css_files = ["fastloss.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 
 
 def _math(display: str):
@@ -50,8 +51,14 @@ def _math(display: str):
     return visit, None
 
 
+def _close_examples(app: Sphinx, page: str, source: list[str]) -> None:
+    """Take out the empty line that ends an example for doctest."""
+    source[0] = source[0].replace("\n\n```\n", "\n```\n")
+
+
 def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", _math("inline"), _math("block"))
+    app.connect("source-read", _close_examples)
 
 
 html_math_renderer = "mathml"
