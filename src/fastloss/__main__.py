@@ -18,6 +18,8 @@ def main() -> None:
     except ImportError as error:
         print(f"fastloss: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     cli_main()
 
 
