@@ -31,7 +31,9 @@ Digest = TypeVar("Digest")
 # Logits scored at a time by a thread: few enough to stay in a cache between passes.
 BLOCK_BYTES = 4 << 20
 # Samples scored at a time, where each has few logits: bounds the arrays of results.
-BLOCK_SAMPLES = 1 << 19
+BLOCK_SAMPLES = 1 << 18
+# Threads that score blocks at most: memory holds a block for each, and few outrun any disk.
+MOST_THREADS = 16
 
 
 @dataclass
@@ -137,7 +139,8 @@ class Job:
             return
         threads = fastloss.get_num_threads()
         fastloss.set_num_threads(1)
-        pool = ThreadPoolExecutor(threads, "fastloss-score")
+        workers = min(threads, MOST_THREADS)
+        pool = ThreadPoolExecutor(workers, "fastloss-score")
         running: deque[Future[tuple[Scores, Digest]]] = deque()
 
         def oldest() -> tuple[Scores, Digest]:
@@ -149,7 +152,7 @@ class Job:
         try:
             for block in self._read():
                 running.append(pool.submit(work, block))
-                if len(running) > 2 * threads:
+                if len(running) > workers + 1:
                     yield oldest()
             while running:
                 yield oldest()
