@@ -602,6 +602,23 @@ def test_files_that_are_missing(files):
     assert "is a directory" in refused(".", "targets.npy")
 
 
+def test_names_where_there_are_none(files):
+    line = refused("logits.npy", "targets.npy", "--logits-name", "x")
+    assert "logits.npy is a .npy" in line and "--logits-name" in line
+    assert "LOGITS is missing" in refused("--targets-name", "x")
+
+
+def test_a_nan_is_no_json(files):
+    targets = np.full(LOGITS.shape, 0.5)
+    targets[3, 3] = np.nan
+    np.save("targets.npy", targets)
+    common = ("logits.npy", "targets.npy", "--loss", "bce-with-logits")
+    report = score(*common, "--pos-weight", "inf")
+    assert report["mean_loss"] is None
+    assert report["settings"]["pos_weight"] is None
+    assert score(*common)["hardest"][0]["target"] is None
+
+
 def test_the_output_must_not_be_an_input(files):
     before = Path("targets.npy").read_bytes()
     assert "targets.npy" in refused("logits.npy", "targets.npy", "--output", "targets.npy")
@@ -616,10 +633,17 @@ def safetensors(dtype: str, start: int, stop: int, data: int) -> bytes:
     return len(header).to_bytes(8, "little") + header + bytes(data)
 
 
+def npy_header(header: dict) -> bytes:
+    text = repr(header).ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
 DAMAGED = {
     "empty.npy": b"",
     "text.npy": b"no array at all\n",
     "header.npy": b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'",
+    "minus.npy": npy_header({"descr": "<f4", "fortran_order": False, "shape": (-4, 7)}),
+    "huge.npy": npy_header({"descr": "<f4", "fortran_order": False, "shape": (2**62, 2**62)}),
     "code.npy": b"\x93NUMPY\x01\x00\x14\x00__import__('os')   \n",
     "zip.npz": b"PK\x03\x04 and then nothing",
     "table.parquet": b"PAR1 and then nothing PAR1",

@@ -210,6 +210,8 @@ def _open_inputs(
 ) -> tuple[Source, Source]:
     """The sources of the files named, or of the embedded digits where none is."""
     if logits is None:
+        if logits_name is not None or targets_name is not None:
+            raise InputError("--logits-name and --targets-name need a file: LOGITS is missing")
         scores, labels = load_digits_logits()
         return MappedSource("handwritten digits", scores), MappedSource("their labels", labels)
     if targets is None and not is_container(logits) and logits.is_file():
@@ -315,11 +317,13 @@ def _as_json(summary: Summary, seconds: float) -> dict[str, Any]:
     job = summary.job
     options = job.options
 
-    def label(source: Source | float | None) -> str | float | None:
-        return source.label if isinstance(source, Source) else source
-
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None
+
+    def label(source: Source | float | None) -> str | float | None:
+        if isinstance(source, Source):
+            return source.label
+        return None if source is None else number(source)
 
     binary = job.class_axis is None
     return {
@@ -334,7 +338,7 @@ def _as_json(summary: Summary, seconds: float) -> dict[str, Any]:
             {
                 "sample": hard.sample,
                 "loss": number(hard.loss),
-                "target": hard.target,
+                "target": number(hard.target),
                 "predicted": hard.predicted,
                 "log_prob": number(hard.log_prob),
             }

@@ -261,6 +261,8 @@ def is_container(path: Path) -> bool:
 
 
 def _open_npy(path: Path, request: Request) -> Source:
+    if request.name is not None:
+        raise InputError(f"{path} is a .npy, which has no names: leave {request.option} out")
     with path.open("rb") as file:
         return _map_npy(str(path), path, file, 0, path.stat().st_size)
 
@@ -275,14 +277,24 @@ def _map_npy(label: str, path: Path, file: IO[bytes], start: int, end: int) -> M
         raise InputError(
             f"{label} is cut off: its header promises {size} bytes of data, it has {end - offset}"
         )
-    array = _map(path, dtype, offset, shape, "F" if fortran_order else "C")
-    return MappedSource(label, array)
+    return MappedSource(label, _map(label, path, dtype, offset, shape, fortran_order))
 
 
-def _map(path: Path, dtype: np.dtype[Any], offset: int, shape: Any, order: Any = "C") -> Array:
+def _map(
+    label: str,
+    path: Path,
+    dtype: np.dtype[Any],
+    offset: int,
+    shape: tuple[int, ...],
+    fortran_order: bool = False,
+) -> Array:
     if math.prod(shape) == 0:
         return np.empty(shape, dtype)
-    return np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
+    try:
+        mapped = np.memmap(path, dtype, "r", offset, shape, "F" if fortran_order else "C")
+    except _DAMAGE as error:
+        raise InputError(f"cannot map {label} into memory: {error}") from error
+    return np.asarray(mapped)
 
 
 def _read_npy_header(label: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -296,6 +308,8 @@ def _read_npy_header(label: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool
     except (*_DAMAGE, SyntaxError, tokenize.TokenError) as error:
         raise InputError(f"{label} has a broken .npy header: {error}") from error
     shape, fortran_order, dtype = header
+    if min(shape, default=0) < 0:
+        raise InputError(f"{label} has a broken .npy header: shape {shape}")
     if dtype.hasobject:
         raise InputError(f"{label} holds pickled Python objects, which are never loaded")
     return shape, fortran_order, dtype
@@ -400,7 +414,7 @@ def _open_safetensors(path: Path, request: Request) -> Source:
         raise InputError(
             f"{label} is cut off: it should end at byte {start + end - begin} of {size}"
         )
-    return MappedSource(label, _map(path, dtype, start, shape))
+    return MappedSource(label, _map(label, path, dtype, start, shape))
 
 
 def _safetensors_dtype(label: str, kind: str) -> np.dtype[Any]:
