@@ -1,7 +1,7 @@
 """Infinities, NaN, nothing to average: a table of what fastloss and PyTorch 2.13 answer.
 
 Layout: a) the table, b) the tests over it, c) the six deliberate differences, d) NaN stays in its
-sample, on every way through the kernels.
+sample, on every way through the kernels, e) logits far apart and far out.
 
 Where PyTorch is installed its column is checked as well.
 """
@@ -82,6 +82,8 @@ TABLE = [
     Case("distance overflows", CE, [[1.7e308, -1.7e308]], [1], {}, [inf], [[1, -1]]),
     Case("far negative", CE, [[-1e300, -1e300]], [0], {}, [LOG2], [EVEN]),
     Case("one class", CE, [[5], [-inf]], [0, 0], {}, [0, nan], [[0], [nan]]),
+    Case("one class, smoothed", CE, [[5], [-inf]], [0, 0], {"label_smoothing": 0.5},
+         [0, nan], [[0], [nan]]),
     # Nothing to average.
     Case("all ignored", CE, ZEROS, [-100, -100], {}, [0, 0], ZEROS),
     Case("all ignored, sum", CE, ZEROS, [-100, -100], SUM, 0, ZEROS),
@@ -347,3 +349,55 @@ def test_bad_sample_spoils_itself_alone(fl, value, dtype, shape, smoothing):
     class_last = np.moveaxis(gradient, 1, -1)
     assert np.isnan(class_last[bad]).all()
     np.testing.assert_array_equal(class_last[~bad], np.moveaxis(clean_gradient, 1, -1)[~bad])
+
+
+# ---- e) logits far apart, far out ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("span", [500.0, 1500.0, 3000.0, 1e5, 1e30])
+@pytest.mark.parametrize("classes", [2, 10, 100, 9000, 20_000])
+def test_rows_that_span_more_than_exponentials_can(fl, dtype, span, classes):
+    """Rising, falling and shuffled rows; starting at 0, ending at 0, and around it."""
+    rng = np.random.default_rng(4)
+    rise = np.linspace(0.0, span, classes)
+    rows = [rise, rise[::-1], rng.permutation(rise)]
+    rows += [row - shift for row in rows for shift in (span, span / 2)]
+    x = np.array(rows, dtype)
+    target = rng.integers(0, classes, len(rows))
+    target[::2] = x[::2].argmax(axis=1)
+    for smoothing in (0.1, 0.0):
+        reference = oracle.cross_entropy(x, target, label_smoothing=smoothing)
+        for turned, axis in ((x, 1), (np.ascontiguousarray(x.T), 0)):
+            loss, gradient = fl.cross_entropy_value_and_grad(
+                turned, target, axis=axis, label_smoothing=smoothing, reduction="none"
+            )
+            np.testing.assert_allclose(loss, reference.losses, rtol=1e-6, atol=1e-44)
+            want = np.moveaxis(reference.gradients, 1, axis)
+            np.testing.assert_allclose(gradient, want, rtol=1e-5, atol=1e-30)
+            got = fl.softmax(turned, axis=axis)
+            np.testing.assert_allclose(
+                got, oracle.softmax(turned, axis=axis), rtol=1e-5, atol=1e-30
+            )
+            got = fl.logsumexp(turned, axis=axis)
+            np.testing.assert_allclose(
+                got, oracle.logsumexp(turned, axis=axis), rtol=1e-6, atol=1e-3
+            )
+    scores = fl.score_samples(x, target)
+    np.testing.assert_array_equal(scores.predicted, x.argmax(axis=1))
+    np.testing.assert_allclose(scores.log_prob, -reference.losses, rtol=1e-6, atol=1e-44)
+
+
+@pytest.mark.parametrize("classes", [3, 100, 9000])
+@pytest.mark.parametrize("first", [1, 2, 4096, 8999])
+def test_blocks_of_masked_classes(fl, classes, first):
+    """−inf up to some class: whole blocks of a long row hold no number."""
+    first = min(first, classes - 1)
+    x = np.random.default_rng(5).standard_normal((4, classes))
+    x[:, :first] = -inf
+    target = np.array([first, classes - 1, first, classes - 1])
+    loss, gradient = fl.cross_entropy_value_and_grad(x, target, reduction="none")
+    reference = oracle.cross_entropy(x[:, first:], target - first)
+    np.testing.assert_allclose(loss, reference.losses, rtol=1e-13)
+    np.testing.assert_allclose(gradient[:, first:], reference.gradients, rtol=1e-12, atol=1e-17)
+    assert not gradient[:, :first].any()
