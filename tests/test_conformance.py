@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 F = torch.nn.functional
+torch.set_num_threads(1)
 
 # Examples by function; conftest.py prints it at the end of the run.
 compared: collections.Counter[str] = collections.Counter()
