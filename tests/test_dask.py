@@ -76,8 +76,9 @@ def rng():
             "sample_weight": da.linspace(0, 1, 60, chunks=11),
         },
         {"sample_weight": [0.5]},
+        {"sample_weight": da.full(1, 0.5, chunks=((0, 1, 0),))},
     ],
-    ids=["plain", "weight", "smoothing", "dask-weights", "one-weight"],
+    ids=["plain", "weight", "smoothing", "dask-weights", "one-weight", "one-weight-in-three"],
 )
 def test_cross_entropy_however_it_is_cut(rng, reduction, chunks, options):
     x = rng.standard_normal((60, 5)).astype(np.float32)

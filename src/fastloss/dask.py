@@ -516,6 +516,9 @@ def _broadcasting(
         for m, n in zip(value.shape, shape[missing:], strict=True)
     ):
         raise ValueError(f"{name} must broadcast to {like}, shape {shape}, got {value.shape}")
+    if isinstance(value, da.Array):
+        # Dask repeats an extent of 1 only where it is one chunk, without empty ones beside it.
+        return value.rechunk({i: -1 for i, n in enumerate(value.shape) if n == 1})
     return _in_chunks(
         value,
         tuple((1,) if m == 1 else n for m, n in zip(value.shape, chunks[missing:], strict=True)),
