@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import fastloss
 from fastloss._scoring import InputError
-from fastloss._scoring.readers import MappedSource, Source
+from fastloss._scoring.readers import Buffer, MappedSource, Source
 
 Array = NDArray[Any]
 Loss = Literal["cross-entropy", "bce-with-logits", "nll"]
@@ -62,7 +62,8 @@ class Scores:
     target: Array
     predicted: Array
     predicted_log_prob: Callable[[Any], Array]
-    """Log-probability of the prediction, for the samples at an index: few of them are asked for."""
+    """Log-probability of the prediction, for the samples at an index: few of them are asked for,
+    and only while the block is worked on."""
     counted: Array | None
     """False where ignored; None when nothing is."""
     weight_sum: float
@@ -129,8 +130,10 @@ class Job:
             If the library rejects a block; a class index outside the classes is shown with its
             place in the whole target.
         """
+        buffer = Buffer()
 
         def work(block: _Block) -> tuple[Scores, Digest]:
+            block.logits = self.logits.load(block.logits, block.first_row, buffer)
             scores = self._score(block)
             return scores, digest(scores)
 
