@@ -30,7 +30,7 @@ pytest.importorskip("rich")
 
 from typer.testing import CliRunner
 
-from fastloss._scoring import readers, scorer
+from fastloss._scoring import InputError, readers, scorer
 from fastloss.cli import app
 from fastloss.data import load_digits_logits
 
@@ -169,6 +169,12 @@ def test_npy(files, dtype, order):
     report = score("other.npy", "targets.npy")
     assert report["settings"]["dtype"] == str(np.dtype(dtype))
     check(report, oracle.cross_entropy(logits, TARGET), accuracy(logits))
+
+
+def test_npy_without_reads_at_an_offset(files, monkeypatch):
+    """Where the system has no preadv, rows are taken from the map."""
+    monkeypatch.delattr(os, "preadv", raising=False)
+    check_plain(score("logits.npy", "targets.npy"))
 
 
 @pytest.mark.parametrize("target_dtype", ["i1", "i2", ">i4", "u1", "u8"])
@@ -493,9 +499,7 @@ def test_plot(files):
 
 def test_what_the_plot_is_drawn_from(files):
     """The histograms of a job against those of all samples at once."""
-    request = readers.Request("logits", "", None, ())
-    sources = [readers.open_source(Path(name), request) for name in ("logits.npy", "targets.npy")]
-    job = scorer.plan(*sources, scorer.Options())
+    job = job_of("logits.npy", "targets.npy")
     summary = scorer.Summary(job, distributions=True)
     for _, part in job.blocks(summary.of):
         summary.merge(part)
@@ -664,6 +668,21 @@ def test_damaged_files(files, name, content):
         pytest.importorskip("pyarrow")
     Path(name).write_bytes(content)
     assert name in refused(name, "targets.npy")
+
+
+def job_of(*names: str) -> scorer.Job:
+    request = readers.Request("array", "", None, ())
+    sources = [readers.open_source(Path(name), request) for name in names]
+    return scorer.plan(*sources, scorer.Options())
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="without preadv the file is mapped")
+def test_a_file_that_is_cut_off_while_it_is_read(files):
+    job = job_of("logits.npy", "targets.npy")
+    os.truncate("logits.npy", 10_000)
+    with pytest.raises(InputError, match=r"logits\.npy was cut off"):
+        for _ in job.blocks(lambda scores: None):
+            pass
 
 
 def test_files_that_are_cut_off(files):
