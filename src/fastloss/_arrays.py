@@ -152,11 +152,7 @@ def output(out: Any, x: Array, original: Any, read: Iterable[Any] = ()) -> Array
         raise ValueError("out must be writeable, got a read-only array")
     if not flags.aligned:
         raise ValueError("out must be aligned to its element size")
-    if (
-        out is not x
-        and np.may_share_memory(out, x)
-        and out.__array_interface__["data"][0] != x.__array_interface__["data"][0]
-    ):
+    if out is not x and np.may_share_memory(out, x) and out.ctypes.data != x.ctypes.data:
         raise ValueError("out overlaps the logits without being the same array")
     for other in read:
         if isinstance(other, np.ndarray) and other is not x and np.may_share_memory(out, other):
@@ -434,9 +430,7 @@ def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: boo
     return a.reshape(-1).view(np.uint8), int(code), div, mod
 
 
-def _repeated(
-    a: Array, name: str, shape: tuple[int, ...], like: str
-) -> tuple[Array, int, int]:
+def _repeated(a: Array, name: str, shape: tuple[int, ...], like: str) -> tuple[Array, int, int]:
     """Return an array to be broadcast, and the (div, mod) that do it."""
     full = (1,) * (len(shape) - a.ndim) + a.shape
     if len(full) != len(shape) or any(n not in (1, m) for n, m in zip(full, shape, strict=True)):

@@ -34,11 +34,13 @@ _openmp_at_import: int = runtime.openmp_threads()
 _from_environment = bool(os.environ.get("OMP_NUM_THREADS", "").strip())
 
 _chosen: int | None = None
-#: The Python thread whose OpenMP setting `set_num_threads` changed along with `_chosen`.
-_chosen_in: int | None = None
+#: What `set_num_threads` put into OpenMP, which counts each Python thread by itself.
+_put = threading.local()
 
 
-def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float:
+def cgroup_quota(
+    root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")
+) -> float:
     """Processors that the control group grants, infinity where there is no limit.
 
     Parameters
@@ -114,7 +116,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> fastloss.set_num_threads(before)
     """
-    global _chosen, _chosen_in
+    global _chosen
     try:
         n = n.__index__()
     except AttributeError:
@@ -122,7 +124,7 @@ def set_num_threads(n: int) -> None:
     if not 1 <= n <= 65536:
         raise ValueError(f"number of threads must be between 1 and 65536, got {n}")
     runtime.set_openmp_threads(n)
-    _chosen, _chosen_in = n, threading.get_ident()
+    _chosen = _put.threads = n
 
 
 def get_num_threads() -> int:
@@ -142,8 +144,8 @@ def get_num_threads() -> int:
     """
     openmp = runtime.openmp_threads()
     if _chosen is not None:
-        # Where OpenMP still holds what it started with, nobody limited this thread.
-        limited = threading.get_ident() == _chosen_in or openmp != _openmp_at_import
+        # Where OpenMP holds what we put there, or what it started with, nobody limited it.
+        limited = openmp != getattr(_put, "threads", _openmp_at_import)
         return min(_chosen, openmp) if limited else _chosen
     if openmp != _openmp_at_import or _from_environment:
         return openmp
@@ -156,9 +158,9 @@ def for_work(elements: int) -> int:
 
 
 def _after_fork_in_child() -> None:
-    global _chosen, _chosen_in
-    _chosen, _chosen_in = 1, threading.get_ident()
+    global _chosen
     runtime.set_openmp_threads(1)
+    _chosen = _put.threads = 1
 
 
 if hasattr(os, "register_at_fork"):

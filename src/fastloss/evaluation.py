@@ -86,8 +86,15 @@ def score_samples(logits: ArrayLike, target: ArrayLike, *, axis: int | None = No
     numbers = np.full((3, shape[0], shape[2]), np.nan)
     predicted = np.zeros((shape[0], shape[2]), np.int64)
     bad = _EVALUATE[storage.kernel](
-        _softmax.Kind.SCORE, _arrays.seen_by_kernel(a.logits).reshape(shape), None, a.target,
-        numbers[0], predicted, numbers[1], numbers[2], _threads.for_work(a.logits.size),
+        _softmax.Kind.SCORE,
+        _arrays.seen_by_kernel(a.logits).reshape(shape),
+        None,
+        a.target,
+        numbers[0],
+        predicted,
+        numbers[1],
+        numbers[2],
+        _threads.for_work(a.logits.size),
     )
     assert a.target is not None
     if bad >= 0:

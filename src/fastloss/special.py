@@ -33,15 +33,20 @@ def _softmax_like(kind: int, x: ArrayLike, axis: int) -> Array:
     shape = _split(x, axis)
     y = np.empty(x.shape, x.dtype)
     _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
-        kind, _arrays.seen_by_kernel(x).reshape(shape), _arrays.seen_by_kernel(y).reshape(shape),
-        None, None, None, None, None, _threads.for_work(x.size),
+        kind,
+        _arrays.seen_by_kernel(x).reshape(shape),
+        _arrays.seen_by_kernel(y).reshape(shape),
+        None,
+        None,
+        None,
+        None,
+        None,
+        _threads.for_work(x.size),
     )
     return y
 
 
-def logsumexp(
-    x: ArrayLike, axis: int = -1, keepdims: bool = False
-) -> np.floating[Any] | Array:
+def logsumexp(x: ArrayLike, axis: int = -1, keepdims: bool = False) -> np.floating[Any] | Array:
     r"""Logarithm of the sum of exponentials, :math:`\log \sum_k e^{x_k}`.
 
     Parameters
@@ -76,8 +81,15 @@ def logsumexp(
     shape = _split(x, axis)
     result = np.full((shape[0], shape[2]), -np.inf)
     _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
-        _softmax.Kind.LOGSUMEXP, _arrays.seen_by_kernel(x).reshape(shape), None, None, result,
-        None, None, None, _threads.for_work(x.size),
+        _softmax.Kind.LOGSUMEXP,
+        _arrays.seen_by_kernel(x).reshape(shape),
+        None,
+        None,
+        result,
+        None,
+        None,
+        None,
+        _threads.for_work(x.size),
     )
     rest = (1,) if keepdims else ()
     answer = result.astype(x.dtype).reshape(x.shape[:axis] + rest + x.shape[axis + 1 :])

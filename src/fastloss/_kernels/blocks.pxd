@@ -9,7 +9,7 @@
 
 from libc.stdint cimport int32_t
 
-from .storage cimport prefetch
+from .storage cimport Drain, drain_some, prefetch
 from .vecmath cimport (
     INFINITY, NAN, bits64, double_of, exp_scaled, fma, log1p, log_positive, mul_add, real,
     spare_bits,
@@ -136,12 +136,12 @@ cdef inline void accumulate(
 
 cdef inline Sum block_exp(
     const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real magic, real low_x, bint keep,
-    Py_ssize_t ahead
+    Py_ssize_t ahead, Drain *drain
 ) noexcept nogil:
     """Sum of the scaled exponentials of x[:n] but for x[skip] (none if skip is outside [0, n)).
 
     With `keep` they are written to e[:n]; e may be x. e[skip] is then 0. `ahead` elements further
-    lies what will be read next; it is fetched meanwhile.
+    lies what will be read next; it is fetched meanwhile. What `drain` holds is written meanwhile.
     """
     cdef double high[16]
     cdef double low[16]
@@ -157,6 +157,8 @@ cdef inline Sum block_exp(
         if ahead != 0:
             for j in range(0, 64, 8 if real is double else 16):
                 prefetch(x + (i + ahead + j))
+        if drain != NULL:
+            drain_some(drain)
         if n - i >= 64 and not (i <= skip < i + 64):
             for j in range(64):
                 a[j] = exp_scaled(x[i + j], magic, low_x)

@@ -13,15 +13,20 @@
 # c) is what Python calls. Nothing here raises: a bad target index is returned by position, found
 # before anything is written. Indices are checked again where they are used.
 
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from .blocks cimport (
     LANES, SCRATCH, Ending, Sum, Tally, add, block_exp, block_max, clear, count, finish, folded, value_of,
 )
 from .samples cimport Check, Job, check, class_of, factor_of, item_size, offset_of, weighted
-from .storage cimport bfloat16, emit, float16, load, storage, stream_end, transpose, value_at
+from .storage cimport (
+    Drain, bfloat16, drain_begin, drain_rest, emit, float16, load, narrow, storage, stream_end,
+    value_at,
+)
+from .tiles cimport fix_range, shift_tile, tile_max, turn, turn_back
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, power_of_two, real,
 )
@@ -29,9 +34,22 @@ from .vecmath cimport (
 cdef enum:
     BLOCK = 4096         # classes of a long row that are worked on at a time
     FIRST_TILE = 64      # most classes for which a row is turned into a tile
+    KEPT = 262144        # most classes of a row whose exponentials are kept for the gradient
+    # Gradients that are larger than the caches are written past them.
+    STREAM = 16777216
 
 
 # ---- a) rows ---------------------------------------------------------------------------------
+
+cdef Sum row_exp(
+    const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, bint keep,
+    Py_ssize_t ahead, Drain *drain
+) noexcept nogil:
+    """`block_exp` as a function of its own: inlined, its loop would not keep its registers."""
+    return block_exp(
+        x, e, n, skip, exp_magic(exponent), exp_low(exponent), keep, ahead, drain
+    )
+
 
 cdef struct RowSum:
     Sum rest
@@ -40,16 +58,21 @@ cdef struct RowSum:
 
 
 cdef inline RowSum long_row(
-    const storage *x, real *scratch, Py_ssize_t n, Py_ssize_t skip
+    const storage *x, real *scratch, real *e, real *exponents, Py_ssize_t n, Py_ssize_t skip
 ) noexcept nogil:
-    """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two."""
+    """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
+
+    scratch: BLOCK elements. With `e`, the exponentials are kept there, each block of BLOCK
+    classes relative to its own exponent in `exponents`.
+    """
     cdef RowSum row
-    cdef Py_ssize_t i, m
+    cdef Py_ssize_t i, m, ahead
     cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k
     cdef const real *block
-    cdef Py_ssize_t ahead
+    cdef real *to
     cdef Sum part
     cdef double down
+    cdef bint restarted = False
     row.rest = Sum(0, 0)
     i = 0
     while i < n:
@@ -67,7 +90,7 @@ cdef inline RowSum long_row(
             block = scratch
         top = block_max(block, m)
         if top > best:
-            if not -exp_limit(top) <= top <= exp_limit(top):
+            if not restarted and not -exp_limit(top) <= top <= exp_limit(top):
                 if not top < <real>INFINITY:
                     break
                 # The exact maximum has to be known before anything is summed: start again.
@@ -80,12 +103,14 @@ cdef inline RowSum long_row(
                     i += m
                 if not best < <real>INFINITY:
                     break
+                restarted = True
                 shift = best
                 best = <real>(-INFINITY)
                 row.rest = Sum(0, 0)
                 i = 0
                 continue
-            k = exponent_of(top)
+            # With the row's maximum subtracted, blocks far below add exact zeros.
+            k = exponent_of(top if top > -exp_limit(top) else -exp_limit(top))
             if best == <real>(-INFINITY):
                 exponent = k
             elif k > exponent:
@@ -98,21 +123,29 @@ cdef inline RowSum long_row(
                 row.rest.low *= down
                 exponent = k
             best = top
+        to = scratch
+        if e != NULL:
+            to = e + i
+            exponents[i // BLOCK] = exponent
         # An all -inf block before the first number, or one too far below, adds exact zeros.
-        part = block_exp(
-            block, scratch, m, skip - i, exp_magic(exponent), exp_low(exponent), False, ahead
-        )
+        part = row_exp(block, to, m, skip - i, exponent, e != NULL, ahead, NULL)
         row.rest = add(row.rest, part)
         i += m
     if i < n or best == <real>(-INFINITY):
         row.rest = Sum(NAN, 0)
+        if e != NULL:
+            # The gradient is NaN as well, of what was kept and of what was not.
+            for i in range(n):
+                e[i] = <real>NAN
+            for i in range((n + BLOCK - 1) // BLOCK):
+                exponents[i] = exponent
     row.exponent = exponent
     row.shift = shift
     return row
 
 
 cdef inline RowSum short_row(
-    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, bint keep, bint last
+    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, bint keep, bint last, Drain *drain
 ) noexcept nogil:
     """Sum of a row of at most SCRATCH classes, its exponentials kept in e[:n] if asked for."""
     cdef RowSum row
@@ -140,7 +173,7 @@ cdef inline RowSum short_row(
         top = 0
     exponent = exponent_of(top)
     row.exponent = exponent
-    row.rest = block_exp(block, e, n, skip, exp_magic(exponent), exp_low(exponent), keep, ahead)
+    row.rest = row_exp(block, e, n, skip, exponent, keep, ahead, drain)
     return row
 
 
@@ -160,9 +193,14 @@ cdef inline void scale_block(real *e, Py_ssize_t n, double by, double by_low) no
 
 cdef inline void rows_item(
     const storage *x, storage *grad, real *losses, const Job *job,
-    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *e,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *e, storage *stage, real *heap,
 ) noexcept nogil:
-    """Rows start to stop; e: scratch of SCRATCH elements."""
+    """Rows start to stop.
+
+    e, stage: scratch of SCRATCH elements each. heap: where the gradient is larger than the caches,
+    more scratch (see `heap_size`), with which the gradient of some rows is written while the next
+    ones are read, and a long row's exponentials are kept; or NULL.
+    """
     cdef Tally tally
     cdef Ending end
     cdef Py_ssize_t classes = job.classes
@@ -171,13 +209,25 @@ cdef inline void rows_item(
     cdef bint short = classes <= SCRATCH
     cdef bint want_gradient = grad != NULL
     cdef RowSum row
+    cdef Drain drain
     cdef double factor[64]
     cdef Py_ssize_t target[64]
+    cdef real *kept = NULL
+    cdef real *exponents = NULL
+    cdef real *turn_of = heap
     cdef real k
+    drain.left = 0
+    if want_gradient and not short and heap != NULL and classes <= KEPT:
+        kept = heap
+        exponents = heap + classes
     clear(&tally)
     first = start
     while first < stop:
         n = min(stop - first, group)
+        if short and heap != NULL:
+            # Two blocks in turn: what lies in the other one is being written.
+            turn_of = heap + SCRATCH if turn_of == heap else heap
+            e = turn_of
         for g in range(n):
             target[g] = class_of(job, first + g)
             if target[g] < 0:
@@ -186,10 +236,12 @@ cdef inline void rows_item(
             if short:
                 row = short_row(
                     x + (first + g) * classes, e + g * classes, classes, target[g],
-                    want_gradient, first + g + 1 >= stop,
+                    want_gradient, first + g + 1 >= stop, &drain if heap != NULL else NULL,
                 )
             else:
-                row = long_row(x + (first + g) * classes, e, classes, target[g])
+                row = long_row(
+                    x + (first + g) * classes, e, kept, exponents, classes, target[g]
+                )
             end.rest[g] = row.rest.high + row.rest.low
             end.rest_low[g] = row.rest.low - (end.rest[g] - row.rest.high)
             end.exponent[g] = row.exponent
@@ -205,35 +257,60 @@ cdef inline void rows_item(
         if losses != NULL:
             for g in range(n):
                 losses[first + g] = <real>end.loss[g]
-        if want_gradient:
+        if want_gradient and short:
             for g in range(n):
                 if target[g] < 0:
-                    if short:
-                        for i in range(classes):
-                            e[g * classes + i] = 0
-                    else:
-                        clear_row(grad + (first + g) * classes, e, classes, job.streaming)
-                    continue
-                if short:
+                    for i in range(classes):
+                        e[g * classes + i] = 0
+                else:
                     scale_block(e + g * classes, classes, end.scale[g], end.scale_low[g])
                     e[g * classes + target[g]] = <real>end.own_gradient[g]
-                else:
-                    # Recomputed: its exponentials did not fit into the cache.
-                    i = 0
-                    k = <real>end.exponent[g]
-                    while i < classes:
-                        m = min(classes - i, <Py_ssize_t>BLOCK)
-                        load(e, x + (first + g) * classes + i, m, <real>row.shift)
-                        block_exp(e, e, m, -1, exp_magic(k), exp_low(k), True, 0)
-                        scale_block(e, m, end.scale[g], end.scale_low[g])
-                        if i <= target[g] < i + m:
-                            e[target[g] - i] = <real>end.own_gradient[g]
-                        emit(grad + (first + g) * classes + i, e, m, job.streaming)
-                        i += m
-            if short:
+            if heap == NULL:
                 emit(grad + first * classes, e, n * classes, job.streaming)
+            else:
+                drain_rest(&drain)
+                if (storage is float and real is float) or (storage is double and real is double):
+                    drain_begin(&drain, grad + first * classes, e, n * classes * sizeof(storage))
+                else:
+                    narrow(stage, e, n * classes)
+                    drain_begin(
+                        &drain, grad + first * classes, stage, n * classes * sizeof(storage)
+                    )
+        elif want_gradient and target[0] < 0:
+            clear_row(grad + first * classes, e, classes, job.streaming)
+        elif want_gradient:
+            i = 0
+            while i < classes:
+                m = min(classes - i, <Py_ssize_t>BLOCK)
+                k = <real>end.exponent[0]
+                if kept != NULL:
+                    # Of its own exponent; the product may underflow only where the result does.
+                    scale_block(
+                        kept + i, m,
+                        end.scale[0] * power_of_two(exponents[i // BLOCK] - k),
+                        end.scale_low[0] * power_of_two(exponents[i // BLOCK] - k),
+                    )
+                    turn_of = kept + i
+                else:
+                    # Computed once more: the exponentials have not been kept.
+                    load(e, x + first * classes + i, m, <real>row.shift)
+                    row_exp(e, e, m, -1, k, True, 0, NULL)
+                    scale_block(e, m, end.scale[0], end.scale_low[0])
+                    turn_of = e
+                if i <= target[0] < i + m:
+                    turn_of[target[0] - i] = <real>end.own_gradient[0]
+                emit(grad + first * classes + i, turn_of, m, job.streaming)
+                i += m
         first += n
+    drain_rest(&drain)
     result[0] = folded(&tally)
+
+
+cdef inline Py_ssize_t heap_size(Py_ssize_t classes) noexcept nogil:
+    """Elements of a thread's additional scratch."""
+    if classes > SCRATCH and classes <= KEPT:
+        return classes + (classes + BLOCK - 1) // BLOCK
+    return 2 * SCRATCH
 
 
 cdef inline void clear_row(storage *grad, real *e, Py_ssize_t n, bint streaming) noexcept nogil:
@@ -249,10 +326,8 @@ cdef inline void clear_row(storage *grad, real *e, Py_ssize_t n, bint streaming)
 
 # ---- b) tiles --------------------------------------------------------------------------------
 #
-# Samples are turned into a scratch block, class-major: class c of sample i at xs[c * width + i].
-# Samples of one outer position lie side by side in memory, so that turning them is copying; it is
-# done all the same, since class planes a power of two apart share the sets of a cache. The block
-# is then worked on LANES samples at a time: a tile.
+# Samples are turned into a scratch block (see tiles.pxd), which is worked on LANES samples at a
+# time: a tile.
 #
 # Up to TILE classes are held. If that is all of them, they are read once. If not, the maxima are
 # found first, then sums, then gradients, block of classes by block of classes.
@@ -261,93 +336,16 @@ cdef enum:
     TILE = 128           # SCRATCH // LANES
 
 
-cdef inline Py_ssize_t width_of(Py_ssize_t classes) noexcept nogil:
-    """Samples of a block: LANES times an odd number, against conflicts in the cache."""
-    cdef Py_ssize_t tiles = min(max(SCRATCH // (LANES * max(classes, 1)), 1), 7)
-    return LANES * (tiles if tiles & 1 else tiles - 1)
+cdef inline Py_ssize_t width_of(Py_ssize_t classes, Py_ssize_t inner) noexcept nogil:
+    """Samples of a block: LANES times an odd number, against conflicts in the cache.
 
-
-cdef inline void turn(
-    real *to, const storage *x, real *stage, const Job *job, Py_ssize_t first, Py_ssize_t n,
-    Py_ssize_t from_class, Py_ssize_t m, Py_ssize_t width
-) noexcept nogil:
-    """Classes from_class to from_class + m of n samples, class-major.
-
-    Where a last tile is not full, its other lanes hold 0. stage: scratch of SCRATCH elements.
+    Samples that lie side by side are read in longer stretches so. Rows come one after the other
+    anyway, and the processor fetches them ahead best in small blocks.
     """
-    cdef Py_ssize_t lane, c, i, run, base
-    cdef Py_ssize_t inner = job.inner
-    if n % LANES != 0:
-        for c in range(m):
-            for lane in range(n, (n + LANES - 1) // LANES * LANES):
-                to[c * width + lane] = 0
+    cdef Py_ssize_t tiles = min(max(SCRATCH // (LANES * max(classes, 1)), 1), 7)
     if inner == 1:
-        # All classes are held: a tile with inner == 1 has at most FIRST_TILE of them.
-        if (storage is float and real is float) or (storage is double and real is double):
-            transpose(to, width, x + first * m, m, n, m)
-        else:
-            load(stage, x + first * m, n * m, <real>0)
-            transpose(to, width, stage, m, n, m)
-    else:
-        lane = 0
-        while lane < n:
-            # Samples of one outer position lie side by side.
-            i = (first + lane) % inner
-            run = min(n - lane, inner - i)
-            base = ((first + lane) // inner * job.classes + from_class) * inner + i
-            for c in range(m):
-                load(to + c * width + lane, x + base + c * inner, run, <real>0)
-            lane += run
-
-
-cdef inline void turn_back(
-    storage *grad, const real *g, real *stage, const Job *job, Py_ssize_t first, Py_ssize_t n,
-    Py_ssize_t from_class, Py_ssize_t m, Py_ssize_t width
-) noexcept nogil:
-    """Write a class-major block to where its samples lie; stage: scratch of SCRATCH elements."""
-    cdef Py_ssize_t lane, c, i, run, base
-    cdef Py_ssize_t inner = job.inner
-    if inner == 1:
-        transpose(stage, m, g, width, m, n)
-        emit(grad + first * m, stage, n * m, job.streaming)
-    else:
-        lane = 0
-        while lane < n:
-            i = (first + lane) % inner
-            run = min(n - lane, inner - i)
-            base = ((first + lane) // inner * job.classes + from_class) * inner + i
-            for c in range(m):
-                emit(
-                    grad + base + c * inner, g + c * width + lane, run,
-                    job.streaming and run >= 256,
-                )
-            lane += run
-
-
-cdef inline void shift_tile(
-    real *xs, Py_ssize_t m, Py_ssize_t width, const real *shift
-) noexcept nogil:
-    cdef Py_ssize_t c, lane
-    for c in range(m):
-        for lane in range(64):
-            xs[lane] = xs[lane] - shift[lane]
-        xs = xs + width
-
-
-cdef inline void tile_max(
-    const real *xs, Py_ssize_t m, Py_ssize_t width, real *top
-) noexcept nogil:
-    """top[lane] = max(top[lane], xs[..., lane]) over m classes; NaNs are passed over."""
-    cdef real best[64]
-    cdef Py_ssize_t c, lane
-    for lane in range(64):
-        best[lane] = top[lane]
-    for c in range(m):
-        for lane in range(64):
-            best[lane] = xs[lane] if xs[lane] > best[lane] else best[lane]
-        xs = xs + width
-    for lane in range(64):
-        top[lane] = best[lane]
+        return LANES
+    return LANES * (tiles if tiles & 1 else tiles - 1)
 
 
 cdef inline void tile_exp(
@@ -443,25 +441,6 @@ cdef inline void fit_block(
             end.own_x[lane] = xs[tile.skip[lane] * width + lane]
 
 
-cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
-    """Turn maxima into exponents; those out of range become shifts. Returns whether there are."""
-    cdef Py_ssize_t lane
-    cdef bint shifted = False
-    for lane in range(64):
-        shifted |= not ((top[lane] <= exp_limit(top[0])) & (top[lane] >= -exp_limit(top[0])))
-    if shifted:
-        for lane in range(64):
-            shift[lane] = 0
-            if not -exp_limit(top[0]) <= top[lane] <= exp_limit(top[0]):
-                shift[lane] = (
-                    top[lane] if -<real>INFINITY < top[lane] < <real>INFINITY else <real>NAN
-                )
-                top[lane] = 0
-    for lane in range(64):
-        top[lane] = exponent_of(top[lane])
-    return shifted
-
-
 cdef inline void tiles_item(
     const storage *x, storage *grad, real *losses, const Job *job,
     Py_ssize_t start, Py_ssize_t stop, Sum *result, real *xs, real *stage,
@@ -471,7 +450,7 @@ cdef inline void tiles_item(
     cdef Tile tile
     cdef Ending end
     cdef Py_ssize_t classes = job.classes
-    cdef Py_ssize_t width = width_of(classes)
+    cdef Py_ssize_t width = width_of(classes, job.inner)
     cdef Py_ssize_t first, n, lane, c, m, at, filled
     cdef bint whole = classes <= TILE
     cdef bint shifted
@@ -484,7 +463,7 @@ cdef inline void tiles_item(
     while first < stop:
         n = min(stop - first, width)
         if whole:
-            turn(xs, x, stage, job, first, n, 0, classes, width)
+            turn(xs, x, stage, classes, job.inner, first, n, 0, classes, width)
         for at in range(0, n, 64):
             filled = min(n - at, <Py_ssize_t>LANES)
             # 1. Targets.
@@ -495,7 +474,7 @@ cdef inline void tiles_item(
             for c in range(0, classes, 128):
                 m = min(classes - c, <Py_ssize_t>TILE)
                 if not whole:
-                    turn(xs, x, stage, job, first, n, c, m, width)
+                    turn(xs, x, stage, classes, job.inner, first, n, c, m, width)
                 tile_max(xs + at, m, width, &top[0])
             shifted = fix_range(&top[0], &shift[0])
             if shifted and whole:
@@ -511,7 +490,7 @@ cdef inline void tiles_item(
             for c in range(0, classes, 128):
                 m = min(classes - c, <Py_ssize_t>TILE)
                 if not whole:
-                    turn(xs, x, stage, job, first, n, c, m, width)
+                    turn(xs, x, stage, classes, job.inner, first, n, c, m, width)
                     if shifted:
                         shift_tile(xs, m, width, &shift[0])
                 fit_block(&tile, &end, xs + at, c, m, width)
@@ -538,7 +517,7 @@ cdef inline void tiles_item(
             for c in range(0, classes, 128):
                 m = min(classes - c, <Py_ssize_t>TILE)
                 if not whole:
-                    turn(xs, x, stage, job, first, n, c, m, width)
+                    turn(xs, x, stage, classes, job.inner, first, n, c, m, width)
                     if shifted:
                         shift_tile(xs, m, width, &shift[0])
                     fit_block(&tile, &end, xs, c, m, width)
@@ -548,9 +527,13 @@ cdef inline void tiles_item(
                     )
                 tile_gradient(xs + at, m, width, &tile, &end)
                 if not whole:
-                    turn_back(grad, xs, stage, job, first, n, c, m, width)
+                    turn_back(
+                        grad, xs, stage, classes, job.inner, first, n, c, m, width, job.streaming
+                    )
         if whole and grad != NULL:
-            turn_back(grad, xs, stage, job, first, n, 0, classes, width)
+            turn_back(
+                grad, xs, stage, classes, job.inner, first, n, 0, classes, width, job.streaming
+            )
         first += n
     result[0] = folded(&tally)
 
@@ -618,20 +601,26 @@ cdef inline void nll_gradient(
 
 cdef inline void item(
     const storage *x, storage *grad, float *losses32, double *losses64, const Job *job,
-    Py_ssize_t start, Py_ssize_t stop, Sum *result,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result, void *heap,
 ) noexcept nogil:
     cdef float e[8192]
     cdef float stage[8192]
     cdef double e64[8192]
     cdef double stage64[8192]
+    cdef bint rows = job.inner == 1 and job.classes > FIRST_TILE
     if storage is double:
-        if job.inner == 1 and job.classes > FIRST_TILE:
-            rows_item(x, grad, losses64, job, start, stop, result, &e64[0])
+        if rows:
+            rows_item(
+                x, grad, losses64, job, start, stop, result, &e64[0], &stage64[0], <double *>heap
+            )
         else:
             tiles_item(x, grad, losses64, job, start, stop, result, &e64[0], &stage64[0])
     else:
-        if job.inner == 1 and job.classes > FIRST_TILE:
-            rows_item(x, grad, losses32, job, start, stop, result, &e[0])
+        if rows:
+            rows_item(
+                x, grad, losses32, job, start, stop, result, &e[0], <storage *>&stage[0],
+                <float *>heap,
+            )
         else:
             tiles_item(x, grad, losses32, job, start, stop, result, &e[0], &stage[0])
     if job.streaming:
@@ -640,10 +629,10 @@ cdef inline void item(
 
 cdef void work(
     const storage *x, storage *grad, float *losses32, double *losses64, const Job *job,
-    Py_ssize_t start, Py_ssize_t stop, Sum *result, bint log_probs,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result, bint log_probs, void *heap,
 ) noexcept nogil:
     if not log_probs:
-        item(x, grad, losses32, losses64, job, start, stop, result)
+        item(x, grad, losses32, losses64, job, start, stop, result, heap)
     elif storage is double:
         nll_item(x, losses64, job, start, stop, result, <double>0)
     else:
@@ -662,7 +651,6 @@ def cross_entropy(
     double[:, ::1] losses64,             # OUT  the same for double logits, or None
     storage[:, :, ::1] grad,             # OUT  (outer, C, inner) or None; may be the logits
     int threads,
-    bint streaming,
     bint log_probs,                      # IN   whether the logits are log-probabilities (NLL)
 ):
     """Return (position of a bad target or -1, sum of the losses, sum of the weights)."""
@@ -670,7 +658,8 @@ def cross_entropy(
     cdef Check checked
     cdef Sum partial[4096]
     cdef Sum total = Sum(0, 0)
-    cdef Py_ssize_t size, items, i
+    cdef Py_ssize_t size, items, i, room = 0
+    cdef char *heap = NULL
     cdef const storage *x = NULL
     cdef storage *g = NULL
     cdef float *out32 = NULL
@@ -684,7 +673,10 @@ def cross_entropy(
     job.weight = &weight[0] if weight is not None else NULL
     job.factor = &factor[0, 0] if factor is not None else NULL
     job.ignore_index = ignore_index
-    job.streaming = streaming
+    job.streaming = (
+        grad is not None
+        and job.samples * job.classes * <Py_ssize_t>sizeof(storage) >= STREAM
+    )
     if losses32 is not None:
         out32 = &losses32[0, 0]
     if losses64 is not None:
@@ -700,20 +692,27 @@ def cross_entropy(
             job.scale = scale
             size = item_size(&job)
             items = (job.samples + size - 1) // size
+            if job.streaming and job.inner == 1 and job.classes > FIRST_TILE:
+                # Without it the same is computed, more slowly.
+                room = heap_size(job.classes) * (8 if storage is double else 4)
+                room = (room + 127) // 64 * 64
+                heap = <char *>malloc(room * max(threads, 1))
             if threads > 1 and items > 1:
                 for i in prange(items, schedule="dynamic", num_threads=threads):
                     work(
                         x, g, out32, out64, &job, i * size, min(job.samples, (i + 1) * size),
                         &partial[i], log_probs,
+                        NULL if heap == NULL else heap + threadid() * room,
                     )
             else:
                 for i in range(items):
                     work(
                         x, g, out32, out64, &job, i * size, min(job.samples, (i + 1) * size),
-                        &partial[i], log_probs,
+                        &partial[i], log_probs, heap,
                     )
             for i in range(items):
                 total = add(total, partial[i])
+            free(heap)
             if log_probs and g != NULL:
                 # Losses first: the gradient may be written over the log-probabilities.
                 memset(g, 0, job.samples * job.classes * sizeof(storage))

@@ -167,7 +167,7 @@ cdef inline real softplus(real z, real e) noexcept nogil:
 
 cdef inline real sigmoid(real z, real e) noexcept nogil:
     """1 / (1 + exp(-z)), with e = exp(-|z|)."""
-    return (e if z < 0 else <real>1) / (1 + e)
+    return (e if z < 0 else <real>1) / (<real>1 + e)
 
 
 cdef inline real minus_abs(real z) noexcept nogil:
@@ -238,8 +238,8 @@ cdef inline void bce_probabilities(
         b = log1p(-p[i])
         a = a if a > -100 else <real>-100
         b = b if b > -100 else <real>-100
-        loss[i] = -(t[i] * a + (1 - t[i]) * b)
-        d = p[i] * (1 - p[i])
+        loss[i] = -(t[i] * a + (<real>1 - t[i]) * b)
+        d = p[i] * (<real>1 - p[i])
         grad[i] = (p[i] - t[i]) / (d if d > <real>1e-12 else <real>1e-12)
 
 

@@ -11,23 +11,28 @@
 # double, whatever the logits' type, so that floats lose nothing. With doubles it is right to a few
 # ulp of the larger of the two; for a one-hot target one of them is exactly 0.
 #
-# Samples are worked on one by one: a row, also a strided one, is loaded into a scratch block of
-# doubles. Rows beyond the scratch block are loaded three times: maximum, sums, gradient.
+# Two ways through memory, chosen by the number of classes alone:
+#
+#   a) rows   more than TILE classes: sample by sample. A row, also a strided one, is loaded into a
+#             scratch block of doubles; one beyond that is loaded three times: maximum, sums, gradient
+#   b) tiles  LANES samples at a time, turned into a scratch block, class after class
 
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 from .blocks cimport (
-    Sum, Tally, accumulate, add, block_exp, block_max, clear, count, folded, value_of,
+    LANES, Sum, Tally, accumulate, add, block_exp, block_max, clear, count, folded, value_of,
 )
 from .samples cimport Check, Job, check, class_of, item_size, offset_of, weighted
 from .storage cimport bfloat16, emit, float16, load, narrow, storage, value_at
+from .tiles cimport fix_range, shift_tile, turn, turn_back
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p,
 )
 
 cdef enum:
     ROW = 2048           # classes of a row that are held at a time
+    TILE = 64            # most classes of a tile
 
 ctypedef fused probability:
     float
@@ -36,6 +41,8 @@ ctypedef fused probability:
 cdef struct Smoothing:
     double keep          # 1 - smoothing
     double spread        # smoothing / C
+
+# ---- a) rows ---------------------------------------------------------------------------------
 
 # What is known of a row once it is summed.
 cdef struct Row:
@@ -145,9 +152,9 @@ cdef inline Row sum_row(
             load_row(xs, x + c * stride, n, stride, row.shift)
         load_target(a, p, stride, t, job.weight, smoothing, c, n)
         add_loss(xs, a, n, top, &distance, &mass)
-        rest = add(rest, block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False, 0))
+        rest = add(rest, block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False, 0, NULL))
     row.own = exp_scaled(top, row.magic, row.low_x)
-    row.rest = rest.high + rest.low
+    row.rest = rest.high + rest.low if row.shift == row.shift else NAN
     row.total = row.rest + row.own
     row.mass = value_of(mass)
     row.loss = value_of(distance)
@@ -169,7 +176,7 @@ cdef inline void gradient_block(
         xs[i] = (p * (row.mass - a[i]) - a[i] * (1 - p)) * scale
 
 
-cdef inline void soft_item(
+cdef void rows_item(
     const storage *x, const probability *p, storage *grad, float *losses32, double *losses64,
     const Job *job, Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
 ) noexcept nogil:
@@ -234,6 +241,157 @@ cdef inline void write(
         for c in range(n):
             grad[c * stride] = stage[c]
 
+
+# ---- b) tiles --------------------------------------------------------------------------------
+
+cdef inline void tile_target(
+    double *a, const probability *p, double *stage, const Job *job, Smoothing smoothing,
+    Py_ssize_t first, Py_ssize_t n, const int64_t *target
+) noexcept nogil:
+    """a[c * LANES + lane] = weight[c] * q[c] of each lane."""
+    cdef Py_ssize_t c, lane
+    if p != NULL:
+        turn(a, p, stage, job.classes, job.inner, first, n, 0, job.classes, LANES)
+        for c in range(job.classes * 64):
+            a[c] = smoothing.keep * a[c] + smoothing.spread
+    else:
+        for c in range(job.classes):
+            for lane in range(64):
+                a[c * 64 + lane] = smoothing.spread + (smoothing.keep if target[lane] == c else 0.0)
+    if job.weight != NULL:
+        for c in range(job.classes):
+            for lane in range(64):
+                a[c * 64 + lane] = a[c * 64 + lane] * job.weight[c]
+
+
+cdef inline void two_sum(double *high, double *low, double value) noexcept nogil:
+    """Add to a number in two parts."""
+    cdef double t = high[0] + value
+    cdef double z = t - high[0]
+    low[0] = low[0] + ((high[0] - (t - z)) + (value - z))
+    high[0] = t
+
+
+cdef void tiles_item(
+    const storage *x, const probability *p, storage *grad, float *losses32, double *losses64,
+    const Job *job, Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
+) noexcept nogil:
+    cdef double xs[4096]
+    cdef double a[4096]
+    cdef double stage[4096]
+    cdef Tally tally
+    cdef Py_ssize_t classes = job.classes, first, n, lane, c
+    cdef double top[64]
+    cdef double shift[64]
+    cdef double magic[64]
+    cdef double low_x[64]
+    cdef int64_t largest[64]
+    cdef int64_t target[64]
+    cdef double rest[64]
+    cdef double rest_low[64]
+    cdef double distance[64]
+    cdef double distance_low[64]
+    cdef double mass[64]
+    cdef double mass_low[64]
+    cdef double own[64]
+    cdef double total[64]
+    cdef double loss[64]
+    cdef double factor[64]
+    cdef double e, q, g
+    clear(&tally)
+    for first in range(start, stop, 64):
+        n = min(stop - first, <Py_ssize_t>LANES)
+        for lane in range(64):
+            target[lane] = -1
+            factor[lane] = lane < n
+            top[lane] = -INFINITY if lane < n else 0.0
+            largest[lane] = 0
+        for lane in range(n):
+            if job.target != NULL:
+                target[lane] = class_of(job, first + lane)
+                factor[lane] = target[lane] >= 0
+            if job.factor != NULL and factor[lane] != 0:
+                factor[lane] = job.factor[first + lane]
+        turn(&xs[0], x, &stage[0], classes, job.inner, first, n, 0, classes, LANES)
+        tile_target(&a[0], p, &stage[0], job, smoothing, first, n, &target[0])
+        for c in range(classes):
+            for lane in range(64):
+                largest[lane] = c if xs[c * 64 + lane] > top[lane] else largest[lane]
+                top[lane] = xs[c * 64 + lane] if xs[c * 64 + lane] > top[lane] else top[lane]
+        for lane in range(64):
+            own[lane] = top[lane]
+        if fix_range(&top[0], &shift[0]):
+            shift_tile(&xs[0], classes, LANES, &shift[0])
+            for lane in range(64):
+                own[lane] = own[lane] if shift[lane] == 0 else shift[lane] - shift[lane]
+        for lane in range(64):
+            magic[lane] = exp_magic(top[lane])
+            low_x[lane] = exp_low(top[lane])
+            top[lane] = own[lane]
+            own[lane] = exp_scaled(own[lane], magic[lane], low_x[lane])
+            rest[lane] = rest_low[lane] = distance[lane] = distance_low[lane] = 0
+            mass[lane] = mass_low[lane] = 0
+        for c in range(classes):
+            for lane in range(64):
+                g = a[c * 64 + lane] * (top[lane] - xs[c * 64 + lane])
+                two_sum(&distance[lane], &distance_low[lane], 0.0 if a[c * 64 + lane] == 0 else g)
+                two_sum(&mass[lane], &mass_low[lane], a[c * 64 + lane])
+                e = exp_scaled(xs[c * 64 + lane], magic[lane], low_x[lane])
+                xs[c * 64 + lane] = e
+                two_sum(&rest[lane], &rest_low[lane], 0.0 if largest[lane] == c else e)
+        for lane in range(64):
+            rest[lane] = rest[lane] + rest_low[lane]
+            total[lane] = rest[lane] + own[lane]
+            mass[lane] = mass[lane] + mass_low[lane]
+            loss[lane] = distance[lane]
+            if distance_low[lane] - distance_low[lane] == 0:
+                loss[lane] = distance[lane] + distance_low[lane]
+            g = mass[lane] * log1p(rest[lane] / own[lane])
+            loss[lane] = loss[lane] + (0.0 if mass[lane] == 0 else g)
+            loss[lane] = loss[lane] if total[lane] - total[lane] == 0 else NAN
+        for lane in range(64):
+            # Ignored lanes: 0, whatever their logits made of it.
+            loss[lane] = weighted(factor[lane], loss[lane])
+            if job.target != NULL and target[lane] < 0 or lane >= n:
+                loss[lane] = 0
+        count(&tally, &loss[0], LANES)
+        for lane in range(n):
+            if losses32 != NULL:
+                losses32[first + lane] = <float>loss[lane]
+            if losses64 != NULL:
+                losses64[first + lane] = loss[lane]
+        if grad == NULL:
+            continue
+        for lane in range(64):
+            factor[lane] = factor[lane] * job.scale
+        for c in range(classes):
+            for lane in range(64):
+                q = xs[c * 64 + lane] / total[lane]
+                e = rest[lane] / total[lane] if largest[lane] == c else 1 - q
+                g = q * (mass[lane] - a[c * 64 + lane]) - a[c * 64 + lane] * e
+                xs[c * 64 + lane] = g * factor[lane]
+        if job.target != NULL:
+            for c in range(classes):
+                for lane in range(64):
+                    xs[c * 64 + lane] = xs[c * 64 + lane] if target[lane] >= 0 else 0.0
+        turn_back(
+            grad, &xs[0], &stage[0], classes, job.inner, first, n, 0, classes, LANES,
+            job.streaming
+        )
+    result[0] = folded(&tally)
+
+
+cdef void item(
+    const storage *x, const probability *p, storage *grad, float *losses32, double *losses64,
+    const Job *job, Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
+) noexcept nogil:
+    if job.classes <= TILE:
+        tiles_item(x, p, grad, losses32, losses64, job, smoothing, start, stop, result)
+    else:
+        rows_item(x, p, grad, losses32, losses64, job, smoothing, start, stop, result)
+
+
+# ---- c) what Python calls --------------------------------------------------------------------
 
 def cross_entropy(
     const storage[:, :, ::1] logits,     # IN   (outer, C, inner)
@@ -303,13 +461,13 @@ def cross_entropy(
             items = (job.samples + size - 1) // size
             if threads > 1 and items > 1:
                 for i in prange(items, schedule="dynamic", num_threads=threads):
-                    soft_item(
+                    item(
                         x, p, g, out32, out64, &job, s, i * size,
                         min(job.samples, (i + 1) * size), &partial[i],
                     )
             else:
                 for i in range(items):
-                    soft_item(
+                    item(
                         x, p, g, out32, out64, &job, s, i * size,
                         min(job.samples, (i + 1) * size), &partial[i],
                     )

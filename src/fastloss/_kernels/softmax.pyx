@@ -96,10 +96,12 @@ cdef inline Row read_row(
         rest = add(
             rest,
             block_exp(
-                xs, e, n, row.largest - c, exp_magic(exponent), exp_low(exponent), True, 0
+                xs, e, n, row.largest - c, exp_magic(exponent), exp_low(exponent), True, 0, NULL,
             ),
         )
     own = exp_scaled(top, exp_magic(exponent), exp_low(exponent))
+    if row.shift != row.shift:
+        own = NAN
     if whole and classes > 0:
         e[row.largest] = <real>own
     row.total = rest.high + rest.low + own
@@ -145,7 +147,7 @@ cdef inline void item_of(
                 if not whole:
                     load_row(xs, x + base + c * stride, n, stride, row.shift)
                     k = <real>row.exponent
-                    block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, 0)
+                    block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, 0, NULL)
                 total += spread(xs, e, n, row.top - row.shift)
             job.entropy[sample] = row.log_rest + total / row.total
         else:
@@ -156,7 +158,7 @@ cdef inline void item_of(
                     load_row(xs, x + base + c * stride, n, stride, row.shift)
                 if job.kind == SOFTMAX:
                     if not whole:
-                        block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, 0)
+                        block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, 0, NULL)
                     by = <real>(1 / row.total)
                     for i in range(n):
                         e[i] = e[i] * by

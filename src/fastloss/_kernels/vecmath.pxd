@@ -2,6 +2,11 @@
 #
 # Layout: a) types and bit casts, b) exp, c) log and log1p, d) what the losses make of them.
 #
+# A bare 1 among floats would be a double to the C compiler: constants are written <real>1.
+#
+# Polynomials are summed in pairs and not from the top down (Estrin's way): as many operations, but
+# half as many that wait for each other, which is what the loops' speed hangs on.
+#
 # Every function is branch-free (its ternaries become selects), calls nothing but the others here,
 # and states its largest error and its valid range; tests/test_vecmath.py holds it to both. An ulp
 # is the spacing of the result's type at the exact value. The polynomials come from
@@ -69,7 +74,10 @@ cdef inline double double_of(uint64_t u) noexcept nogil:
 cdef inline real mul_add(real a, real b, real c) noexcept nogil:
     """a * b + c, rounded once where the processor does that, else twice."""
     if FMA:
-        return fmaf(a, b, c) if real is float else fma(a, b, c)
+        if real is float:
+            return fmaf(a, b, c)
+        else:
+            return fma(a, b, c)
     return a * b + c
 
 
@@ -131,7 +139,7 @@ cdef inline real exp_low(real exponent) noexcept nogil:
 
 cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
     """e**x * 2**(SPARE - K): at most 1.5 ulp off for low < x <= K ln 2 + 1."""
-    cdef real k, r, p
+    cdef real k, r, p, square, low_part, high_part
     x = low if x < low else x
     if real is float:
         k = mul_add(x, <float>1.4426950408889634, magic)
@@ -143,13 +151,13 @@ cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
             r = x - p * <float>0.693115234375
             r = r - p * <float>3.19461834931e-05
             r = r - p * <float>-1.28891788e-11
-        p = <float>0.0013744814787060022
-        p = mul_add(p, r, <float>0.00836896151304245)
-        p = mul_add(p, r, <float>0.041669655591249466)
-        p = mul_add(p, r, <float>0.166665181517601)
-        p = mul_add(p, r, <float>0.49999988079071045)
+        square = r * r
+        p = mul_add(r, <float>0.00836896151304245, <float>0.041669655591249466)
+        p = mul_add(square, <float>0.0013744814787060022, p)
+        low_part = mul_add(r, <float>0.166665181517601, <float>0.49999988079071045)
+        p = mul_add(p, square, low_part)
         # 1 is added last, and scaled with the rest: one rounding of the size of the result.
-        p = mul_add(p, r * r, r)
+        p = mul_add(p, square, r)
         r = float_of(bits32(k) << 23)
         return mul_add(p, r, r)
     else:
@@ -157,24 +165,27 @@ cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
         p = k - magic
         r = mul_add(p, <double>-0.6931471803691238, x)
         r = mul_add(p, <double>-1.9082149292705877e-10, r)
-        p = 2.5027991964081563e-08
-        p = mul_add(p, r, <double>2.7631478385462734e-07)
-        p = mul_add(p, r, <double>2.7557497479195075e-06)
-        p = mul_add(p, r, <double>2.4801489318727205e-05)
-        p = mul_add(p, r, <double>0.00019841269607174817)
-        p = mul_add(p, r, <double>0.0013888888947727362)
-        p = mul_add(p, r, <double>0.00833333333344726)
-        p = mul_add(p, r, <double>0.041666666666511976)
-        p = mul_add(p, r, <double>0.16666666666666488)
-        p = mul_add(p, r, <double>0.5000000000000013)
-        p = mul_add(p, r * r, r)
+        square = r * r
+        p = mul_add(r, <double>2.5027991964081563e-08, <double>2.7631478385462734e-07)
+        low_part = mul_add(r, <double>2.7557497479195075e-06, <double>2.4801489318727205e-05)
+        high_part = mul_add(r, <double>0.00019841269607174817, <double>0.0013888888947727362)
+        high_part = mul_add(low_part, square, high_part)
+        p = mul_add(p, square * square, high_part)
+        low_part = mul_add(r, <double>0.00833333333344726, <double>0.041666666666511976)
+        high_part = mul_add(r, <double>0.16666666666666488, <double>0.5000000000000013)
+        high_part = mul_add(low_part, square, high_part)
+        p = mul_add(p, square * square, high_part)
+        p = mul_add(p, square, r)
         r = double_of(bits64(k) << 52)
         return mul_add(p, r, r)
 
 
 cdef inline real spare(real unused) noexcept nogil:
     """2**-SPARE, which takes a scaled exponential back."""
-    return <real>9.094947017729282e-13 if real is float else 5.421010862427522e-20
+    if real is float:
+        return <float>9.094947017729282e-13
+    else:
+        return 5.421010862427522e-20
 
 
 cdef inline real exp_negative(real x) noexcept nogil:
@@ -195,18 +206,18 @@ cdef inline double power_of_two(double k) noexcept nogil:
 
 cdef inline real log_parts(real u, real k, real f, real c) noexcept nogil:
     """k ln 2 + log(1 + f) + c, with c small."""
-    cdef real z, p, s
+    cdef real z, p, s, t, four
     if real is float:
         z = f * f
-        p = <float>0.06684789061546326
-        p = mul_add(p, f, <float>-0.11656239628791809)
-        p = mul_add(p, f, <float>0.11905733495950699)
-        p = mul_add(p, f, <float>-0.12409625947475433)
-        p = mul_add(p, f, <float>0.14217515289783478)
-        p = mul_add(p, f, <float>-0.1666772961616516)
-        p = mul_add(p, f, <float>0.20002228021621704)
-        p = mul_add(p, f, <float>-0.25000014901161194)
-        p = mul_add(p, f, <float>0.3333331048488617)
+        four = z * z
+        p = mul_add(f, <float>-0.11656239628791809, <float>0.11905733495950699)
+        s = mul_add(f, <float>-0.12409625947475433, <float>0.14217515289783478)
+        p = mul_add(z, p, s)
+        p = mul_add(four, <float>0.06684789061546326, p)
+        s = mul_add(f, <float>-0.1666772961616516, <float>0.20002228021621704)
+        t = mul_add(f, <float>-0.25000014901161194, <float>0.3333331048488617)
+        t = mul_add(z, s, t)
+        p = mul_add(four, p, t)
         p = p * (z * f)
         p = p + (k * <float>-2.12194440e-4 + c)
         p = mul_add(z, <float>-0.5, p)
@@ -214,13 +225,13 @@ cdef inline real log_parts(real u, real k, real f, real c) noexcept nogil:
     else:
         s = f / (2.0 + f)
         z = s * s
-        p = 0.14800353745551603
-        p = mul_add(p, z, <double>0.15313611598771842)
-        p = mul_add(p, z, <double>0.18183581585260053)
-        p = mul_add(p, z, <double>0.2222219823454037)
-        p = mul_add(p, z, <double>0.28571428745827954)
-        p = mul_add(p, z, <double>0.3999999999939793)
-        p = mul_add(p, z, <double>0.6666666666666737)
+        four = z * z
+        p = mul_add(z, <double>0.15313611598771842, <double>0.18183581585260053)
+        p = mul_add(four, <double>0.14800353745551603, p)
+        t = mul_add(z, <double>0.2222219823454037, <double>0.28571428745827954)
+        p = mul_add(four, p, t)
+        t = mul_add(z, <double>0.3999999999939793, <double>0.6666666666666737)
+        p = mul_add(four, p, t)
         p = p * z
         z = 0.5 * f * f
         p = s * (z + p) + (k * 1.9082149292705877e-10 + c)
@@ -265,9 +276,9 @@ cdef inline real log1p(real y) noexcept nogil:
     cdef uint32_t i
     cdef uint64_t j
     cdef real u, k, f, c, result
-    u = 1 + y
+    u = <real>1 + y
     # What the rounding of 1 + y lost, relative to it.
-    c = (1 - (u - y) if u > 2 else y - (u - 1)) / u
+    c = (<real>1 - (u - y) if u > 2 else y - (u - <real>1)) / u
     if real is float:
         i = (bits32(u) - 0x3f3504f3u + (127u << 23)) >> 23
         f = float_of(bits32(u) - ((i - 127u) << 23)) - <float>1.0
@@ -287,6 +298,6 @@ cdef inline real log1p_unit(real e) noexcept nogil:
     """log(1 + e): at most 1.5 ulp off for 0 <= e <= 1 (e = exp(-|x|)); NaN stays NaN."""
     cdef real f, k
     # Above sqrt(2) - 1 half of 1 + e is taken; e - 1 is exact there.
-    f = <real>0.5 * (e - 1) if e > <real>0.41421356 else e
+    f = <real>0.5 * (e - <real>1) if e > <real>0.41421356 else e
     k = <real>1 if e > <real>0.41421356 else <real>0
     return log_parts(e, k, f, <real>0)

@@ -104,7 +104,7 @@ class Source:
                 raise InputError(f"{self.label} ends {missing} rows early")
             pieces.append(piece)
             missing -= piece.shape[self.axis]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=self.axis)
+        return _aligned(pieces[0]) if len(pieces) == 1 else np.concatenate(pieces, self.axis)
 
     def load(self, block: Array, first_row: int, buffer: Buffer) -> Array:
         """What `read` gave out, ready to be worked on; safe to call from several threads."""
@@ -154,14 +154,12 @@ class MappedSource(Source):
         start = self._position
         stop = min(start + count, self.shape[self.axis])
         self._position = stop
-        block = self._array[(slice(None),) * self.axis + (slice(start, stop),)]
-        # A member of a zip file starts at any byte; the kernels want their items aligned.
-        return np.require(block, requirements=["ALIGNED"])
+        return self._array[(slice(None),) * self.axis + (slice(start, stop),)]
 
     def load(self, block: Array, first_row: int, buffer: Buffer) -> Array:
         # A row of any size can be mapped, but not held.
         if self._file is None or block.nbytes > 4 * CHUNK_BYTES:
-            return block
+            return _aligned(block)
         data = buffer.take(block.nbytes)
         done, at = 0, self._offset + first_row * self.row_bytes
         while done < block.nbytes:
@@ -214,6 +212,11 @@ class StreamedSource(Source):
     def close(self) -> None:
         self._chunks = iter(())
         self._close()
+
+
+def _aligned(array: Array) -> Array:
+    """The array, or a copy if its items aren't aligned: a zip file's member starts at any byte."""
+    return np.require(array, requirements=["ALIGNED"])
 
 
 def _address(array: Array) -> int:

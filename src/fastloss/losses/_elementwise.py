@@ -41,7 +41,8 @@ def evaluate(
     # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS and not (batchmean and reduction == "batchmean"):
         _arrays.one_of(
-            reduction, (*_arrays.REDUCTIONS, "batchmean") if batchmean else _arrays.REDUCTIONS,
+            reduction,
+            (*_arrays.REDUCTIONS, "batchmean") if batchmean else _arrays.REDUCTIONS,
             "reduction",
         )
     original = x
@@ -86,8 +87,19 @@ def evaluate(
             losses32 = losses
     # 2. Kernel.
     total = _EVALUATE[storage.kernel](
-        kind, _arrays.seen_by_kernel(x).reshape(-1), t, w, p, g, *parameters, scale, value,
-        losses32, losses64, view, _threads.for_work(x.size),
+        kind,
+        _arrays.seen_by_kernel(x).reshape(-1),
+        t,
+        w,
+        p,
+        g,
+        *parameters,
+        scale,
+        value,
+        losses32,
+        losses64,
+        view,
+        _threads.for_work(x.size),
     )
     # 3. Reduction.
     totals = Totals(total, count)
@@ -102,7 +114,19 @@ def function(kind: int, x: Any) -> Any:
     x = _arrays.floating(x, "x")
     y = np.empty(x.shape, x.dtype)
     _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
-        kind, _arrays.seen_by_kernel(x).reshape(-1), None, None, None, None, 0.0, 0.0, 1.0, False,
-        None, None, _arrays.seen_by_kernel(y).reshape(-1), _threads.for_work(x.size),
+        kind,
+        _arrays.seen_by_kernel(x).reshape(-1),
+        None,
+        None,
+        None,
+        None,
+        0.0,
+        0.0,
+        1.0,
+        False,
+        None,
+        None,
+        _arrays.seen_by_kernel(y).reshape(-1),
+        _threads.for_work(x.size),
     )
     return y if y.shape else y[()]

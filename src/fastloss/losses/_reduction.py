@@ -24,7 +24,8 @@ def reduced(
     """Return the loss as its `reduction` wants it, in its own type."""
     if reduction == "mean":
         if totals.weight == 0:
-            return dtype.type(np.nan)
+            # 0 / 0 is NaN; a loss without a weight, as smoothing can make it, is infinite.
+            return dtype.type(totals.loss * np.inf)
         return dtype.type(totals.loss / totals.weight)
     if reduction == "sum":
         return dtype.type(totals.loss)

@@ -94,7 +94,9 @@ def binary_cross_entropy(
     >>> print(fastloss.binary_cross_entropy([0.9, 0.2], [1, 0]).round(4))
     0.1643
     """
-    return evaluate(Kind.BCE, probs, target, reduction, name="probs", weight=weight, in_unit=True)[0]
+    return evaluate(Kind.BCE, probs, target, reduction, name="probs", weight=weight, in_unit=True)[
+        0
+    ]
 
 
 def binary_cross_entropy_value_and_grad(
@@ -149,7 +151,17 @@ def binary_cross_entropy_value_and_grad(
     >>> grad.round(4)
     array([-0.5556,  0.625 ])
     """
-    return evaluate(Kind.BCE, probs, target, reduction, name="probs", weight=weight, in_unit=True, gradient=True, out=out)[:2]
+    return evaluate(
+        Kind.BCE,
+        probs,
+        target,
+        reduction,
+        name="probs",
+        weight=weight,
+        in_unit=True,
+        gradient=True,
+        out=out,
+    )[:2]
 
 
 def binary_cross_entropy_backward(
@@ -200,7 +212,19 @@ def binary_cross_entropy_backward(
     >>> fastloss.binary_cross_entropy_backward(2.0, [0.9, 0.2], [1, 0], reduction="sum").round(4)
     array([-2.2222,  2.5   ])
     """
-    return evaluate(Kind.BCE, probs, target, reduction, name="probs", weight=weight, in_unit=True, value=False, gradient=True, upstream=grad_output, out=out)[1]
+    return evaluate(
+        Kind.BCE,
+        probs,
+        target,
+        reduction,
+        name="probs",
+        weight=weight,
+        in_unit=True,
+        value=False,
+        gradient=True,
+        upstream=grad_output,
+        out=out,
+    )[1]
 
 
 def binary_cross_entropy_totals(
@@ -267,7 +291,9 @@ def binary_cross_entropy_with_logits(
     >>> print(fastloss.binary_cross_entropy_with_logits(logits, target, pos_weight=3).round(4))
     1.5895
     """
-    return evaluate(Kind.BCE_WITH_LOGITS, logits, target, reduction, weight=weight, pos_weight=pos_weight)[0]
+    return evaluate(
+        Kind.BCE_WITH_LOGITS, logits, target, reduction, weight=weight, pos_weight=pos_weight
+    )[0]
 
 
 def binary_cross_entropy_with_logits_value_and_grad(
@@ -325,7 +351,16 @@ def binary_cross_entropy_with_logits_value_and_grad(
     >>> grad.round(4)
     array([-0.0596, -0.3655])
     """
-    return evaluate(Kind.BCE_WITH_LOGITS, logits, target, reduction, weight=weight, pos_weight=pos_weight, gradient=True, out=out)[:2]
+    return evaluate(
+        Kind.BCE_WITH_LOGITS,
+        logits,
+        target,
+        reduction,
+        weight=weight,
+        pos_weight=pos_weight,
+        gradient=True,
+        out=out,
+    )[:2]
 
 
 def binary_cross_entropy_with_logits_backward(
@@ -380,7 +415,18 @@ def binary_cross_entropy_with_logits_backward(
     ... ).round(4)
     array([-0.1192, -7.3106])
     """
-    return evaluate(Kind.BCE_WITH_LOGITS, logits, target, reduction, weight=weight, pos_weight=pos_weight, value=False, gradient=True, upstream=grad_output, out=out)[1]
+    return evaluate(
+        Kind.BCE_WITH_LOGITS,
+        logits,
+        target,
+        reduction,
+        weight=weight,
+        pos_weight=pos_weight,
+        value=False,
+        gradient=True,
+        upstream=grad_output,
+        out=out,
+    )[1]
 
 
 def binary_cross_entropy_with_logits_totals(
@@ -391,7 +437,9 @@ def binary_cross_entropy_with_logits_totals(
     pos_weight: ArrayLike | None = None,
 ) -> Totals:
     """Return the sum of the losses and their number: what the mean is the quotient of."""
-    return evaluate(Kind.BCE_WITH_LOGITS, logits, target, "sum", weight=weight, pos_weight=pos_weight)[2]
+    return evaluate(
+        Kind.BCE_WITH_LOGITS, logits, target, "sum", weight=weight, pos_weight=pos_weight
+    )[2]
 
 
 def sigmoid_focal_loss(
@@ -446,7 +494,9 @@ def sigmoid_focal_loss(
     >>> print(fastloss.sigmoid_focal_loss([2.0, -1.0], [1, 1]).round(4))
     0.088
     """
-    return evaluate(Kind.FOCAL, logits, target, reduction, parameters=focal_parameters(alpha, gamma))[0]
+    return evaluate(
+        Kind.FOCAL, logits, target, reduction, parameters=focal_parameters(alpha, gamma)
+    )[0]
 
 
 def sigmoid_focal_loss_value_and_grad(
@@ -504,7 +554,15 @@ def sigmoid_focal_loss_value_and_grad(
     >>> grad.round(4)
     array([-0.0006, -0.096 ])
     """
-    return evaluate(Kind.FOCAL, logits, target, reduction, parameters=focal_parameters(alpha, gamma), gradient=True, out=out)[:2]
+    return evaluate(
+        Kind.FOCAL,
+        logits,
+        target,
+        reduction,
+        parameters=focal_parameters(alpha, gamma),
+        gradient=True,
+        out=out,
+    )[:2]
 
 
 def sigmoid_focal_loss_backward(
@@ -558,7 +616,17 @@ def sigmoid_focal_loss_backward(
     >>> fastloss.sigmoid_focal_loss_backward(2.0, [2.0, -1.0], [1, 1], reduction="sum").round(4)
     array([-0.0024, -0.3841])
     """
-    return evaluate(Kind.FOCAL, logits, target, reduction, parameters=focal_parameters(alpha, gamma), value=False, gradient=True, upstream=grad_output, out=out)[1]
+    return evaluate(
+        Kind.FOCAL,
+        logits,
+        target,
+        reduction,
+        parameters=focal_parameters(alpha, gamma),
+        value=False,
+        gradient=True,
+        upstream=grad_output,
+        out=out,
+    )[1]
 
 
 def sigmoid_focal_loss_totals(

@@ -36,8 +36,7 @@ __all__ = [
 # A fused kernel's specialisations by name: one dictionary look-up instead of a dispatch.
 _INDEXED = {name: _indexed.cross_entropy[name] for name in _indexed.cross_entropy.__signatures__}
 _SOFT = {
-    tuple(name.split("|")): _soft.cross_entropy[name]
-    for name in _soft.cross_entropy.__signatures__
+    tuple(name.split("|")): _soft.cross_entropy[name] for name in _soft.cross_entropy.__signatures__
 }
 _NO_PROBABILITIES = np.empty((0, 0, 0))
 #: The upstream gradient where there is none.
@@ -70,7 +69,12 @@ def evaluate(
     if type(label_smoothing) is not float or label_smoothing != 0.0:
         smoothing = _arrays.fraction(label_smoothing, "label_smoothing")
     a = _arrays.over_classes(
-        logits, target, weight, sample_weight, axis, "log_probs" if log_probs else "logits",
+        logits,
+        target,
+        weight,
+        sample_weight,
+        axis,
+        "log_probs" if log_probs else "logits",
         not log_probs,
     )
     x, samples, shape = a.logits, a.samples, a.shape
@@ -105,8 +109,18 @@ def evaluate(
     kernel_x = _arrays.seen_by_kernel(x).reshape(shape)
     if a.probabilities is None and smoothing == 0.0:
         bad, total, weights = _INDEXED[storage.kernel](
-            kernel_x, a.target, a.weight, factor, ignore_index, scale, reduction == "mean",
-            losses32, losses64, view, threads, x.nbytes > 1 << 24, log_probs,
+            kernel_x,
+            a.target,
+            a.weight,
+            factor,
+            ignore_index,
+            scale,
+            reduction == "mean",
+            losses32,
+            losses64,
+            view,
+            threads,
+            log_probs,
         )
     else:
         probabilities = _NO_PROBABILITIES
@@ -114,10 +128,22 @@ def evaluate(
             probabilities = a.probabilities.reshape(shape)
         kind = "float" if probabilities.dtype == np.float32 else "double"
         bad, total, weights = _SOFT[storage.kernel, kind](
-            kernel_x, a.target, probabilities, a.weight, factor, ignore_index, smoothing, scale,
-            reduction == "mean", losses32, losses64, view, threads,
+            kernel_x,
+            a.target,
+            probabilities,
+            a.weight,
+            factor,
+            ignore_index,
+            smoothing,
+            scale,
+            reduction == "mean",
+            losses32,
+            losses64,
+            view,
+            threads,
         )
     if bad >= 0:
+        assert a.target is not None
         _arrays.wrong_index(a.target.reshape(samples), bad, shape[1])
     # 3. Reduction.
     totals = Totals(total, weights)
@@ -292,8 +318,16 @@ def cross_entropy_value_and_grad(
            [ 0.0596, -0.0596]], dtype=float32)
     """
     return evaluate(
-        logits, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis,
-        gradient=True, out=out,
+        logits,
+        target,
+        weight,
+        sample_weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        axis,
+        gradient=True,
+        out=out,
     )[:2]
 
 
@@ -364,8 +398,18 @@ def cross_entropy_backward(
            [ 0.2384, -0.2384]], dtype=float32)
     """
     return evaluate(
-        logits, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis,
-        value=False, gradient=True, upstream=grad_output, out=out,
+        logits,
+        target,
+        weight,
+        sample_weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        axis,
+        value=False,
+        gradient=True,
+        upstream=grad_output,
+        out=out,
     )[1]
 
 
@@ -451,7 +495,14 @@ def nll_loss(
     -7.0
     """
     return evaluate(
-        log_probs, target, weight, sample_weight, ignore_index, reduction, 0.0, axis,
+        log_probs,
+        target,
+        weight,
+        sample_weight,
+        ignore_index,
+        reduction,
+        0.0,
+        axis,
         log_probs=True,
     )[0]
 
@@ -519,8 +570,17 @@ def nll_loss_value_and_grad(
            [ 0. , -0.5]])
     """
     return evaluate(
-        log_probs, target, weight, sample_weight, ignore_index, reduction, 0.0, axis,
-        log_probs=True, gradient=True, out=out,
+        log_probs,
+        target,
+        weight,
+        sample_weight,
+        ignore_index,
+        reduction,
+        0.0,
+        axis,
+        log_probs=True,
+        gradient=True,
+        out=out,
     )[:2]
 
 
@@ -584,8 +644,19 @@ def nll_loss_backward(
     array([[ 0., -2.]])
     """
     return evaluate(
-        log_probs, target, weight, sample_weight, ignore_index, reduction, 0.0, axis,
-        log_probs=True, value=False, gradient=True, upstream=grad_output, out=out,
+        log_probs,
+        target,
+        weight,
+        sample_weight,
+        ignore_index,
+        reduction,
+        0.0,
+        axis,
+        log_probs=True,
+        value=False,
+        gradient=True,
+        upstream=grad_output,
+        out=out,
     )[1]
 
 

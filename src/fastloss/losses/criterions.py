@@ -7,6 +7,7 @@ work is done by the functions in the modules beside this one; each class names i
 
 from __future__ import annotations
 
+import inspect
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -39,6 +40,15 @@ class Criterion:
 
     _options: dict[str, Any]
 
+    def __init_subclass__(cls) -> None:
+        # What help() and editors show.
+        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default)
+                for option, default in cls._defaults.items()
+            ]
+        )
+
     def __init__(self, *args: Any, **options: Any):
         name = type(self).__name__
         if args:
@@ -61,6 +71,11 @@ class Criterion:
                 # A copy that nobody can change: what the criterion is stays what it was.
                 options[option] = np.array(_arrays.as_float64(value, option))
                 options[option].setflags(write=False)
+                if "ignore_index" in options and options[option].ndim != 1:
+                    raise ValueError(
+                        "weight must have one number per class, shape (C,), got"
+                        f" {options[option].shape}"
+                    )
         object.__setattr__(self, "_options", options)
 
     def __getattr__(self, name: str) -> Any:
@@ -170,7 +185,10 @@ class CrossEntropyLoss(Criterion):
 
     _loss = categorical, "cross_entropy"
     _defaults: ClassVar[dict[str, Any]] = {
-        "weight": None, "ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0,
+        "weight": None,
+        "ignore_index": -100,
+        "reduction": "mean",
+        "label_smoothing": 0.0,
     }
 
     def __init__(self, *args: Any, **options: Any):
@@ -200,7 +218,9 @@ class NLLLoss(Criterion):
 
     _loss = categorical, "nll_loss"
     _defaults: ClassVar[dict[str, Any]] = {
-        "weight": None, "ignore_index": -100, "reduction": "mean",
+        "weight": None,
+        "ignore_index": -100,
+        "reduction": "mean",
     }
 
     def __init__(self, *args: Any, **options: Any):

@@ -78,7 +78,9 @@ def kl_div(
     >>> print(fastloss.kl_div(log_probs, [[0.25, 0.75], [0.9, 0.1]], reduction="batchmean").round(4))
     0.0654
     """
-    return evaluate(_kind(log_target), log_probs, target, reduction, name="log_probs", batchmean=True)[0]
+    return evaluate(
+        _kind(log_target), log_probs, target, reduction, name="log_probs", batchmean=True
+    )[0]
 
 
 def kl_div_value_and_grad(
@@ -135,7 +137,16 @@ def kl_div_value_and_grad(
     >>> grad
     array([[-0.25, -0.75]])
     """
-    return evaluate(_kind(log_target), log_probs, target, reduction, name="log_probs", batchmean=True, gradient=True, out=out)[:2]
+    return evaluate(
+        _kind(log_target),
+        log_probs,
+        target,
+        reduction,
+        name="log_probs",
+        batchmean=True,
+        gradient=True,
+        out=out,
+    )[:2]
 
 
 def kl_div_backward(
@@ -187,7 +198,18 @@ def kl_div_backward(
     >>> fastloss.kl_div_backward(2.0, np.log([[0.5, 0.5]]), [[0.25, 0.75]], reduction="sum")
     array([[-0.5, -1.5]])
     """
-    return evaluate(_kind(log_target), log_probs, target, reduction, name="log_probs", batchmean=True, value=False, gradient=True, upstream=grad_output, out=out)[1]
+    return evaluate(
+        _kind(log_target),
+        log_probs,
+        target,
+        reduction,
+        name="log_probs",
+        batchmean=True,
+        value=False,
+        gradient=True,
+        upstream=grad_output,
+        out=out,
+    )[1]
 
 
 def kl_div_totals(

@@ -44,11 +44,11 @@ class LinearGradients(NamedTuple):
 class _Layer(NamedTuple):
     """Checked arguments, in float32 or float64."""
 
-    input: Array                # (rows, features)
-    linear_weight: Array        # (classes, features)
-    linear_bias: Array | None   # (classes,)
-    target: Array               # (rows,)
-    weight: Array | None        # (classes,)
+    input: Array  # (rows, features)
+    linear_weight: Array  # (classes, features)
+    linear_bias: Array | None  # (classes,)
+    target: Array  # (rows,) int64, or (rows, classes) probabilities
+    weight: Array | None  # (classes,)
     samples: tuple[int, ...]
     #: Sum of the targets' weights: what the mean divides by.
     weights: float
@@ -73,29 +73,56 @@ def _layer(
             raise ValueError(f"linear_bias must have shape ({classes},), got {bias.shape}")
         bias = bias.astype(kind, copy=False)
     samples = x.shape[:-1]
+    rows = math.prod(samples)
     t = np.asarray(target)
+    if weight is not None:
+        weight = _arrays.class_weights(weight, classes)
+    if t.dtype.kind in "iu" or t.shape == samples:
+        t, weights = _indices(t, x, samples, classes, weight, ignore_index)
+    else:
+        t = _arrays.floating(t, "target")
+        if t.shape != (*samples, classes):
+            raise ValueError(
+                f"target of shape {t.shape} does not fit input of shape {x.shape}: class indices"
+                f" need shape {samples}, class probabilities (floating) {(*samples, classes)}"
+            )
+        if ignore_index >= 0:
+            raise ValueError(
+                f"ignore_index={ignore_index} has no meaning for class probabilities: it must be"
+                " negative"
+            )
+        t, weights = t.reshape(rows, classes), float(rows)
+    return _Layer(
+        x.reshape(rows, x.shape[-1]).astype(kind, copy=False),
+        w.astype(kind, copy=False),
+        bias,
+        t,
+        weight,
+        samples,
+        weights,
+    )
+
+
+def _indices(
+    t: Array, x: Array, samples: tuple[int, ...], classes: int, weight: Array | None, ignored: int
+) -> tuple[Array, float]:
+    """Check class indices; return them as int64, and the sum of their weights."""
     if t.dtype.kind not in "iu" and t.size:
-        raise TypeError(f"target must be integers (class indices), got dtype {t.dtype}")
+        raise TypeError(
+            "target must be integers (class indices) or floating of the logits' shape (class"
+            f" probabilities), got dtype {t.dtype} and shape {t.shape}"
+        )
     if t.shape != samples:
         raise ValueError(
             f"target of shape {t.shape} does not fit input of shape {x.shape}:"
             f" class indices need shape {samples}"
         )
-    kept = t != ignore_index
+    kept = t != ignored
     bad = np.flatnonzero(kept & ((t < 0) | (t >= classes)))
     if bad.size:
         _arrays.wrong_index(t, int(bad[0]), classes)
-    if weight is not None:
-        weight = _arrays.class_weights(weight, classes)
-    return _Layer(
-        x.reshape(math.prod(samples), x.shape[-1]).astype(kind, copy=False),
-        w.astype(kind, copy=False),
-        bias,
-        t.reshape(-1).astype(np.int64, copy=False),
-        weight,
-        samples,
-        float(np.count_nonzero(kept) if weight is None else weight[t[kept]].sum()),
-    )
+    weights = np.count_nonzero(kept) if weight is None else weight[t[kept]].sum()
+    return t.reshape(-1).astype(np.int64, copy=False), float(weights)
 
 
 def _evaluate(
@@ -141,9 +168,18 @@ def _evaluate(
         if a.linear_bias is not None:
             logits += a.linear_bias
         loss, g, totals = categorical.evaluate(
-            logits, a.target[part], a.weight, None, ignore_index, "none" if none else "sum",
-            smoothing, None, gradient=gradient, out=logits if gradient else None,
-            upstream=scale[part] if none else scale, value=upstream is None or not none,
+            logits,
+            a.target[part],
+            a.weight,
+            None,
+            ignore_index,
+            "none" if none else "sum",
+            smoothing,
+            None,
+            gradient=gradient,
+            out=logits if gradient else None,
+            upstream=scale[part] if none else scale,
+            value=upstream is None or not none,
         )
         total += totals.loss
         if losses is not None and loss is not None:
@@ -190,8 +226,9 @@ def linear_cross_entropy(
         and bool count as float64.
     linear_weight : array_like, shape (classes, features)
         Weight of the layer.
-    target : array_like, shape of `input` without its last axis
-        Class indices, any integer type.
+    target : array_like
+        Class indices: any integer type, shape of `input` without its last axis.  Or class
+        probabilities: floating, that shape with the classes as last axis.
     linear_bias : array_like, shape (classes,), optional
         Bias of the layer.
     weight : array_like, shape (classes,), optional
@@ -199,14 +236,16 @@ def linear_cross_entropy(
     ignore_index : int, default -100
         Samples with this class index have loss 0 and gradient 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the sum of ``weight[target]`` over the samples that are not ignored.
+        "mean" divides by the sum of ``weight[target]`` over the samples that are not ignored; with
+        probabilities by their number.
     label_smoothing : float, default 0.0
         Share, in [0, 1], of the target that is spread evenly over all classes.
 
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape of `target`; float32, or float64.
+        A scalar, or for "none" an array of the shape of `input` without its last axis;
+        float32, or float64.
 
     Raises
     ------
@@ -234,7 +273,13 @@ def linear_cross_entropy(
     1.3133
     """
     return _evaluate(
-        input, linear_weight, target, linear_bias, weight, ignore_index, reduction,
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        ignore_index,
+        reduction,
         label_smoothing,
     )[0]
 
@@ -259,8 +304,9 @@ def linear_cross_entropy_value_and_grad(
         and bool count as float64.
     linear_weight : array_like, shape (classes, features)
         Weight of the layer.
-    target : array_like, shape of `input` without its last axis
-        Class indices, any integer type.
+    target : array_like
+        Class indices: any integer type, shape of `input` without its last axis.  Or class
+        probabilities: floating, that shape with the classes as last axis.
     linear_bias : array_like, shape (classes,), optional
         Bias of the layer.
     weight : array_like, shape (classes,), optional
@@ -268,7 +314,8 @@ def linear_cross_entropy_value_and_grad(
     ignore_index : int, default -100
         Samples with this class index have loss 0 and gradient 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the sum of ``weight[target]`` over the samples that are not ignored.
+        "mean" divides by the sum of ``weight[target]`` over the samples that are not ignored; with
+        probabilities by their number.
     label_smoothing : float, default 0.0
         Share, in [0, 1], of the target that is spread evenly over all classes.
 
@@ -305,8 +352,15 @@ def linear_cross_entropy_value_and_grad(
     array([[-0.7311,  0.7311]])
     """
     return _evaluate(
-        input, linear_weight, target, linear_bias, weight, ignore_index, reduction,
-        label_smoothing, gradient=True,
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        gradient=True,
     )
 
 
@@ -333,8 +387,9 @@ def linear_cross_entropy_backward(
         and bool count as float64.
     linear_weight : array_like, shape (classes, features)
         Weight of the layer.
-    target : array_like, shape of `input` without its last axis
-        Class indices, any integer type.
+    target : array_like
+        Class indices: any integer type, shape of `input` without its last axis.  Or class
+        probabilities: floating, that shape with the classes as last axis.
     linear_bias : array_like, shape (classes,), optional
         Bias of the layer.
     weight : array_like, shape (classes,), optional
@@ -342,7 +397,8 @@ def linear_cross_entropy_backward(
     ignore_index : int, default -100
         Samples with this class index have loss 0 and gradient 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the sum of ``weight[target]`` over the samples that are not ignored.
+        "mean" divides by the sum of ``weight[target]`` over the samples that are not ignored; with
+        probabilities by their number.
     label_smoothing : float, default 0.0
         Share, in [0, 1], of the target that is spread evenly over all classes.
 
@@ -370,6 +426,14 @@ def linear_cross_entropy_backward(
     array([[-1.4621,  1.4621]])
     """
     return _evaluate(
-        input, linear_weight, target, linear_bias, weight, ignore_index, reduction,
-        label_smoothing, gradient=True, upstream=grad_output,
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        gradient=True,
+        upstream=grad_output,
     )[1]
