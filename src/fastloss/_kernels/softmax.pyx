@@ -5,20 +5,25 @@
 #
 #   logsumexp = m + L        log_softmax[c] = (x[c] - m) - L       entropy = L + sum(p[c] (m - x[c]))
 #
-# Only logsumexp adds terms of different signs. Samples are worked on one by one: a row, also a
-# strided one, is loaded into a scratch block; rows beyond it are loaded again for each step.
+# Only logsumexp adds terms of different signs. Two ways through memory, by the number of classes:
+#
+#   a) rows   more than TILE classes: sample by sample. A row, also a strided one, is loaded into a
+#             scratch block; one beyond that is loaded again for each step
+#   b) tiles  LANES samples at a time, turned into a scratch block, class after class
 
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
-from .blocks cimport Sum, accumulate, add, block_exp, block_max
+from .blocks cimport LANES, Sum, accumulate, add, block_exp, block_max
 from .storage cimport bfloat16, emit, float16, load, narrow, storage, value_at
+from .tiles cimport fix_range, shift_tile, turn, turn_back
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p, real,
 )
 
 cdef enum:
     ROW = 4096           # classes of a row that are held at a time
+    TILE = 64            # most classes of a tile
     ITEM = 65536         # elements that one item of work holds, about
 
 cpdef enum Kind:
@@ -37,6 +42,8 @@ cdef struct Job:
     int64_t *predicted
     double *predicted_log_prob
     double *entropy
+
+# ---- a) rows ---------------------------------------------------------------------------------
 
 cdef struct Row:
     double top               # m
@@ -109,29 +116,21 @@ cdef inline Row read_row(
     return row
 
 
-cdef inline void item_of(
+cdef inline void rows_item(
     const storage *x, storage *y, const Job *job, Py_ssize_t start, Py_ssize_t stop,
     real *xs, real *e
 ) noexcept nogil:
     """Samples start to stop; xs and e: scratch of ROW elements each."""
     cdef Row row
     cdef Py_ssize_t sample, base, c, i, n, stride = job.inner
-    cdef double nan, distance, total, rest
+    cdef double distance, total, rest
     cdef real by, k
     cdef bint whole = job.classes <= ROW
     for sample in range(start, stop):
         base = sample // stride * job.classes * stride + sample % stride
         row = read_row(x + base, job.classes, stride, xs, e)
         if job.kind == LOGSUMEXP:
-            # Where the maximum is infinite it is the answer, but a NaN anywhere wins.
-            job.first[sample] = row.top + row.log_rest
-            if row.shift - row.shift != 0:
-                job.first[sample] = row.top
-                for c in range(job.classes):
-                    nan = value_at(x + base, c * stride, <double>0)
-                    if nan != nan:
-                        job.first[sample] = nan
-                        break
+            end_of(x, job, sample, row.top, row.shift, row.log_rest)
         elif job.kind == SCORE:
             i = <Py_ssize_t>job.target[sample]
             if not 0 <= i < job.classes:
@@ -207,18 +206,133 @@ cdef inline void write(
             y[c * stride] = one
 
 
+cdef inline void end_of(
+    const storage *x, const Job *job, Py_ssize_t sample, double top, double shift, double log_rest
+) noexcept nogil:
+    """Write a sample's logsumexp."""
+    cdef Py_ssize_t c, base = sample // job.inner * job.classes * job.inner + sample % job.inner
+    cdef double value
+    job.first[sample] = top + log_rest
+    if shift - shift != 0:
+        # Where the maximum is infinite it is the answer, but a NaN anywhere wins.
+        job.first[sample] = top
+        for c in range(job.classes):
+            value = value_at(x + base, c * job.inner, <double>0)
+            if value != value:
+                job.first[sample] = value
+                return
+
+
+# ---- b) tiles --------------------------------------------------------------------------------
+
+cdef inline void tiles_item(
+    const storage *x, storage *y, const Job *job, Py_ssize_t start, Py_ssize_t stop,
+    real *xs, real *e, real *stage
+) noexcept nogil:
+    """Samples start to stop; xs, e and stage: scratch of LANES * TILE elements each."""
+    cdef Py_ssize_t classes = job.classes, first, n, lane, c
+    cdef int32_t k, t
+    cdef real top[64]
+    cdef real shift[64]
+    cdef real magic[64]
+    cdef real low_x[64]
+    cdef real highest[64]    # the maximum, as xs has it
+    cdef real maximum[64]    # the maximum, as it was given
+    cdef int32_t largest[64]
+    cdef double rest[64]
+    cdef double spread[64]
+    cdef double own[64]
+    cdef double log_rest[64]
+    cdef double g
+    cdef real v
+    for first in range(start, stop, 64):
+        n = min(stop - first, <Py_ssize_t>LANES)
+        for lane in range(64):
+            top[lane] = <real>(-INFINITY) if lane < n else <real>0
+            largest[lane] = 0
+        turn(xs, x, stage, classes, job.inner, first, n, 0, classes, LANES)
+        for k in range(<int32_t>classes):
+            for lane in range(64):
+                largest[lane] = k if xs[k * 64 + lane] > top[lane] else largest[lane]
+                top[lane] = xs[k * 64 + lane] if xs[k * 64 + lane] > top[lane] else top[lane]
+        for lane in range(64):
+            maximum[lane] = highest[lane] = top[lane]
+            shift[lane] = 0
+        if fix_range(&top[0], &shift[0]):
+            shift_tile(xs, classes, LANES, &shift[0])
+            for lane in range(64):
+                if shift[lane] != 0:
+                    highest[lane] = shift[lane] - shift[lane]
+        for lane in range(64):
+            magic[lane] = exp_magic(top[lane])
+            low_x[lane] = exp_low(top[lane])
+            own[lane] = exp_scaled(highest[lane], magic[lane], low_x[lane])
+            rest[lane] = spread[lane] = 0
+        for k in range(<int32_t>classes):
+            for lane in range(64):
+                v = exp_scaled(xs[k * 64 + lane], magic[lane], low_x[lane])
+                e[k * 64 + lane] = v
+                rest[lane] = rest[lane] + <double>(<real>0 if largest[lane] == k else v)
+        for lane in range(64):
+            log_rest[lane] = log1p(rest[lane] / own[lane])
+        if job.kind == LOGSUMEXP:
+            for lane in range(n):
+                end_of(x, job, first + lane, maximum[lane], shift[lane], log_rest[lane])
+            continue
+        if job.kind == SCORE:
+            for k in range(<int32_t>classes):
+                for lane in range(64):
+                    v = e[k * 64 + lane] * (highest[lane] - xs[k * 64 + lane])
+                    spread[lane] = spread[lane] + <double>(
+                        <real>0 if e[k * 64 + lane] == 0 else v
+                    )
+            for lane in range(n):
+                t = <int32_t>job.target[first + lane]
+                t = t if 0 <= t < classes else 0
+                g = highest[lane] - <double>xs[t * 64 + lane]
+                g = 0.0 if t == largest[lane] else g
+                job.first[first + lane] = -(g + log_rest[lane])
+                job.predicted[first + lane] = largest[lane]
+                job.predicted_log_prob[first + lane] = -log_rest[lane]
+                job.entropy[first + lane] = (
+                    log_rest[lane] + spread[lane] / (rest[lane] + own[lane])
+                )
+            continue
+        if job.kind == SOFTMAX:
+            for lane in range(64):
+                top[lane] = <real>(1 / (rest[lane] + own[lane]))
+            for c in range(classes):
+                for lane in range(64):
+                    e[c * 64 + lane] = e[c * 64 + lane] * top[lane]
+        else:
+            for c in range(classes):
+                for lane in range(64):
+                    g = <double>xs[c * 64 + lane] - highest[lane]
+                    e[c * 64 + lane] = <real>(g - log_rest[lane])
+        turn_back(y, e, stage, classes, job.inner, first, n, 0, classes, LANES, False)
+
+
 cdef void item(
     const storage *x, storage *y, const Job *job, Py_ssize_t start, Py_ssize_t stop
 ) noexcept nogil:
     cdef float xs[4096]
     cdef float e[4096]
+    cdef float stage[4096]
     cdef double xs64[4096]
     cdef double e64[4096]
-    if storage is double:
-        item_of(x, y, job, start, stop, &xs64[0], &e64[0])
+    cdef double stage64[4096]
+    if job.classes <= TILE:
+        if storage is double:
+            tiles_item(x, y, job, start, stop, &xs64[0], &e64[0], &stage64[0])
+        else:
+            tiles_item(x, y, job, start, stop, &xs[0], &e[0], &stage[0])
+    elif storage is double:
+        rows_item(x, y, job, start, stop, &xs64[0], &e64[0])
     else:
-        item_of(x, y, job, start, stop, &xs[0], &e[0])
+        rows_item(x, y, job, start, stop, &xs[0], &e[0])
 
+
+# ---- c) what Python calls --------------------------------------------------------------------
 
 def evaluate(
     int kind,
