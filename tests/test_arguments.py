@@ -223,21 +223,14 @@ def test_scalars(fl, name):
             assert np.shape(gradient) == ()
 
 
-@pytest.mark.parametrize(
-    "shape", [(0, 3), (0, 3, 4), (2, 3, 0), (0, 3, 0), (2, 0, 3, 0), (0, 0), (0,)]
-)
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (0, 3, 0), (2, 0, 3, 0), (0, 0)])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_zero_size(fl, call, shape, dtype):
     """No loss: the sum is 0, the mean NaN, "none" and the gradient empty."""
     x = np.zeros(shape, dtype)
+    target = np.zeros(shape, dtype)
     if call.target is INDEX:
-        if shape == (0,):
-            pytest.skip("one sample of no class: no index is valid")
         target = np.zeros(shape[:1] + shape[2:], np.int64)
-    elif call.name == "cross_entropy" and shape == (0,):
-        pytest.skip("one sample without a class")
-    else:
-        target = np.zeros(shape, dtype)
     none, *_ = results(fl, call, x, target)
     assert none.size == 0
     assert getattr(fl, call.name)(x, target, reduction="sum") == 0.0
