@@ -163,7 +163,9 @@ def test_digits_data():
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2", ">f2", "i2"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_npy(files, dtype, order):
+@pytest.mark.parametrize("few_classes", [0, 32])
+def test_npy(files, monkeypatch, dtype, order, few_classes):
+    monkeypatch.setattr(scorer, "FEW_CLASSES", few_classes)
     logits = LOGITS.astype(dtype, order=order)
     np.save("other.npy", logits)
     report = score("other.npy", "targets.npy")
@@ -208,7 +210,8 @@ def test_npz_member_names(files):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_safetensors(files, dtype):
+def test_safetensors(files, monkeypatch, dtype):
+    monkeypatch.setattr(scorer, "FEW_CLASSES", 0)
     save_file = pytest.importorskip("safetensors.numpy").save_file
     ml_dtypes = pytest.importorskip("ml_dtypes")
     logits = LOGITS.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)

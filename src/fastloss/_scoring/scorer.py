@@ -32,6 +32,9 @@ Digest = TypeVar("Digest")
 BLOCK_BYTES = 4 << 20
 # Samples scored at a time, where each has few logits: bounds the arrays of results.
 BLOCK_SAMPLES = 1 << 18
+# Up to so many classes `score_samples` takes less time than a loss and NumPy's argmax, of which the
+# latter is slow in short rows; with more, those two do, while the block is in the cache.
+FEW_CLASSES = 32
 # Threads that score blocks at most: memory holds a block for each, and few outrun any disk.
 MOST_THREADS = 16
 
@@ -208,19 +211,21 @@ class Job:
         elif (ignored := target == options.ignore_index).any():
             counted = ~ignored
             label = np.where(counted, target, 0)
-        # The loss, then the likeliest class while the block is in the cache: this takes less time
-        # than `score_samples`, which finds the entropy as well.
         loss_of: Callable[..., Any] = fastloss.nll_loss
         if options.loss == "cross-entropy":
             loss_of = fastloss.cross_entropy
             keywords["label_smoothing"] = options.label_smoothing
-        loss = loss_of(logits, target, **keywords)
         weighted = weight is not None or sample_weight is not None
-        if weighted or options.label_smoothing or self.probabilities:
-            log_prob = 0 - loss_of(logits, label, reduction="none", axis=axis)
+        plain = not (weighted or options.label_smoothing or self.probabilities)
+        if plain and options.loss == "cross-entropy" and self.classes <= FEW_CLASSES:
+            log_prob, predicted, _, _ = fastloss.score_samples(logits, label, axis=axis)
+            loss = 0 - log_prob if counted is None else np.where(counted, 0 - log_prob, 0)
         else:
+            loss = loss_of(logits, target, **keywords)
             log_prob = 0 - loss
-        predicted = _argmax(logits, axis)
+            if not plain:
+                log_prob = 0 - loss_of(logits, label, reduction="none", axis=axis)
+            predicted = _argmax(logits, axis)
 
         def predicted_log_prob(at: Any) -> Array:
             places = np.unravel_index(np.arange(predicted.size)[at], predicted.shape)
