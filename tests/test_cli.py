@@ -163,7 +163,7 @@ def test_digits_data():
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2", ">f2", "i2"])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("few_classes", [0, 32])
+@pytest.mark.parametrize("few_classes", [0, 64])
 def test_npy(files, monkeypatch, dtype, order, few_classes):
     monkeypatch.setattr(scorer, "FEW_CLASSES", few_classes)
     logits = LOGITS.astype(dtype, order=order)

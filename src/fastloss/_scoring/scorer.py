@@ -34,7 +34,7 @@ BLOCK_BYTES = 4 << 20
 BLOCK_SAMPLES = 1 << 18
 # Up to so many classes `score_samples` takes less time than a loss and NumPy's argmax, of which the
 # latter is slow in short rows; with more, those two do, while the block is in the cache.
-FEW_CLASSES = 32
+FEW_CLASSES = 64
 # Threads that score blocks at most: memory holds a block for each, and few outrun any disk.
 MOST_THREADS = 16
 
