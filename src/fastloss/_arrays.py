@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -59,10 +58,10 @@ def _admit_bfloat16(dtype: np.dtype[Any]) -> bool:
     return True
 
 
-def seen_by_kernel(x: Array) -> Array:
-    """Return a view of `x` in the type that stands for its own in the kernels."""
+def seen_by_kernel(x: Array, shape: tuple[int, ...] | int) -> Array:
+    """Return a view of `x` in this shape and the type that stands for its own in the kernels."""
     view = STORAGE[x.dtype].view
-    return x if view is None else x.view(view)
+    return x.reshape(shape) if view is None else x.view(view).reshape(shape)
 
 
 # ---- b) one array at a time ------------------------------------------------------------------
@@ -114,7 +113,7 @@ def as_float64(x: Any, name: str) -> Array:
     raise TypeError(f"{name} must be real numbers, got dtype {x.dtype}")
 
 
-def output(out: Any, x: Array, original: Any, read: Iterable[Any] = ()) -> Array:
+def output(out: Any, x: Array, original: Any) -> Array:
     """Check ``out=`` against the logits `x`; a new array where it is None.
 
     Parameters
@@ -125,39 +124,47 @@ def output(out: Any, x: Array, original: Any, read: Iterable[Any] = ()) -> Array
         The logits as the kernel will read them.
     original : array_like
         The logits as the caller gave them.
-    read : iterable
-        What the kernel reads; the arrays among it, but for `x`, must not share memory with `out`.
     """
     if out is None:
         return np.empty(x.shape, x.dtype)
+    if not (
+        type(out) is np.ndarray
+        and out.dtype is x.dtype
+        and out.shape == x.shape
+        and out.flags.carray
+        and original is x
+    ):
+        _check_output(out, x, original)
+    return out
+
+
+def _check_output(out: Any, x: Array, original: Any) -> None:
+    """Say what is wrong with `out`, if anything is."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.dtype != x.dtype:
+        raise TypeError(f"out must have the logits' dtype {x.dtype}, got {out.dtype}")
+    given = np.asarray(original).dtype
+    if given.newbyteorder("=") != x.dtype:
         raise TypeError(
-            f"out must have the logits' dtype {x.dtype}, got {out.dtype}",
+            f"out must have the logits' dtype: there is none for {given} logits, whose gradient is"
+            f" {x.dtype}; convert the logits first"
         )
-    if original is not x:
-        given = np.asarray(original).dtype
-        if given.newbyteorder("=") != x.dtype:
-            raise TypeError(
-                f"out must have the logits' dtype: there is none for {given} logits, whose"
-                f" gradient is {x.dtype}; convert the logits first"
-            )
     if out.shape != x.shape:
         raise ValueError(f"out must have the logits' shape {x.shape}, got {out.shape}")
-    flags = out.flags
-    if not flags.c_contiguous:
+    if not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous, got strides {out.strides}")
-    if not flags.writeable:
+    if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if not flags.aligned:
+    if not out.flags.aligned:
         raise ValueError("out must be aligned to its element size")
-    if out is not x and np.may_share_memory(out, x) and out.ctypes.data != x.ctypes.data:
-        raise ValueError("out overlaps the logits without being the same array")
-    for other in read:
-        if isinstance(other, np.ndarray) and other is not x and np.may_share_memory(out, other):
-            raise ValueError("out overlaps another argument; only the logits may be overwritten")
-    return out
+
+
+def overlapping() -> NoReturn:
+    """Raise for an `out` that shares memory with what is read: the kernel has looked."""
+    raise ValueError(
+        "out overlaps another argument; only the logits as a whole may be overwritten"
+    )
 
 
 # ---- c) options ------------------------------------------------------------------------------

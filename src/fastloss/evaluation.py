@@ -87,7 +87,7 @@ def score_samples(logits: ArrayLike, target: ArrayLike, *, axis: int | None = No
     predicted = np.zeros((shape[0], shape[2]), np.int64)
     bad = _EVALUATE[storage.kernel](
         _softmax.Kind.SCORE,
-        _arrays.seen_by_kernel(a.logits).reshape(shape),
+        _arrays.seen_by_kernel(a.logits, shape),
         None,
         a.target,
         numbers[0],

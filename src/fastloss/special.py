@@ -34,8 +34,8 @@ def _softmax_like(kind: int, x: ArrayLike, axis: int) -> Array:
     y = np.empty(x.shape, x.dtype)
     _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
         kind,
-        _arrays.seen_by_kernel(x).reshape(shape),
-        _arrays.seen_by_kernel(y).reshape(shape),
+        _arrays.seen_by_kernel(x, shape),
+        _arrays.seen_by_kernel(y, shape),
         None,
         None,
         None,
@@ -82,7 +82,7 @@ def logsumexp(x: ArrayLike, axis: int = -1, keepdims: bool = False) -> np.floati
     result = np.full((shape[0], shape[2]), -np.inf)
     _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
         _softmax.Kind.LOGSUMEXP,
-        _arrays.seen_by_kernel(x).reshape(shape),
+        _arrays.seen_by_kernel(x, shape),
         None,
         None,
         result,

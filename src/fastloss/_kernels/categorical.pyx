@@ -21,7 +21,9 @@ from libc.string cimport memset
 from .blocks cimport (
     LANES, SCRATCH, Ending, Sum, Tally, add, block_exp, block_max, clear, count, finish, folded, value_of,
 )
-from .samples cimport Check, Job, check, class_of, factor_of, item_size, offset_of, weighted
+from .samples cimport (
+    OVERLAP, Check, Job, check, class_of, factor_of, item_size, offset_of, out_overlaps, weighted,
+)
 from .storage cimport (
     Drain, bfloat16, drain_begin, drain_rest, emit, float16, load, narrow, storage, stream_end,
     value_at,
@@ -653,7 +655,7 @@ def cross_entropy(
     int threads,
     bint log_probs,                      # IN   whether the logits are log-probabilities (NLL)
 ):
-    """Return (position of a bad target or -1, sum of the losses, sum of the weights)."""
+    """Return (position of a bad target, -1 or OVERLAP; sum of the losses, sum of the weights)."""
     cdef Job job
     cdef Check checked
     cdef Sum partial[4096]
@@ -681,12 +683,15 @@ def cross_entropy(
         out32 = &losses32[0, 0]
     if losses64 is not None:
         out64 = &losses64[0, 0]
+    if job.classes > 0:
+        x = &logits[0, 0, 0]
+        if grad is not None:
+            g = &grad[0, 0, 0]
+        if out_overlaps(g, x, job.samples * job.classes * <Py_ssize_t>sizeof(storage), &job):
+            return OVERLAP, 0.0, 0.0
     with nogil:
         checked = check(&job)
         if checked.bad < 0 and job.classes > 0:
-            x = &logits[0, 0, 0]
-            if grad is not None:
-                g = &grad[0, 0, 0]
             if mean:
                 scale = scale / checked.weights if checked.weights != 0 else 0
             job.scale = scale

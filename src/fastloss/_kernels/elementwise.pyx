@@ -14,7 +14,7 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 
 from .blocks cimport Sum, accumulate, add, value_of
 from .storage cimport (
-    bfloat16, emit, float16, load, narrow, storage, stream_end, widen_bfloat, widen_half,
+    bfloat16, emit, float16, load, narrow, overlap, storage, stream_end, widen_bfloat, widen_half,
 )
 from .vecmath cimport (
     INFINITY, NAN, exp_negative, log1p, log1p_unit, log_positive, real,
@@ -60,6 +60,7 @@ cdef struct Operand:
     int type
     Py_ssize_t div
     Py_ssize_t mod
+    Py_ssize_t nbytes
 
 
 cdef inline void widen(
@@ -511,6 +512,10 @@ cdef Py_ssize_t outside_unit(const Operand *source, Py_ssize_t size) noexcept no
     return -1
 
 
+cdef bint operand_overlaps(const void *grad, Py_ssize_t size, const Operand *a) noexcept nogil:
+    return overlap(grad, size, a.data, a.nbytes)
+
+
 cdef Operand operand_of(object spec):
     """The operand of (bytes, type, div, mod), or of None.
 
@@ -521,10 +526,12 @@ cdef Operand operand_of(object spec):
     result.data = NULL
     result.type = 0
     result.div = result.mod = 1
+    result.nbytes = 0
     if spec is not None:
         data = spec[0]
         if data.shape[0] > 0:
             result.data = &data[0]
+            result.nbytes = data.shape[0]
         result.type = spec[1]
         result.div = spec[2]
         result.mod = spec[3]
@@ -557,7 +564,7 @@ def evaluate(
     storage[::1] grad,               # OUT  gradient, or a function's values; or None
     int threads,
 ):
-    """Return the sum of the losses."""
+    """Return the sum of the losses, or None where `grad` overlaps something else that is read."""
     cdef Job job
     cdef Sum partial[4096]
     cdef Sum total = Sum(0, 0)
@@ -585,6 +592,15 @@ def evaluate(
         out64 = &losses64[0]
     if grad is not None:
         g = &grad[0]
+        size = job.size * <Py_ssize_t>sizeof(storage)
+        if (
+            (<const void *>g != <const void *>source and overlap(g, size, source, size))
+            or operand_overlaps(g, size, &job.target)
+            or operand_overlaps(g, size, &job.weight)
+            or operand_overlaps(g, size, &job.pos_weight)
+            or operand_overlaps(g, size, &job.upstream)
+        ):
+            return None
     job.streaming = g != NULL and job.size * <Py_ssize_t>sizeof(storage) >= STREAM
     with nogil:
         size = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)

@@ -8,6 +8,7 @@
 from libc.stdint cimport int64_t
 
 from .blocks cimport LANES, Sum, Tally, clear, count, folded, value_of
+from .storage cimport overlap
 from .vecmath cimport INFINITY
 
 cdef enum:
@@ -89,3 +90,22 @@ cdef inline Check check(const Job *job) noexcept nogil:
             count(&tally, &value[0], n)
         result.weights = value_of(folded(&tally))
     return result
+
+
+cdef enum:
+    # What a kernel returns for the position of a bad target, where `out` must not be written.
+    OVERLAP = -2
+
+
+cdef inline bint out_overlaps(
+    const void *grad, const void *logits, Py_ssize_t nbytes, const Job *job
+) noexcept nogil:
+    """Whether the gradient shares memory with what is read; the logits as a whole are allowed."""
+    if grad == NULL:
+        return False
+    return (
+        (grad != logits and overlap(grad, nbytes, logits, nbytes))
+        or overlap(grad, nbytes, job.target, job.samples * 8)
+        or overlap(grad, nbytes, job.weight, job.classes * 8)
+        or overlap(grad, nbytes, job.factor, job.samples * 8)
+    )

@@ -23,8 +23,10 @@ from libc.stdint cimport int64_t
 from .blocks cimport (
     LANES, Sum, Tally, accumulate, add, block_exp, block_max, clear, count, folded, value_of,
 )
-from .samples cimport Check, Job, check, class_of, item_size, offset_of, weighted
-from .storage cimport bfloat16, emit, float16, load, narrow, storage, value_at
+from .samples cimport (
+    OVERLAP, Check, Job, check, class_of, item_size, offset_of, out_overlaps, weighted,
+)
+from .storage cimport bfloat16, emit, float16, load, narrow, overlap, storage, value_at
 from .tiles cimport fix_range, shift_tile, turn, turn_back
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p,
@@ -408,7 +410,7 @@ def cross_entropy(
     storage[:, :, ::1] grad,             # OUT  (outer, C, inner) or None; may be the logits
     int threads,
 ):
-    """Return (position of a bad target or -1, sum of the losses, sum of the weights)."""
+    """Return (position of a bad target, -1 or OVERLAP; sum of the losses, sum of the weights)."""
     cdef Job job
     cdef Check checked
     cdef Smoothing s
@@ -437,6 +439,17 @@ def cross_entropy(
         out32 = &losses32[0, 0]
     if losses64 is not None:
         out64 = &losses64[0, 0]
+    if job.classes > 0:
+        x = &logits[0, 0, 0]
+        if grad is not None:
+            g = &grad[0, 0, 0]
+        if job.target == NULL:
+            p = &probabilities[0, 0, 0]
+        size = job.samples * job.classes
+        if out_overlaps(g, x, size * <Py_ssize_t>sizeof(storage), &job) or overlap(
+            g, size * <Py_ssize_t>sizeof(storage), p, size * <Py_ssize_t>sizeof(probability)
+        ):
+            return OVERLAP, 0.0, 0.0
     with nogil:
         if job.target != NULL:
             checked = check(&job)
@@ -449,11 +462,6 @@ def cross_entropy(
                     count(&tally, job.factor + i, 1)
                 checked.weights = value_of(folded(&tally))
         if checked.bad < 0 and job.classes > 0:
-            x = &logits[0, 0, 0]
-            if grad is not None:
-                g = &grad[0, 0, 0]
-            if job.target == NULL:
-                p = &probabilities[0, 0, 0]
             if mean:
                 scale = scale / checked.weights if checked.weights != 0 else 0
             job.scale = scale

@@ -198,6 +198,15 @@ cdef extern from *:
     void narrow16 "fastloss_narrow16"(uint16_t *to, const float *source) noexcept nogil
 
 
+cdef inline bint overlap(
+    const void *a, Py_ssize_t a_bytes, const void *b, Py_ssize_t b_bytes
+) noexcept nogil:
+    """Whether two stretches of memory share a byte; NULL shares none."""
+    cdef const char *p = <const char *>a
+    cdef const char *q = <const char *>b
+    return p != NULL and q != NULL and p < q + b_bytes and q < p + a_bytes
+
+
 cdef inline float widen_half(float16 h) noexcept nogil:
     """float16 to float: exponent and mantissa moved over, rebias by a multiplication (exact)."""
     cdef uint32_t magnitude = (<uint32_t>h & 0x7fffu) << 13

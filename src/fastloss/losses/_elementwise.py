@@ -75,9 +75,8 @@ def evaluate(
         scale = scale / count if count else 0.0
     grad = view = None
     if gradient:
-        read = [o[0] for o in (t, w, p, g) if o is not None]
-        grad = _arrays.output(out, x, original, read)
-        view = _arrays.seen_by_kernel(grad).reshape(-1)
+        grad = _arrays.output(out, x, original)
+        view = _arrays.seen_by_kernel(grad, -1)
     losses = losses32 = losses64 = None
     if value and none:
         losses = np.empty(x.size, storage.loss)
@@ -88,7 +87,7 @@ def evaluate(
     # 2. Kernel.
     total = _EVALUATE[storage.kernel](
         kind,
-        _arrays.seen_by_kernel(x).reshape(-1),
+        _arrays.seen_by_kernel(x, -1),
         t,
         w,
         p,
@@ -101,6 +100,8 @@ def evaluate(
         view,
         _threads.for_work(x.size),
     )
+    if total is None:
+        _arrays.overlapping()
     # 3. Reduction.
     totals = Totals(total, count)
     if reduction == "batchmean":
@@ -115,7 +116,7 @@ def function(kind: int, x: Any) -> Any:
     y = np.empty(x.shape, x.dtype)
     _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
         kind,
-        _arrays.seen_by_kernel(x).reshape(-1),
+        _arrays.seen_by_kernel(x, -1),
         None,
         None,
         None,
@@ -126,7 +127,7 @@ def function(kind: int, x: Any) -> Any:
         False,
         None,
         None,
-        _arrays.seen_by_kernel(y).reshape(-1),
+        _arrays.seen_by_kernel(y, -1),
         _threads.for_work(x.size),
     )
     return y if y.shape else y[()]

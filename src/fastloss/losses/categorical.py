@@ -95,8 +95,8 @@ def evaluate(
             factor = _arrays.combined(factor, upstream, (shape[0], shape[2]))
     grad = view = None
     if gradient:
-        grad = _arrays.output(out, x, logits, a)
-        view = _arrays.seen_by_kernel(grad).reshape(shape)
+        grad = _arrays.output(out, x, logits)
+        view = _arrays.seen_by_kernel(grad, shape)
     losses = losses32 = losses64 = None
     if value and none:
         losses = np.zeros((shape[0], shape[2]), storage.loss)
@@ -106,7 +106,7 @@ def evaluate(
             losses32 = losses
     # 2. Kernel.
     threads = _threads.for_work(x.size)
-    kernel_x = _arrays.seen_by_kernel(x).reshape(shape)
+    kernel_x = _arrays.seen_by_kernel(x, shape)
     if a.probabilities is None and smoothing == 0.0:
         bad, total, weights = _INDEXED[storage.kernel](
             kernel_x,
@@ -142,6 +142,8 @@ def evaluate(
             view,
             threads,
         )
+    if bad == -2:
+        _arrays.overlapping()
     if bad >= 0:
         assert a.target is not None
         _arrays.wrong_index(a.target.reshape(samples), bad, shape[1])
