@@ -162,9 +162,7 @@ def _check_output(out: Any, x: Array, original: Any) -> None:
 
 def overlapping() -> NoReturn:
     """Raise for an `out` that shares memory with what is read: the kernel has looked."""
-    raise ValueError(
-        "out overlaps another argument; only the logits as a whole may be overwritten"
-    )
+    raise ValueError("out overlaps another argument; only the logits as a whole may be overwritten")
 
 
 # ---- c) options ------------------------------------------------------------------------------

@@ -136,27 +136,40 @@ cdef inline void accumulate(
 
 cdef inline Sum block_exp(
     const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real magic, real low_x, bint keep,
-    Py_ssize_t ahead, Drain *drain
+    const void *ahead, int step, Drain *drain
 ) noexcept nogil:
     """Sum of the scaled exponentials of x[:n] but for x[skip] (none if skip is outside [0, n)).
 
-    With `keep` they are written to e[:n]; e may be x. e[skip] is then 0. `ahead` elements further
-    lies what will be read next; it is fetched meanwhile. What `drain` holds is written meanwhile.
+    With `keep` they are written to e[:n]; e may be x. e[skip] is then 0. At `ahead`
+    lies what will be read next, `step` bytes (64, 128, 256 or 512) for a chunk of 64 classes; it
+    is fetched meanwhile. What `drain` holds is written meanwhile.
     """
     cdef double high[16]
     cdef double low[16]
     cdef real a[64]
     cdef Py_ssize_t i = 0, j
     cdef int32_t lane, m, left_out
+    cdef const char *next_line
     cdef double t, z
     cdef Sum total
     for j in range(16):
         high[j] = 0
         low[j] = 0
     while i < n:
-        if ahead != 0:
-            for j in range(0, 64, 8 if real is double else 16):
-                prefetch(x + (i + ahead + j))
+        if ahead != NULL:
+            # Chunk i // 64 begins at i * step / 64.
+            next_line = <const char *>ahead + (i >> 6) * step
+            prefetch(next_line)
+            if step > 64:
+                prefetch(next_line + 64)
+            if step > 128:
+                prefetch(next_line + 128)
+                prefetch(next_line + 192)
+            if step > 256:
+                prefetch(next_line + 256)
+                prefetch(next_line + 320)
+                prefetch(next_line + 384)
+                prefetch(next_line + 448)
         if drain != NULL:
             drain_some(drain)
         if n - i >= 64 and not (i <= skip < i + 64):

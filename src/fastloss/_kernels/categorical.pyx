@@ -4,14 +4,15 @@
 # sample = o * inner + i. Two ways through memory, chosen by shape alone:
 #
 #   a) rows   inner == 1 and C > LANES: lanes run over the classes of a row
-#   b) tiles  otherwise: lanes run over LANES samples, class after class. A tile is read in place
-#             where its samples lie side by side (inner > 1), else it is turned into a scratch block.
+#   b) tiles  otherwise: lanes run over LANES samples, class after class, in a scratch block that
+#             the samples are turned into (see tiles.pxd)
 #
 # Samples are dealt out as items of a size that depends on the shape alone; an item's losses are
 # summed by itself and the items' sums added in order, so that the number of threads changes no bit.
 #
-# c) is what Python calls. Nothing here raises: a bad target index is returned by position, found
-# before anything is written. Indices are checked again where they are used.
+# c) is the negative log-likelihood, d) what Python calls. Nothing here raises: a bad target index
+# is returned by position, found before anything is written. Indices are checked again where they
+# are used.
 
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t
@@ -19,18 +20,20 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from .blocks cimport (
-    LANES, SCRATCH, Ending, Sum, Tally, add, block_exp, block_max, clear, count, finish, folded, value_of,
+    LANES, SCRATCH, Ending, Sum, Tally, add, block_exp, block_max, clear, count, finish, folded,
+    value_of,
 )
 from .samples cimport (
     OVERLAP, Check, Job, check, class_of, factor_of, item_size, offset_of, out_overlaps, weighted,
 )
 from .storage cimport (
-    Drain, bfloat16, drain_begin, drain_rest, emit, float16, load, narrow, storage, stream_end,
+    Drain, drain_begin, drain_rest, emit, load, narrow, storage, stream_end,
     value_at,
 )
 from .tiles cimport fix_range, shift_tile, tile_max, turn, turn_back
 from .vecmath cimport (
-    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, power_of_two, real,
+    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, power_of_two,
+    real,
 )
 
 cdef enum:
@@ -45,11 +48,11 @@ cdef enum:
 
 cdef Sum row_exp(
     const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, bint keep,
-    Py_ssize_t ahead, Drain *drain
+    const void *ahead, int step, Drain *drain
 ) noexcept nogil:
     """`block_exp` as a function of its own: inlined, its loop would not keep its registers."""
     return block_exp(
-        x, e, n, skip, exp_magic(exponent), exp_low(exponent), keep, ahead, drain
+        x, e, n, skip, exp_magic(exponent), exp_low(exponent), keep, ahead, step, drain
     )
 
 
@@ -68,7 +71,8 @@ cdef inline RowSum long_row(
     classes relative to its own exponent in `exponents`.
     """
     cdef RowSum row
-    cdef Py_ssize_t i, m, ahead
+    cdef Py_ssize_t i, m
+    cdef const storage *ahead
     cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k
     cdef const real *block
     cdef real *to
@@ -79,11 +83,12 @@ cdef inline RowSum long_row(
     i = 0
     while i < n:
         m = min(n - i, <Py_ssize_t>BLOCK)
-        ahead = 0
+        ahead = x + i + BLOCK
+        if i + 2 * BLOCK > n:
+            ahead = NULL
         if (storage is float and real is float) or (storage is double and real is double):
             if shift == 0:
                 block = x + i
-                ahead = BLOCK if i + 2 * BLOCK <= n else 0
             else:
                 load(scratch, x + i, m, shift)
                 block = scratch
@@ -130,7 +135,9 @@ cdef inline RowSum long_row(
             to = e + i
             exponents[i // BLOCK] = exponent
         # An all -inf block before the first number, or one too far below, adds exact zeros.
-        part = row_exp(block, to, m, skip - i, exponent, e != NULL, ahead, NULL)
+        part = row_exp(
+            block, to, m, skip - i, exponent, e != NULL, ahead, 64 * sizeof(storage), NULL
+        )
         row.rest = add(row.rest, part)
         i += m
     if i < n or best == <real>(-INFINITY):
@@ -154,14 +161,15 @@ cdef inline RowSum short_row(
     cdef const real *block
     cdef real top, exponent
     # The next row is fetched while this one is worked on.
-    cdef Py_ssize_t ahead = 0 if last else n
+    cdef const storage *ahead = x + n
+    if last:
+        ahead = NULL
     row.shift = 0
     if (storage is float and real is float) or (storage is double and real is double):
         block = x
     else:
         load(e, x, n, <real>0)
         block = e
-        ahead = 0
     top = block_max(block, n)
     if not -exp_limit(top) <= top <= exp_limit(top):
         if not -<real>INFINITY < top < <real>INFINITY:
@@ -170,12 +178,11 @@ cdef inline RowSum short_row(
             return row
         load(e, x, n, top)
         block = e
-        ahead = 0
         row.shift = top
         top = 0
     exponent = exponent_of(top)
     row.exponent = exponent
-    row.rest = row_exp(block, e, n, skip, exponent, keep, ahead, drain)
+    row.rest = row_exp(block, e, n, skip, exponent, keep, ahead, 64 * sizeof(storage), drain)
     return row
 
 
@@ -296,7 +303,7 @@ cdef inline void rows_item(
                 else:
                     # Computed once more: the exponentials have not been kept.
                     load(e, x + first * classes + i, m, <real>row.shift)
-                    row_exp(e, e, m, -1, k, True, 0, NULL)
+                    row_exp(e, e, m, -1, k, True, NULL, 0, NULL)
                     scale_block(e, m, end.scale[0], end.scale_low[0])
                     turn_of = e
                 if i <= target[0] < i + m:

@@ -1,8 +1,8 @@
 # Cross-entropy with class probabilities, and with smoothed class indices.
 #
-# Both have a target a[c] = weight[c] * q[c] for every class, q = (1 - smoothing) * p + smoothing / C
-# with p the probabilities given, or 1 at the index. With m the largest logit, `rest` the sum of the
-# other exponentials relative to it and L = log(1 + rest):
+# Both have a target a[c] = weight[c] * q[c] for every class, q = (1 - smoothing) * p +
+# smoothing / C with p the probabilities given, or 1 at the index. With m the largest logit, `rest`
+# the sum of the other exponentials relative to it and L = log(1 + rest):
 #
 #   loss     = sum(a[c] * (m - x[c])) + A * L,  A = sum(a)      two sums of positive terms
 #   gradient = p[c] * (A - a[c]) - a[c] * (1 - p[c])            1 - p[c] = rest / (1 + rest) at m
@@ -14,7 +14,8 @@
 # Two ways through memory, chosen by the number of classes alone:
 #
 #   a) rows   more than TILE classes: sample by sample. A row, also a strided one, is loaded into a
-#             scratch block of doubles; one beyond that is loaded three times: maximum, sums, gradient
+#             scratch block of doubles; one beyond that is loaded three times: maximum, sums,
+#             gradient
 #   b) tiles  LANES samples at a time, turned into a scratch block, class after class
 
 from cython.parallel cimport prange
@@ -26,7 +27,7 @@ from .blocks cimport (
 from .samples cimport (
     OVERLAP, Check, Job, check, class_of, item_size, offset_of, out_overlaps, weighted,
 )
-from .storage cimport bfloat16, emit, float16, load, narrow, overlap, storage, value_at
+from .storage cimport emit, load, narrow, overlap, storage, value_at
 from .tiles cimport fix_range, shift_tile, turn, turn_back
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p,
@@ -90,7 +91,7 @@ cdef inline void load_target(
             to[i] = to[i] * weight[c + i]
 
 
-cdef inline void add_loss(
+cdef void add_loss(
     const double *x, const double *a, Py_ssize_t n, double top, Sum *distance, Sum *mass
 ) noexcept nogil:
     """Add sum(a * (top - x)) and sum(a) of n classes; a class with a = 0 adds 0."""
@@ -154,7 +155,10 @@ cdef inline Row sum_row(
             load_row(xs, x + c * stride, n, stride, row.shift)
         load_target(a, p, stride, t, job.weight, smoothing, c, n)
         add_loss(xs, a, n, top, &distance, &mass)
-        rest = add(rest, block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False, 0, NULL))
+        rest = add(
+            rest,
+            block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False, NULL, 0, NULL),
+        )
     row.own = exp_scaled(top, row.magic, row.low_x)
     row.rest = rest.high + rest.low if row.shift == row.shift else NAN
     row.total = row.rest + row.own
@@ -167,7 +171,7 @@ cdef inline Row sum_row(
     return row
 
 
-cdef inline void gradient_block(
+cdef void gradient_block(
     double *xs, const double *a, Py_ssize_t n, Row row, double scale
 ) noexcept nogil:
     """Logits to gradients, in place."""
@@ -199,7 +203,8 @@ cdef void rows_item(
                 for i in range(min(job.classes, <Py_ssize_t>ROW)):
                     xs[i] = 0
                 for c in range(0, job.classes, 2048):
-                    write(grad + base + c * stride, xs, &stage[0], min(job.classes - c, 2048), stride)
+                    n = min(job.classes - c, <Py_ssize_t>ROW)
+                    write(grad + base + c * stride, xs, &stage[0], n, stride)
         else:
             factor = 1.0 if job.factor == NULL else job.factor[sample]
             row = sum_row(
@@ -274,112 +279,137 @@ cdef inline void two_sum(double *high, double *low, double value) noexcept nogil
     high[0] = t
 
 
+# LANES samples, whatever their arrays' types: the arithmetic stands once.
+cdef struct Tile:
+    double xs[4096]          # logits, then exponentials, then gradients, class-major
+    double a[4096]           # targets, class-major
+    double top[64]           # m
+    int64_t largest[64]      # its class
+    int64_t target[64]       # class index, or -1
+    double factor[64]        # of the loss; 0 where the sample does not count
+    double rest[64]
+    double own[64]
+    double mass[64]          # A
+    double loss[64]
+
+
+cdef void tile_losses(Tile *tile, Py_ssize_t classes) noexcept nogil:
+    """Logits to exponentials, and the losses, factors included."""
+    cdef Py_ssize_t lane, c, i
+    cdef double exponent[64]
+    cdef double shift[64]
+    cdef double magic[64]
+    cdef double low_x[64]
+    cdef double rest_low[64]
+    cdef double distance[64]
+    cdef double distance_low[64]
+    cdef double mass_low[64]
+    cdef double e, g
+    for c in range(classes):
+        for lane in range(64):
+            i = c * 64 + lane
+            tile.largest[lane] = c if tile.xs[i] > tile.top[lane] else tile.largest[lane]
+            tile.top[lane] = tile.xs[i] if tile.xs[i] > tile.top[lane] else tile.top[lane]
+    for lane in range(64):
+        exponent[lane] = tile.top[lane]
+    if fix_range(&exponent[0], &shift[0]):
+        shift_tile(&tile.xs[0], classes, LANES, &shift[0])
+        for lane in range(64):
+            # The maximum less itself: 0, or NaN where it is none.
+            tile.top[lane] = tile.top[lane] if shift[lane] == 0 else shift[lane] - shift[lane]
+    for lane in range(64):
+        magic[lane] = exp_magic(exponent[lane])
+        low_x[lane] = exp_low(exponent[lane])
+        tile.own[lane] = exp_scaled(tile.top[lane], magic[lane], low_x[lane])
+        tile.rest[lane] = rest_low[lane] = distance[lane] = distance_low[lane] = 0
+        tile.mass[lane] = mass_low[lane] = 0
+    for c in range(classes):
+        for lane in range(64):
+            i = c * 64 + lane
+            g = tile.a[i] * (tile.top[lane] - tile.xs[i])
+            two_sum(&distance[lane], &distance_low[lane], 0.0 if tile.a[i] == 0 else g)
+            two_sum(&tile.mass[lane], &mass_low[lane], tile.a[i])
+            e = exp_scaled(tile.xs[i], magic[lane], low_x[lane])
+            tile.xs[i] = e
+            two_sum(&tile.rest[lane], &rest_low[lane], 0.0 if tile.largest[lane] == c else e)
+    for lane in range(64):
+        tile.rest[lane] = tile.rest[lane] + rest_low[lane]
+        tile.mass[lane] = tile.mass[lane] + mass_low[lane]
+        g = distance[lane] + distance_low[lane]
+        # An infinite sum's error term is NaN, and not to be added.
+        g = g if distance_low[lane] - distance_low[lane] == 0 else distance[lane]
+        e = tile.mass[lane] * log1p(tile.rest[lane] / tile.own[lane])
+        g = g + (0.0 if tile.mass[lane] == 0 else e)
+        e = tile.rest[lane] + tile.own[lane]
+        tile.loss[lane] = g if e - e == 0 else NAN
+    for lane in range(64):
+        tile.loss[lane] = weighted(tile.factor[lane], tile.loss[lane])
+
+
+cdef void tile_gradients(
+    Tile *tile, Py_ssize_t classes, double scale, const int64_t *targets
+) noexcept nogil:
+    """Exponentials to gradients; with `targets`, exactly 0 for a sample that has none."""
+    cdef Py_ssize_t lane, c, i
+    cdef double total[64]
+    cdef double p, rest, g
+    for lane in range(64):
+        total[lane] = tile.rest[lane] + tile.own[lane]
+    for c in range(classes):
+        for lane in range(64):
+            i = c * 64 + lane
+            p = tile.xs[i] / total[lane]
+            rest = tile.rest[lane] / total[lane] if tile.largest[lane] == c else 1 - p
+            g = p * (tile.mass[lane] - tile.a[i]) - tile.a[i] * rest
+            tile.xs[i] = g * (tile.factor[lane] * scale)
+    if targets != NULL:
+        for c in range(classes):
+            for lane in range(64):
+                i = c * 64 + lane
+                tile.xs[i] = tile.xs[i] if tile.target[lane] >= 0 else 0.0
+
+
 cdef void tiles_item(
     const storage *x, const probability *p, storage *grad, float *losses32, double *losses64,
     const Job *job, Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
 ) noexcept nogil:
-    cdef double xs[4096]
-    cdef double a[4096]
+    cdef Tile tile
     cdef double stage[4096]
     cdef Tally tally
-    cdef Py_ssize_t classes = job.classes, first, n, lane, c
-    cdef double top[64]
-    cdef double shift[64]
-    cdef double magic[64]
-    cdef double low_x[64]
-    cdef int64_t largest[64]
-    cdef int64_t target[64]
-    cdef double rest[64]
-    cdef double rest_low[64]
-    cdef double distance[64]
-    cdef double distance_low[64]
-    cdef double mass[64]
-    cdef double mass_low[64]
-    cdef double own[64]
-    cdef double total[64]
-    cdef double loss[64]
-    cdef double factor[64]
-    cdef double e, q, g
+    cdef Py_ssize_t classes = job.classes, first, n, lane
     clear(&tally)
     for first in range(start, stop, 64):
         n = min(stop - first, <Py_ssize_t>LANES)
         for lane in range(64):
-            target[lane] = -1
-            factor[lane] = lane < n
-            top[lane] = -INFINITY if lane < n else 0.0
-            largest[lane] = 0
+            tile.target[lane] = -1
+            tile.factor[lane] = lane < n
+            tile.top[lane] = -INFINITY if lane < n else 0.0
+            tile.largest[lane] = 0
         for lane in range(n):
             if job.target != NULL:
-                target[lane] = class_of(job, first + lane)
-                factor[lane] = target[lane] >= 0
-            if job.factor != NULL and factor[lane] != 0:
-                factor[lane] = job.factor[first + lane]
-        turn(&xs[0], x, &stage[0], classes, job.inner, first, n, 0, classes, LANES)
-        tile_target(&a[0], p, &stage[0], job, smoothing, first, n, &target[0])
-        for c in range(classes):
-            for lane in range(64):
-                largest[lane] = c if xs[c * 64 + lane] > top[lane] else largest[lane]
-                top[lane] = xs[c * 64 + lane] if xs[c * 64 + lane] > top[lane] else top[lane]
+                tile.target[lane] = class_of(job, first + lane)
+                tile.factor[lane] = tile.target[lane] >= 0
+            if job.factor != NULL and tile.factor[lane] != 0:
+                tile.factor[lane] = job.factor[first + lane]
+        turn(&tile.xs[0], x, &stage[0], classes, job.inner, first, n, 0, classes, LANES)
+        tile_target(&tile.a[0], p, &stage[0], job, smoothing, first, n, &tile.target[0])
+        tile_losses(&tile, classes)
         for lane in range(64):
-            own[lane] = top[lane]
-        if fix_range(&top[0], &shift[0]):
-            shift_tile(&xs[0], classes, LANES, &shift[0])
-            for lane in range(64):
-                own[lane] = own[lane] if shift[lane] == 0 else shift[lane] - shift[lane]
-        for lane in range(64):
-            magic[lane] = exp_magic(top[lane])
-            low_x[lane] = exp_low(top[lane])
-            top[lane] = own[lane]
-            own[lane] = exp_scaled(own[lane], magic[lane], low_x[lane])
-            rest[lane] = rest_low[lane] = distance[lane] = distance_low[lane] = 0
-            mass[lane] = mass_low[lane] = 0
-        for c in range(classes):
-            for lane in range(64):
-                g = a[c * 64 + lane] * (top[lane] - xs[c * 64 + lane])
-                two_sum(&distance[lane], &distance_low[lane], 0.0 if a[c * 64 + lane] == 0 else g)
-                two_sum(&mass[lane], &mass_low[lane], a[c * 64 + lane])
-                e = exp_scaled(xs[c * 64 + lane], magic[lane], low_x[lane])
-                xs[c * 64 + lane] = e
-                two_sum(&rest[lane], &rest_low[lane], 0.0 if largest[lane] == c else e)
-        for lane in range(64):
-            rest[lane] = rest[lane] + rest_low[lane]
-            total[lane] = rest[lane] + own[lane]
-            mass[lane] = mass[lane] + mass_low[lane]
-            loss[lane] = distance[lane]
-            if distance_low[lane] - distance_low[lane] == 0:
-                loss[lane] = distance[lane] + distance_low[lane]
-            g = mass[lane] * log1p(rest[lane] / own[lane])
-            loss[lane] = loss[lane] + (0.0 if mass[lane] == 0 else g)
-            loss[lane] = loss[lane] if total[lane] - total[lane] == 0 else NAN
-        for lane in range(64):
-            # Ignored lanes: 0, whatever their logits made of it.
-            loss[lane] = weighted(factor[lane], loss[lane])
-            if job.target != NULL and target[lane] < 0 or lane >= n:
-                loss[lane] = 0
-        count(&tally, &loss[0], LANES)
+            # An ignored sample has loss 0, whatever its logits made of it.
+            if lane >= n or job.target != NULL and tile.target[lane] < 0:
+                tile.loss[lane] = 0
+        count(&tally, &tile.loss[0], LANES)
         for lane in range(n):
             if losses32 != NULL:
-                losses32[first + lane] = <float>loss[lane]
+                losses32[first + lane] = <float>tile.loss[lane]
             if losses64 != NULL:
-                losses64[first + lane] = loss[lane]
-        if grad == NULL:
-            continue
-        for lane in range(64):
-            factor[lane] = factor[lane] * job.scale
-        for c in range(classes):
-            for lane in range(64):
-                q = xs[c * 64 + lane] / total[lane]
-                e = rest[lane] / total[lane] if largest[lane] == c else 1 - q
-                g = q * (mass[lane] - a[c * 64 + lane]) - a[c * 64 + lane] * e
-                xs[c * 64 + lane] = g * factor[lane]
-        if job.target != NULL:
-            for c in range(classes):
-                for lane in range(64):
-                    xs[c * 64 + lane] = xs[c * 64 + lane] if target[lane] >= 0 else 0.0
-        turn_back(
-            grad, &xs[0], &stage[0], classes, job.inner, first, n, 0, classes, LANES,
-            job.streaming
-        )
+                losses64[first + lane] = tile.loss[lane]
+        if grad != NULL:
+            tile_gradients(&tile, classes, job.scale, job.target)
+            turn_back(
+                grad, &tile.xs[0], &stage[0], classes, job.inner, first, n, 0, classes, LANES,
+                job.streaming
+            )
     result[0] = folded(&tally)
 
 

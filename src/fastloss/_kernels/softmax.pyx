@@ -3,7 +3,7 @@
 # All of it follows from one pass over a row: its maximum m and where it is, and `rest`, the sum of
 # the other exponentials relative to it. With L = log(1 + rest):
 #
-#   logsumexp = m + L        log_softmax[c] = (x[c] - m) - L       entropy = L + sum(p[c] (m - x[c]))
+#   logsumexp = m + L      log_softmax[c] = (x[c] - m) - L      entropy = L + sum(p[c] (m - x[c]))
 #
 # Only logsumexp adds terms of different signs. Two ways through memory, by the number of classes:
 #
@@ -15,7 +15,7 @@ from cython.parallel cimport prange
 from libc.stdint cimport int32_t, int64_t
 
 from .blocks cimport LANES, Sum, accumulate, add, block_exp, block_max
-from .storage cimport bfloat16, emit, float16, load, narrow, storage, value_at
+from .storage cimport emit, load, narrow, storage, value_at
 from .tiles cimport fix_range, shift_tile, turn, turn_back
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p, real,
@@ -103,7 +103,8 @@ cdef inline Row read_row(
         rest = add(
             rest,
             block_exp(
-                xs, e, n, row.largest - c, exp_magic(exponent), exp_low(exponent), True, 0, NULL,
+                xs, e, n, row.largest - c, exp_magic(exponent), exp_low(exponent), True, NULL, 0,
+                NULL,
             ),
         )
     own = exp_scaled(top, exp_magic(exponent), exp_low(exponent))
@@ -146,7 +147,7 @@ cdef inline void rows_item(
                 if not whole:
                     load_row(xs, x + base + c * stride, n, stride, row.shift)
                     k = <real>row.exponent
-                    block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, 0, NULL)
+                    block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, NULL, 0, NULL)
                 total += spread(xs, e, n, row.top - row.shift)
             job.entropy[sample] = row.log_rest + total / row.total
         else:
@@ -157,7 +158,7 @@ cdef inline void rows_item(
                     load_row(xs, x + base + c * stride, n, stride, row.shift)
                 if job.kind == SOFTMAX:
                     if not whole:
-                        block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, 0, NULL)
+                        block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, NULL, 0, NULL)
                     by = <real>(1 / row.total)
                     for i in range(n):
                         e[i] = e[i] * by

@@ -98,7 +98,8 @@ cdef extern from *:
         d->left = 0;
     }
     /* Begin a new one: its start is brought to a line's beginning, for whole lines from there. */
-    static inline void fastloss_drain_begin(fastloss_drain *d, void *to, const void *from, size_t n) {
+    static inline void fastloss_drain_begin(fastloss_drain *d, void *to, const void *from,
+                                            size_t n) {
         size_t head = (size_t)(-(uintptr_t)to & 63);
         if (head > n) head = n;
         memcpy(to, from, head);

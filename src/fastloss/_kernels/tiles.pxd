@@ -70,8 +70,7 @@ cdef inline void shift_tile(
     cdef Py_ssize_t c, lane
     for c in range(m):
         for lane in range(64):
-            xs[lane] = xs[lane] - shift[lane]
-        xs = xs + width
+            xs[c * width + lane] = xs[c * width + lane] - shift[lane]
 
 
 cdef inline void tile_max(
@@ -79,13 +78,14 @@ cdef inline void tile_max(
 ) noexcept nogil:
     """top[lane] = max(top[lane], xs[..., lane]) over m classes; NaNs are passed over."""
     cdef real best[64]
+    cdef real x
     cdef Py_ssize_t c, lane
     for lane in range(64):
         best[lane] = top[lane]
     for c in range(m):
         for lane in range(64):
-            best[lane] = xs[lane] if xs[lane] > best[lane] else best[lane]
-        xs = xs + width
+            x = xs[c * width + lane]
+            best[lane] = x if x > best[lane] else best[lane]
     for lane in range(64):
         top[lane] = best[lane]
 

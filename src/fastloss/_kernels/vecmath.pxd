@@ -255,7 +255,7 @@ cdef inline real log_normal(real u) noexcept nogil:
 
 
 cdef inline real log_positive(real u) noexcept nogil:
-    """log(u): at most 1 ulp off for u > 0, subnormal ones and +inf included; 0 gives -inf, NaN NaN."""
+    """log(u): at most 1 ulp off for u > 0, subnormal and +inf included; 0 gives -inf, NaN NaN."""
     cdef real tiny, up, off, result
     if real is float:
         tiny = <float>1.1754943508222875e-38
@@ -272,7 +272,7 @@ cdef inline real log_positive(real u) noexcept nogil:
 
 
 cdef inline real log1p(real y) noexcept nogil:
-    """log(1 + y): at most 1 ulp (float: 1.5) off for y > -1; -1 gives -inf, +inf and NaN themselves."""
+    """log(1 + y): at most 1 ulp (float: 1.5) off for y > -1; -1 gives -inf, +inf +inf, NaN NaN."""
     cdef uint32_t i
     cdef uint64_t j
     cdef real u, k, f, c, result

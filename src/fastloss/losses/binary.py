@@ -56,8 +56,8 @@ def binary_cross_entropy(
     Parameters
     ----------
     probs : array_like, any shape
-        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `probs`
         Targets in [0, 1], any real type or bool.
     weight : array_like, optional
@@ -112,8 +112,8 @@ def binary_cross_entropy_value_and_grad(
     Parameters
     ----------
     probs : array_like, any shape
-        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `probs`
         Targets in [0, 1], any real type or bool.
     weight : array_like, optional
@@ -181,8 +181,8 @@ def binary_cross_entropy_backward(
         Gradient with respect to the loss, of the loss's shape: a number unless the reduction is
         "none".
     probs : array_like, any shape
-        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `probs`
         Targets in [0, 1], any real type or bool.
     weight : array_like, optional
@@ -250,8 +250,8 @@ def binary_cross_entropy_with_logits(
     Parameters
     ----------
     logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `logits`
         Targets, any real type or bool; usually in [0, 1], which is not checked.
     weight : array_like, optional
@@ -305,13 +305,13 @@ def binary_cross_entropy_with_logits_value_and_grad(
     reduction: Reduction = "mean",
     out: Array | None = None,
 ) -> tuple[np.floating[Any] | Array, Array]:
-    r"""Binary cross-entropy on logits and the gradient of its sum with respect to `logits`, in one pass.
+    r"""Binary cross-entropy on logits and the gradient of its sum, in one pass.
 
     Parameters
     ----------
     logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `logits`
         Targets, any real type or bool; usually in [0, 1], which is not checked.
     weight : array_like, optional
@@ -341,8 +341,8 @@ def binary_cross_entropy_with_logits_value_and_grad(
 
     Notes
     -----
-    The gradient is :math:`w\,((1 - t)\,\sigma(x) - t\,q\,\sigma(-x))`.  Where a target is neither 0 nor
-    1 the two terms may be close to each other; they are then computed in float64.
+    The gradient is :math:`w\,((1 - t)\,\sigma(x) - t\,q\,\sigma(-x))`.  Where a target is neither 0
+    nor 1 the two terms may be close to each other; they are then computed in float64.
 
     Examples
     --------
@@ -373,7 +373,7 @@ def binary_cross_entropy_with_logits_backward(
     reduction: Reduction = "mean",
     out: Array | None = None,
 ) -> Array:
-    r"""Gradient of `binary_cross_entropy_with_logits` with respect to `logits`, for an upstream gradient.
+    r"""Gradient of `binary_cross_entropy_with_logits` for an upstream gradient.
 
     Parameters
     ----------
@@ -381,8 +381,8 @@ def binary_cross_entropy_with_logits_backward(
         Gradient with respect to the loss, of the loss's shape: a number unless the reduction is
         "none".
     logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `logits`
         Targets, any real type or bool; usually in [0, 1], which is not checked.
     weight : array_like, optional
@@ -455,8 +455,8 @@ def sigmoid_focal_loss(
     Parameters
     ----------
     logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `logits`
         Targets, any real type or bool; usually 0 and 1.
     alpha : float or None, default 0.25
@@ -513,8 +513,8 @@ def sigmoid_focal_loss_value_and_grad(
     Parameters
     ----------
     logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `logits`
         Targets, any real type or bool; usually 0 and 1.
     alpha : float or None, default 0.25
@@ -583,8 +583,8 @@ def sigmoid_focal_loss_backward(
         Gradient with respect to the loss, of the loss's shape: a number unless the reduction is
         "none".
     logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `logits`
         Targets, any real type or bool; usually 0 and 1.
     alpha : float or None, default 0.25

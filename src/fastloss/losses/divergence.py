@@ -40,8 +40,8 @@ def kl_div(
     Parameters
     ----------
     log_probs : array_like, any shape
-        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `log_probs`
         Probabilities, or their logarithms with `log_target`; any real type.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
@@ -75,7 +75,8 @@ def kl_div(
     >>> import numpy as np
     >>> import fastloss
     >>> log_probs = np.log([[0.5, 0.5], [0.9, 0.1]])
-    >>> print(fastloss.kl_div(log_probs, [[0.25, 0.75], [0.9, 0.1]], reduction="batchmean").round(4))
+    >>> target = [[0.25, 0.75], [0.9, 0.1]]
+    >>> print(fastloss.kl_div(log_probs, target, reduction="batchmean").round(4))
     0.0654
     """
     return evaluate(
@@ -91,13 +92,13 @@ def kl_div_value_and_grad(
     log_target: bool = False,
     out: Array | None = None,
 ) -> tuple[np.floating[Any] | Array, Array]:
-    r"""Kullback-Leibler divergence and the gradient of its sum with respect to `log_probs`, in one pass.
+    r"""Kullback-Leibler divergence and the gradient of its sum, in one pass.
 
     Parameters
     ----------
     log_probs : array_like, any shape
-        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `log_probs`
         Probabilities, or their logarithms with `log_target`; any real type.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
@@ -166,8 +167,8 @@ def kl_div_backward(
         Gradient with respect to the loss, of the loss's shape: a number unless the reduction is
         "none".
     log_probs : array_like, any shape
-        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as float64.
-        C-contiguous ones are read where they lie.
+        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as
+        float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `log_probs`
         Probabilities, or their logarithms with `log_target`; any real type.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"

@@ -1,7 +1,7 @@
 """Cross-entropy of a linear layer's outputs, without ever holding all of them.
 
-The logits ``input @ linear_weight.T + linear_bias`` of a large vocabulary are the largest array of a
-language model's last step.  Here they exist for a block of rows at a time: NumPy multiplies, the
+The logits ``input @ linear_weight.T + linear_bias`` of a large vocabulary are the largest array of
+a language model's last step.  Here they exist for a block of rows at a time: NumPy multiplies, the
 cross-entropy kernel turns the block of logits into its gradient in place, and NumPy multiplies that
 back to the gradients of input, weight and bias.
 """
@@ -147,7 +147,7 @@ def _evaluate(
     a = _layer(input, linear_weight, target, linear_bias, weight, ignore_index)
     x, w = a.input, a.linear_weight
     none = reduction == "none"
-    scale = 1.0 if upstream is None else _arrays.upstream(upstream, a.samples if none else ())
+    scale: Any = 1.0 if upstream is None else _arrays.upstream(upstream, a.samples if none else ())
     if reduction == "mean":
         scale = scale / a.weights if a.weights else 0.0
     if none:
