@@ -40,8 +40,10 @@ cdef enum:
     BLOCK = 4096         # classes of a long row that are worked on at a time
     FIRST_TILE = 64      # most classes for which a row is turned into a tile
     KEPT = 262144        # most classes of a row whose exponentials are kept for the gradient
-    # Gradients that are larger than the caches are written past them.
+    # Gradients that are larger than the caches are written past them; those of shorter rows at
+    # once, those of rows from DRAINED classes on a little at a time.
     STREAM = 16777216
+    DRAINED = 256
 
 
 # ---- a) rows ---------------------------------------------------------------------------------
@@ -704,7 +706,7 @@ def cross_entropy(
             job.scale = scale
             size = item_size(&job)
             items = (job.samples + size - 1) // size
-            if job.streaming and job.inner == 1 and job.classes > FIRST_TILE:
+            if job.streaming and job.inner == 1 and job.classes >= DRAINED:
                 # Without it the same is computed, more slowly.
                 room = heap_size(job.classes) * (8 if storage is double else 4)
                 room = (room + 127) // 64 * 64

@@ -10,8 +10,8 @@ cdef extern from *:
     static int fastloss_max_threads(void) { return omp_get_max_threads(); }
     static void fastloss_set_threads(int n) { omp_set_num_threads(n); }
     static int fastloss_processors(void) { return omp_get_num_procs(); }
-    /* GCC's runtime has it since version 9, years before GCC claims OpenMP 5. */
-    #if _OPENMP >= 201811 || (defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9)
+    /* GNU's runtime needs it before a fork, and has it since GCC 9; LLVM's handles forks itself. */
+    #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9
     static int fastloss_pause(void) { return omp_pause_resource_all(omp_pause_hard); }
     #else
     static int fastloss_pause(void) { return -1; }

@@ -28,7 +28,7 @@ cdef extern from *:
     #include <string.h>
 
     #if defined(__GNUC__)
-    #define fastloss_prefetch(p) __builtin_prefetch((p), 0, 2)
+    #define fastloss_prefetch(p) __builtin_prefetch((p), 0, 3)
     #else
     #define fastloss_prefetch(p) ((void)(p))
     #endif
