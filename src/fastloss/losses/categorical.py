@@ -142,7 +142,7 @@ def evaluate(
             view,
             threads,
         )
-    if bad == -2:
+    if bad == -2:  # OVERLAP in samples.pxd
         _arrays.overlapping()
     if bad >= 0:
         assert a.target is not None
