@@ -14,7 +14,8 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 
 from .blocks cimport Sum, accumulate, add, value_of
 from .storage cimport (
-    bfloat16, emit, float16, load, narrow, overlap, storage, stream_end, widen_bfloat, widen_half,
+    bfloat16, emit, float16, load, narrow, overlap, prefetch, storage, stream_end, widen_bfloat,
+    widen_half,
 )
 from .vecmath cimport (
     INFINITY, NAN, exp_negative, log1p, log1p_unit, log_positive, real,
@@ -447,6 +448,12 @@ cdef inline void function(const real *x, int kind, real *y, Py_ssize_t n) noexce
             y[i] = softplus(x[i], exp_negative(minus_abs(x[i])))
 
 
+cdef inline void fetch_ahead(const char *start, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(0, n, 64):
+        prefetch(start + i)
+
+
 cdef inline Sum item_of(
     const storage *x, storage *grad, real *losses, const Job *job, Py_ssize_t start,
     Py_ssize_t stop, real *xs
@@ -458,11 +465,21 @@ cdef inline Sum item_of(
     cdef double low[16]
     cdef Sum total = Sum(0, 0)
     cdef Py_ssize_t first, n, i
+    # A target of one element for each of the logits, which is all but a function's.
+    cdef const uint8_t *ahead = job.target.data
+    cdef Py_ssize_t target_size = job.target.nbytes // job.size
     for i in range(16):
         high[i] = low[i] = 0
     for first in range(start, stop, 512):
         n = min(stop - first, <Py_ssize_t>BLOCK)
         load(xs, x + first, n, <real>0)
+        # The next block is fetched while this one is worked on.
+        if first + 2 * BLOCK <= stop:
+            fetch_ahead(<const char *>(x + first + BLOCK), BLOCK * sizeof(storage))
+            if ahead != NULL:
+                fetch_ahead(
+                    <const char *>ahead + (first + BLOCK) * target_size, BLOCK * target_size
+                )
         block(xs, job, first, n, &loss[0], &g[0], grad != NULL)
         if job.want_loss:
             for i in range(n, (n + 63) // 64 * 64):
