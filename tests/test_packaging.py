@@ -78,7 +78,7 @@ def test_version_and_requirements():
 
 def test_command_is_declared():
     (command,) = metadata.entry_points(group="console_scripts", name="fastloss")
-    assert command.value == "fastloss.cli:main"
+    assert command.value == "fastloss.__main__:main"
 
 
 # ---- b) docstrings ---------------------------------------------------------------------------
