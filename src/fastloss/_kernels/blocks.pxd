@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t
 
 from .storage cimport Drain, drain_some, prefetch
 from .vecmath cimport (
-    INFINITY, NAN, bits64, double_of, exp_scaled, fma, log1p, log_positive, mul_add, real,
+    INFINITY, NAN, bits64, double_of, exp_scaled, exp_tail, fma, log1p, log_positive, mul_add, real,
     spare_bits,
 )
 
@@ -240,16 +240,7 @@ cdef inline Sum exp_pair(double x, double magic, double low) noexcept nogil:
     lost = r
     r = r - t
     lost = (lost - r) - t
-    q = 2.5027991964081563e-08
-    q = mul_add(q, r, 2.7631478385462734e-07)
-    q = mul_add(q, r, 2.7557497479195075e-06)
-    q = mul_add(q, r, 2.4801489318727205e-05)
-    q = mul_add(q, r, 0.00019841269607174817)
-    q = mul_add(q, r, 0.0013888888947727362)
-    q = mul_add(q, r, 0.00833333333344726)
-    q = mul_add(q, r, 0.041666666666511976)
-    q = mul_add(q, r, 0.16666666666666488)
-    q = mul_add(q, r, 0.5000000000000013)
+    q = exp_tail(r, r * r)
     t = 1 + r
     q = q * (r * r) + ((r - (t - 1)) + lost * t)
     e.high = t + q

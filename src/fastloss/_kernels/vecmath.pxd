@@ -137,9 +137,23 @@ cdef inline real exp_low(real exponent) noexcept nogil:
         return (exponent - spare_bits(exponent) - 1023) * 0.6931471805599453
 
 
+cdef inline double exp_tail(double r, double square) noexcept nogil:
+    """(e**r - 1 - r) / r**2 for |r| <= ln 2 / 2, with square = r * r."""
+    cdef double p, low_part, high_part
+    p = mul_add(r, <double>2.5027991964081563e-08, <double>2.7631478385462734e-07)
+    low_part = mul_add(r, <double>2.7557497479195075e-06, <double>2.4801489318727205e-05)
+    high_part = mul_add(r, <double>0.00019841269607174817, <double>0.0013888888947727362)
+    high_part = mul_add(low_part, square, high_part)
+    p = mul_add(p, square * square, high_part)
+    low_part = mul_add(r, <double>0.00833333333344726, <double>0.041666666666511976)
+    high_part = mul_add(r, <double>0.16666666666666488, <double>0.5000000000000013)
+    high_part = mul_add(low_part, square, high_part)
+    return mul_add(p, square * square, high_part)
+
+
 cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
     """e**x * 2**(SPARE - K): at most 1.5 ulp off for low < x <= K ln 2 + 1."""
-    cdef real k, r, p, square, low_part, high_part
+    cdef real k, r, p, square, low_part
     x = low if x < low else x
     if real is float:
         k = mul_add(x, <float>1.4426950408889634, magic)
@@ -166,15 +180,7 @@ cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
         r = mul_add(p, <double>-0.6931471803691238, x)
         r = mul_add(p, <double>-1.9082149292705877e-10, r)
         square = r * r
-        p = mul_add(r, <double>2.5027991964081563e-08, <double>2.7631478385462734e-07)
-        low_part = mul_add(r, <double>2.7557497479195075e-06, <double>2.4801489318727205e-05)
-        high_part = mul_add(r, <double>0.00019841269607174817, <double>0.0013888888947727362)
-        high_part = mul_add(low_part, square, high_part)
-        p = mul_add(p, square * square, high_part)
-        low_part = mul_add(r, <double>0.00833333333344726, <double>0.041666666666511976)
-        high_part = mul_add(r, <double>0.16666666666666488, <double>0.5000000000000013)
-        high_part = mul_add(low_part, square, high_part)
-        p = mul_add(p, square * square, high_part)
+        p = exp_tail(r, square)
         p = mul_add(p, square, r)
         r = double_of(bits64(k) << 52)
         return mul_add(p, r, r)
