@@ -41,7 +41,7 @@ class Criterion:
     _options: dict[str, Any]
 
     def __init_subclass__(cls) -> None:
-        # What help() and editors show.
+        # What help() and editors show. The type checker knows no such attribute of a class.
         cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default)
