@@ -7,9 +7,9 @@
 # local arrays between load and store: source and destination may be one array (out=logits), which
 # a loop that reads one and writes the other could not be vectorised for.
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint64_t
+from libc.string cimport memcpy
 
-from .storage cimport Drain, drain_some, prefetch
 from .vecmath cimport (
     INFINITY, NAN, bits64, double_of, exp_scaled, exp_tail, fma, log1p, log_positive, mul_add, real,
     spare_bits,
@@ -82,6 +82,79 @@ cdef inline double value_of(Sum s) noexcept nogil:
 
 # ---- c) a row --------------------------------------------------------------------------------
 
+# The few steps across a vector that compilers make badly of loops.
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #if defined(__AVX512DQ__)
+    #include <immintrin.h>
+    typedef struct { __m512d a, b; } fastloss_lanes;
+    static inline void fastloss_lanes_clear(fastloss_lanes *s) {
+        s->a = s->b = _mm512_setzero_pd();
+    }
+    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, uint64_t mask) {
+        __m512 v;
+        /* Masked loads wait for the stores before them: only where they must. */
+        if (mask == ~(uint64_t)0)
+            v = _mm512_add_ps(_mm512_add_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(a + 16)),
+                              _mm512_add_ps(_mm512_loadu_ps(a + 32), _mm512_loadu_ps(a + 48)));
+        else
+            v = _mm512_add_ps(
+                _mm512_add_ps(_mm512_maskz_loadu_ps((__mmask16)mask, a),
+                              _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), a + 16)),
+                _mm512_add_ps(_mm512_maskz_loadu_ps((__mmask16)(mask >> 32), a + 32),
+                              _mm512_maskz_loadu_ps((__mmask16)(mask >> 48), a + 48)));
+        s->a = _mm512_add_pd(s->a, _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
+        s->b = _mm512_add_pd(s->b, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+    }
+    static inline double fastloss_lanes_fold(const fastloss_lanes *s) {
+        return _mm512_reduce_add_pd(_mm512_add_pd(s->a, s->b));
+    }
+    static inline float fastloss_max16(const float *a) {
+        return _mm512_reduce_max_ps(_mm512_loadu_ps(a));
+    }
+    #else
+    typedef struct { double a[16]; } fastloss_lanes;
+    static inline void fastloss_lanes_clear(fastloss_lanes *s) {
+        int j;
+        for (j = 0; j < 16; j++) s->a[j] = 0;
+    }
+    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, uint64_t mask) {
+        float kept[64];
+        int j;
+        if (mask != ~(uint64_t)0) {
+            for (j = 0; j < 64; j++) kept[j] = mask >> j & 1 ? a[j] : 0;
+            a = kept;
+        }
+        for (j = 0; j < 16; j++) s->a[j] += (a[j] + a[j + 16]) + (a[j + 32] + a[j + 48]);
+    }
+    static inline double fastloss_lanes_fold(const fastloss_lanes *s) {
+        double a[8];
+        int j;
+        for (j = 0; j < 8; j++) a[j] = s->a[j] + s->a[j + 8];
+        for (j = 0; j < 4; j++) a[j] += a[j + 4];
+        return (a[0] + a[2]) + (a[1] + a[3]);
+    }
+    static inline float fastloss_max16(const float *a) {
+        float m[8];
+        int j;
+        for (j = 0; j < 8; j++) m[j] = a[j] > a[j + 8] ? a[j] : a[j + 8];
+        for (j = 0; j < 4; j++) m[j] = m[j] > m[j + 4] ? m[j] : m[j + 4];
+        m[0] = m[0] > m[2] ? m[0] : m[2];
+        m[1] = m[1] > m[3] ? m[1] : m[3];
+        return m[0] > m[1] ? m[0] : m[1];
+    }
+    #endif
+    """
+    ctypedef struct Lanes "fastloss_lanes":
+        pass
+    void lanes_clear "fastloss_lanes_clear"(Lanes *) noexcept nogil
+    void lanes_add64 "fastloss_lanes_add64"(Lanes *, const float *, uint64_t mask) noexcept nogil
+    double lanes_fold "fastloss_lanes_fold"(const Lanes *) noexcept nogil
+    float max16 "fastloss_max16"(const float *) noexcept nogil
+
+
 cdef inline real block_max(const real *x, Py_ssize_t n) noexcept nogil:
     """Largest of x[:n]; NaNs are passed over, of nothing -inf."""
     cdef real m[64]
@@ -106,14 +179,17 @@ cdef inline real block_max(const real *x, Py_ssize_t n) noexcept nogil:
         m[j] = m[j + 32] if m[j + 32] > m[j] else m[j]
     for j in range(16):
         m[j] = m[j + 16] if m[j + 16] > m[j] else m[j]
-    for j in range(8):
-        m[j] = m[j + 8] if m[j + 8] > m[j] else m[j]
-    for j in range(4):
-        m[j] = m[j + 4] if m[j + 4] > m[j] else m[j]
-    top = m[0]
-    for j in range(1, 4):
-        top = m[j] if m[j] > top else top
-    return top
+    if real is float:
+        return max16(&m[0])
+    else:
+        for j in range(8):
+            m[j] = m[j + 8] if m[j + 8] > m[j] else m[j]
+        for j in range(4):
+            m[j] = m[j + 4] if m[j + 4] > m[j] else m[j]
+        top = m[0]
+        for j in range(1, 4):
+            top = m[j] if m[j] > top else top
+        return top
 
 
 cdef inline void accumulate(
@@ -134,87 +210,123 @@ cdef inline void accumulate(
             high[j] = t
 
 
-cdef inline Sum block_exp(
-    const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real magic, real low_x, bint keep,
-    const void *ahead, int step, Drain *drain
-) noexcept nogil:
-    """Sum of the scaled exponentials of x[:n] but for x[skip] (none if skip is outside [0, n)).
+# Running sums of a row's exponentials.
 
-    With `keep` they are written to e[:n]; e may be x. e[skip] is then 0. At `ahead`
-    lies what will be read next, `step` bytes (64, 128, 256 or 512) for a chunk of 64 classes; it
-    is fetched meanwhile. What `drain` holds is written meanwhile.
+cdef extern from *:
     """
-    cdef double high[16]
-    cdef double low[16]
-    cdef real a[64]
-    cdef Py_ssize_t i = 0, j
-    cdef int32_t lane, m, left_out
-    cdef const char *next_line
+    #define FASTLOSS_ALL (~(uint64_t)0)
+    """
+    const uint64_t ALL "FASTLOSS_ALL"    # of a mask of 64
+
+cdef struct RunningSum:
+    Lanes lanes              # compute type float
+    double high[16]          # compute type double
+    double low[16]
+
+
+cdef inline void sum_begin(RunningSum *sum, real unused) noexcept nogil:
+    cdef Py_ssize_t j
+    if real is float:
+        lanes_clear(&sum.lanes)
+    else:
+        for j in range(16):
+            sum.high[j] = sum.low[j] = 0
+
+
+cdef inline void sum_add(RunningSum *sum, const real *a, uint64_t mask) noexcept nogil:
+    """Add those of 64 numbers whose bit is set."""
+    cdef real kept[64]
+    cdef int lane
+    if real is float:
+        lanes_add64(&sum.lanes, a, mask)
+    elif mask == ALL:
+        accumulate(a, &sum.high[0], &sum.low[0])
+    else:
+        for lane in range(64):
+            kept[lane] = a[lane] if mask >> lane & 1 else <real>0
+        accumulate(&kept[0], &sum.high[0], &sum.low[0])
+
+
+cdef inline Sum sum_end(RunningSum *sum, real unused) noexcept nogil:
+    cdef Py_ssize_t j
     cdef double t, z
     cdef Sum total
-    for j in range(16):
-        high[j] = 0
-        low[j] = 0
-    while i < n:
-        if ahead != NULL:
-            # Chunk i // 64 begins at i * step / 64.
-            next_line = <const char *>ahead + (i >> 6) * step
-            prefetch(next_line)
-            if step > 64:
-                prefetch(next_line + 64)
-            if step > 128:
-                prefetch(next_line + 128)
-                prefetch(next_line + 192)
-            if step > 256:
-                prefetch(next_line + 256)
-                prefetch(next_line + 320)
-                prefetch(next_line + 384)
-                prefetch(next_line + 448)
-        if drain != NULL:
-            drain_some(drain)
-        if n - i >= 64 and not (i <= skip < i + 64):
-            for j in range(64):
-                a[j] = exp_scaled(x[i + j], magic, low_x)
-            if keep:
-                for j in range(64):
-                    e[i + j] = a[j]
-        else:
-            # A chunk with the skipped element, or the row's tail: -inf stands in for what is
-            # not to count.
-            m = <int32_t>min(n - i, <Py_ssize_t>64)
-            left_out = <int32_t>(skip - i) if i <= skip < i + 64 else -1
-            for lane in range(64):
-                a[lane] = x[i + lane] if (lane < m) & (lane != left_out) else <real>(-INFINITY)
-            for j in range(64):
-                a[j] = exp_scaled(a[j], magic, low_x)
-            if keep:
-                for j in range(m):
-                    e[i + j] = a[j]
-        accumulate(&a[0], &high[0], &low[0])
-        i += 64
     if real is float:
-        for j in range(8):
-            high[j] += high[j + 8]
-        for j in range(4):
-            high[j] += high[j + 4]
-        total.high = (high[0] + high[2]) + (high[1] + high[3])
+        total.high = lanes_fold(&sum.lanes)
         total.low = 0
     else:
         for j in range(8):
-            t = high[j] + high[j + 8]
-            z = t - high[j]
-            low[j] = (low[j] + low[j + 8]) + ((high[j] - (t - z)) + (high[j + 8] - z))
-            high[j] = t
-        for j in range(4):
-            t = high[j] + high[j + 4]
-            z = t - high[j]
-            low[j] = (low[j] + low[j + 4]) + ((high[j] - (t - z)) + (high[j + 4] - z))
-            high[j] = t
-        total.high = high[0]
-        total.low = low[0]
-        for j in range(1, 4):
-            total = add(total, Sum(high[j], low[j]))
+            t = sum.high[j] + sum.high[j + 8]
+            z = t - sum.high[j]
+            sum.low[j] = (sum.low[j] + sum.low[j + 8]) + (
+                (sum.high[j] - (t - z)) + (sum.high[j + 8] - z)
+            )
+            sum.high[j] = t
+        total = Sum(0, 0)
+        for j in range(8):
+            total = add(total, Sum(sum.high[j], sum.low[j]))
     return total
+
+
+cdef inline void chunk_exp(
+    const real *x, real *e, uint64_t mask, real magic, real low_x, bint keep, RunningSum *sum
+) noexcept nogil:
+    """Add the scaled exponentials of x[:64] that have a bit in the mask; e[:64] = all, if `keep`.
+
+    e may be x.
+    """
+    cdef real a[64]
+    cdef Py_ssize_t j
+    for j in range(64):
+        a[j] = exp_scaled(x[j], magic, low_x)
+    if keep:
+        memcpy(e, &a[0], 64 * sizeof(real))
+    sum_add(sum, &a[0], mask)
+
+
+cdef inline uint64_t all_but(Py_ssize_t skip) noexcept nogil:
+    """The mask without one bit, if it has that."""
+    return ~((<uint64_t>1 << (skip & 63)) if <size_t>skip < 64 else <uint64_t>0)
+
+
+cdef inline Sum few_exp(
+    const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real magic, real low_x, bint keep
+) noexcept nogil:
+    """`block_exp` for n < 64."""
+    cdef RunningSum sum
+    cdef real a[64]
+    cdef Py_ssize_t j
+    for j in range(64):
+        a[j] = <real>(-INFINITY)
+    memcpy(&a[0], x, n * sizeof(real))
+    sum_begin(&sum, magic)
+    chunk_exp(&a[0], &a[0], all_but(skip), magic, low_x, True, &sum)
+    if keep:
+        memcpy(e, &a[0], n * sizeof(real))
+    return sum_end(&sum, magic)
+
+
+cdef inline Sum block_exp(
+    const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real magic, real low_x, bint keep
+) noexcept nogil:
+    """Sum of the scaled exponentials of x[:n] but for x[skip] (none if skip is outside [0, n)).
+
+    With `keep` all of them are written to e[:n], which does not overlap x.
+    """
+    cdef RunningSum sum
+    cdef Py_ssize_t i = 0
+    cdef uint64_t mask = ALL
+    if n < 64:
+        return few_exp(x, e, n, skip, magic, low_x, keep)
+    sum_begin(&sum, magic)
+    while i < n:
+        if n - i < 64:
+            # The last chunk reaches back over what has been summed.
+            mask = ALL << (64 - (n - i))
+            i = n - 64
+        chunk_exp(x + i, e + i, mask & all_but(skip - i), magic, low_x, keep, &sum)
+        i += 64
+    return sum_end(&sum, magic)
 
 
 # ---- d) the end of a sample ------------------------------------------------------------------

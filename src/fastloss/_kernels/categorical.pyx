@@ -15,21 +15,19 @@
 # are used.
 
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from .blocks cimport (
-    LANES, SCRATCH, Ending, Sum, Tally, add, block_exp, block_max, clear, count, finish, folded,
-    value_of,
+    ALL, LANES, SCRATCH, Ending, RunningSum, Sum, Tally, add, all_but, block_max, chunk_exp, clear,
+    count, few_exp, finish, folded, sum_begin, sum_end, value_of,
 )
+from .drain cimport Drain, drain_begin, drain_rest, drain_some, scaled
 from .samples cimport (
     OVERLAP, Check, Job, check, class_of, factor_of, item_size, offset_of, out_overlaps, weighted,
 )
-from .storage cimport (
-    Drain, drain_begin, drain_rest, emit, load, narrow, storage, stream_end,
-    value_at,
-)
+from .storage cimport emit, load, prefetch, storage, stream_end, value_at
 from .tiles cimport fix_range, shift_tile, tile_max, turn, turn_back
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, power_of_two,
@@ -43,19 +41,191 @@ cdef enum:
     # Gradients that are larger than the caches are written past them; those of shorter rows at
     # once, those of rows from DRAINED classes on a little at a time.
     STREAM = 16777216
-    DRAINED = 256
+    DRAINED = 65
 
 
 # ---- a) rows ---------------------------------------------------------------------------------
+#
+# The exponentials of a row are kept until its sum is known. Then they are scaled on the way to
+# memory: at once, or where the gradient is larger than the caches, a little at a time between the
+# exponentials of the next rows (see drain.pxd). Scratch of a thread, in elements: SCRATCH on the
+# stack; where rows are long or are drained, more on the heap (see `heap_size`).
 
 cdef Sum row_exp(
     const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, bint keep,
-    const void *ahead, int step, Drain *drain
+    const storage *ahead, Drain *drain
 ) noexcept nogil:
-    """`block_exp` as a function of its own: inlined, its loop would not keep its registers."""
-    return block_exp(
-        x, e, n, skip, exp_magic(exponent), exp_low(exponent), keep, ahead, step, drain
-    )
+    """`block_exp`, and meanwhile `ahead` is fetched and what is in `drain` written.
+
+    A function of its own: inlined, its loop would not keep its registers.
+    """
+    cdef RunningSum sum
+    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent)
+    cdef Py_ssize_t i = 0
+    cdef uint64_t mask = ALL
+    if n < 64:
+        return few_exp(x, e, n, skip, magic, low_x, keep)
+    sum_begin(&sum, magic)
+    while i < n:
+        # Beyond the last row that fetches nothing, and does no harm.
+        prefetch_elements(ahead + i)
+        if drain != NULL:
+            drain_some(drain, <storage *>NULL, magic)
+        if n - i < 64:
+            # The last chunk reaches back over what has been summed.
+            mask = ALL << (64 - (n - i))
+            i = n - 64
+        chunk_exp(x + i, e + i, mask & all_but(skip - i), magic, low_x, keep, &sum)
+        i += 64
+    return sum_end(&sum, magic)
+
+
+cdef inline void prefetch_elements(const storage *x) noexcept nogil:
+    """Fetch x[:64]."""
+    cdef Py_ssize_t i
+    for i in range(<int>sizeof(storage)):
+        prefetch(<const char *>x + 64 * i)
+
+
+cdef inline void end_rows(
+    const Job *job, Py_ssize_t first, Py_ssize_t n, const Py_ssize_t *target, Ending *end,
+    Tally *tally, real *losses
+) noexcept nogil:
+    """Losses of n <= LANES rows whose sums are in `end`, and their gradients' scales."""
+    cdef double factor[64]
+    cdef Py_ssize_t g
+    for g in range(n):
+        factor[g] = factor_of(job, first + g, target[g]) if target[g] >= 0 else 0.0
+        end.factor[g] = job.scale * factor[g]
+    finish(<real>0, end, n)
+    for g in range(n):
+        end.loss[g] = weighted(factor[g], end.loss[g]) if target[g] >= 0 else 0.0
+    count(tally, &end.loss[0], n)
+    if losses != NULL:
+        for g in range(n):
+            losses[first + g] = <real>end.loss[g]
+
+
+cdef inline void set_factor(
+    Drain *drain, Py_ssize_t row, real *e, Py_ssize_t n, Py_ssize_t own, bint used,
+    const Ending *end
+) noexcept nogil:
+    """Prepare a row's exponentials e[:n] for being scaled; the target is at `own`, if there."""
+    cdef double by = end.scale[row]
+    cdef double tiny = 1.1754943508222875e-38
+    cdef Py_ssize_t i
+    drain.by[row] = by
+    drain.by_low[row] = end.scale_low[row]
+    if not used:
+        for i in range(n):
+            e[i] = 0
+        drain.by[row] = drain.by_low[row] = 0
+        return
+    if 0 <= own < n:
+        # The gradient at the target is -rest * scale.
+        e[own] = <real>-end.rest[row]
+    if real is float:
+        if not (by >= tiny or by <= -tiny):
+            # No normal number of the type: scaled in double.
+            for i in range(n):
+                e[i] = <real>(e[i] * by)
+            drain.by[row] = 1
+            drain.by_low[row] = 0
+
+
+cdef void sum_rows(
+    const storage *x, real *e, real *xs, Py_ssize_t rows, Py_ssize_t n, const Py_ssize_t *target,
+    bint keep, Drain *drain, Ending *end
+) noexcept nogil:
+    """Sums of rows that lie side by side, together at most BLOCK elements.
+
+    Fills in rest, exponent and own_x of `end`; a row with a target below 0 does not count. The
+    exponentials are kept in e if asked for. xs: scratch of BLOCK elements.
+
+    All maxima are found first: no row's exponentials wait for its maximum then, and the processor
+    works on those of several rows at once.
+    """
+    cdef const real *block[64]
+    cdef real exponent[64]
+    cdef real top, shift
+    cdef Py_ssize_t g
+    cdef Sum sum
+    for g in range(rows):
+        if (storage is float and real is float) or (storage is double and real is double):
+            block[g] = x + g * n
+        else:
+            load(xs + g * n, x + g * n, n, <real>0)
+            block[g] = xs + g * n
+        top = block_max(block[g], n)
+        shift = 0
+        if not -exp_limit(top) <= top <= exp_limit(top):
+            # An infinite maximum makes all of the row NaN.
+            shift = top if -<real>INFINITY < top < <real>INFINITY else <real>NAN
+            load(xs + g * n, x + g * n, n, shift)
+            block[g] = xs + g * n
+            top = 0
+        exponent[g] = exponent_of(top)
+        end.exponent[g] = exponent[g]
+        end.own_x[g] = 0
+        if target[g] >= 0:
+            # The difference of two doubles: exact for float, and where it matters for double.
+            end.own_x[g] = value_at(x, g * n + target[g], <double>0) - shift
+    for g in range(rows):
+        end.rest[g] = end.rest_low[g] = 0
+        if target[g] >= 0:
+            # The next rows are fetched while these are worked on.
+            sum = row_exp(
+                block[g], e + g * n, n, target[g], exponent[g], keep,
+                x + (rows + g) * n, drain,
+            )
+            end.rest[g] = sum.high + sum.low
+            end.rest_low[g] = sum.low - (end.rest[g] - sum.high)
+
+
+cdef inline void short_item(
+    const storage *x, storage *grad, real *losses, const Job *job,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *scratch, real *heap,
+) noexcept nogil:
+    """Rows start to stop, of at most BLOCK classes each."""
+    cdef Tally tally
+    cdef Ending end
+    cdef Drain drain
+    cdef Py_ssize_t classes = job.classes
+    cdef Py_ssize_t group = min(max(BLOCK // classes, 1), LANES)
+    cdef Py_ssize_t first = start, n, g
+    cdef Py_ssize_t target[64]
+    cdef real *e = scratch
+    drain.at = drain.stop = 0
+    clear(&tally)
+    while first < stop:
+        n = min(stop - first, group)
+        if heap != NULL:
+            # Two blocks in turn: the other one is drained.
+            e = heap + BLOCK if e == heap else heap
+        for g in range(n):
+            target[g] = class_of(job, first + g)
+        sum_rows(
+            x + first * classes, e, scratch + BLOCK, n, classes, &target[0], grad != NULL,
+            &drain if heap != NULL else NULL, &end,
+        )
+        end_rows(job, first, n, &target[0], &end, &tally, losses)
+        if grad != NULL:
+            drain_rest(&drain, grad, <real>0)
+            for g in range(n):
+                set_factor(
+                    &drain, g, e + g * classes, classes, target[g], target[g] >= 0, &end
+                )
+            if heap != NULL:
+                drain_begin(&drain, grad + first * classes, e, n, classes)
+            else:
+                for g in range(n):
+                    scaled(
+                        grad + (first + g) * classes, e + g * classes, classes, drain.by[g],
+                        drain.by_low[g],
+                    )
+        first += n
+    drain_rest(&drain, grad, <real>0)
+    result[0] = folded(&tally)
 
 
 cdef struct RowSum:
@@ -64,20 +234,18 @@ cdef struct RowSum:
     double shift
 
 
-cdef inline RowSum long_row(
-    const storage *x, real *scratch, real *e, real *exponents, Py_ssize_t n, Py_ssize_t skip
+cdef inline RowSum sum_long_row(
+    const storage *x, real *scratch, real *e, Py_ssize_t n, Py_ssize_t skip,
+    Drain *drain
 ) noexcept nogil:
     """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
 
-    scratch: BLOCK elements. With `e`, the exponentials are kept there, each block of BLOCK
-    classes relative to its own exponent in `exponents`.
+    scratch: SCRATCH elements. With `e`, the exponentials are kept there.
     """
     cdef RowSum row
-    cdef Py_ssize_t i, m
-    cdef const storage *ahead
+    cdef Py_ssize_t i, j, m
     cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k
     cdef const real *block
-    cdef real *to
     cdef Sum part
     cdef double down
     cdef bint restarted = False
@@ -85,9 +253,6 @@ cdef inline RowSum long_row(
     i = 0
     while i < n:
         m = min(n - i, <Py_ssize_t>BLOCK)
-        ahead = x + i + BLOCK
-        if i + 2 * BLOCK > n:
-            ahead = NULL
         if (storage is float and real is float) or (storage is double and real is double):
             if shift == 0:
                 block = x + i
@@ -130,15 +295,16 @@ cdef inline RowSum long_row(
                 down = power_of_two((exponent - k) - (exponent - k) // 2)
                 row.rest.high *= down
                 row.rest.low *= down
+                if e != NULL:
+                    down = power_of_two(exponent - k)
+                    for j in range(i):
+                        e[j] = <real>(e[j] * down)
                 exponent = k
             best = top
-        to = scratch
-        if e != NULL:
-            to = e + i
-            exponents[i // BLOCK] = exponent
         # An all -inf block before the first number, or one too far below, adds exact zeros.
         part = row_exp(
-            block, to, m, skip - i, exponent, e != NULL, ahead, 64 * sizeof(storage), NULL
+            block, e + i if e != NULL else scratch + BLOCK, m, skip - i, exponent, e != NULL,
+            x + i + BLOCK, drain,
         )
         row.rest = add(row.rest, part)
         i += m
@@ -148,191 +314,80 @@ cdef inline RowSum long_row(
             # The gradient is NaN as well, of what was kept and of what was not.
             for i in range(n):
                 e[i] = <real>NAN
-            for i in range((n + BLOCK - 1) // BLOCK):
-                exponents[i] = exponent
     row.exponent = exponent
     row.shift = shift
     return row
 
 
-cdef inline RowSum short_row(
-    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, bint keep, bint last, Drain *drain
-) noexcept nogil:
-    """Sum of a row of at most SCRATCH classes, its exponentials kept in e[:n] if asked for."""
-    cdef RowSum row
-    cdef const real *block
-    cdef real top, exponent
-    # The next row is fetched while this one is worked on.
-    cdef const storage *ahead = x + n
-    if last:
-        ahead = NULL
-    row.shift = 0
-    if (storage is float and real is float) or (storage is double and real is double):
-        block = x
-    else:
-        load(e, x, n, <real>0)
-        block = e
-    top = block_max(block, n)
-    if not -exp_limit(top) <= top <= exp_limit(top):
-        if not -<real>INFINITY < top < <real>INFINITY:
-            row.rest = Sum(NAN, 0)
-            row.exponent = 0
-            return row
-        load(e, x, n, top)
-        block = e
-        row.shift = top
-        top = 0
-    exponent = exponent_of(top)
-    row.exponent = exponent
-    row.rest = row_exp(block, e, n, skip, exponent, keep, ahead, 64 * sizeof(storage), drain)
-    return row
-
-
-cdef inline void scale_block(real *e, Py_ssize_t n, double by, double by_low) noexcept nogil:
-    """e[:n] *= by + by_low, rounded once, also where that is no normal number of the type."""
-    cdef Py_ssize_t i
-    cdef real factor = <real>by, correction = <real>by_low
-    cdef double tiny = 1.1754943508222875e-38
-    if real is float:
-        if not (by >= tiny or by <= -tiny):
-            for i in range(n):
-                e[i] = <real>(e[i] * by)
-            return
-    for i in range(n):
-        e[i] = mul_add(e[i], factor, e[i] * correction)
-
-
-cdef inline void rows_item(
+cdef inline void long_item(
     const storage *x, storage *grad, real *losses, const Job *job,
-    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *e, storage *stage, real *heap,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *scratch, real *heap,
 ) noexcept nogil:
-    """Rows start to stop.
-
-    e, stage: scratch of SCRATCH elements each. heap: where the gradient is larger than the caches,
-    more scratch (see `heap_size`), with which the gradient of some rows is written while the next
-    ones are read, and a long row's exponentials are kept; or NULL.
-    """
+    """Rows start to stop, of any length."""
     cdef Tally tally
     cdef Ending end
-    cdef Py_ssize_t classes = job.classes
-    cdef Py_ssize_t group = min(max(SCRATCH // classes, 1), LANES)
-    cdef Py_ssize_t first, n, g, i, m
-    cdef bint short = classes <= SCRATCH
-    cdef bint want_gradient = grad != NULL
-    cdef RowSum row
     cdef Drain drain
-    cdef double factor[64]
-    cdef Py_ssize_t target[64]
+    cdef Py_ssize_t classes = job.classes
+    cdef Py_ssize_t index, i, m, target
+    cdef RowSum row
     cdef real *kept = NULL
-    cdef real *exponents = NULL
-    cdef real *turn_of = heap
-    cdef real k
-    drain.left = 0
-    if want_gradient and not short and heap != NULL and classes <= KEPT:
-        kept = heap
-        exponents = heap + classes
+    cdef bint keep = heap != NULL and classes <= KEPT
+    cdef const storage *xs
+    cdef storage *g
+    drain.at = drain.stop = 0
     clear(&tally)
-    first = start
-    while first < stop:
-        n = min(stop - first, group)
-        if short and heap != NULL:
-            # Two blocks in turn: what lies in the other one is being written.
-            turn_of = heap + SCRATCH if turn_of == heap else heap
-            e = turn_of
-        for g in range(n):
-            target[g] = class_of(job, first + g)
-            if target[g] < 0:
-                end.rest[g] = end.rest_low[g] = end.exponent[g] = end.own_x[g] = factor[g] = 0
-                continue
-            if short:
-                row = short_row(
-                    x + (first + g) * classes, e + g * classes, classes, target[g],
-                    want_gradient, first + g + 1 >= stop, &drain if heap != NULL else NULL,
-                )
-            else:
-                row = long_row(
-                    x + (first + g) * classes, e, kept, exponents, classes, target[g]
-                )
-            end.rest[g] = row.rest.high + row.rest.low
-            end.rest_low[g] = row.rest.low - (end.rest[g] - row.rest.high)
-            end.exponent[g] = row.exponent
-            factor[g] = factor_of(job, first + g, target[g])
+    for index in range(start, stop):
+        xs = x + index * classes
+        target = class_of(job, index)
+        end.rest[0] = end.rest_low[0] = end.exponent[0] = end.own_x[0] = 0
+        if keep:
+            # Two rows in turn: the other one is drained.
+            kept = heap + classes if kept == heap else heap
+        if target >= 0:
+            row = sum_long_row(
+                xs, scratch, kept, classes, target, &drain if keep else NULL
+            )
+            end.rest[0] = row.rest.high + row.rest.low
+            end.rest_low[0] = row.rest.low - (end.rest[0] - row.rest.high)
+            end.exponent[0] = row.exponent
             # The difference of two doubles: exact for float, and where it matters for double.
-            end.own_x[g] = value_at(x + (first + g) * classes, target[g], <double>0) - row.shift
-        for g in range(n):
-            end.factor[g] = job.scale * factor[g]
-        finish(<real>0, &end, n)
-        for g in range(n):
-            end.loss[g] = weighted(factor[g], end.loss[g]) if target[g] >= 0 else 0.0
-        count(&tally, &end.loss[0], n)
-        if losses != NULL:
-            for g in range(n):
-                losses[first + g] = <real>end.loss[g]
-        if want_gradient and short:
-            for g in range(n):
-                if target[g] < 0:
-                    for i in range(classes):
-                        e[g * classes + i] = 0
-                else:
-                    scale_block(e + g * classes, classes, end.scale[g], end.scale_low[g])
-                    e[g * classes + target[g]] = <real>end.own_gradient[g]
-            if heap == NULL:
-                emit(grad + first * classes, e, n * classes, job.streaming)
+            end.own_x[0] = value_at(xs, target, <double>0) - row.shift
+        end_rows(job, index, 1, &target, &end, &tally, losses)
+        if grad == NULL:
+            continue
+        g = grad + index * classes
+        if keep:
+            drain_rest(&drain, grad, <real>0)
+            set_factor(&drain, 0, kept, classes, target, target >= 0, &end)
+            if job.streaming:
+                drain_begin(&drain, g, kept, 1, classes)
             else:
-                drain_rest(&drain)
-                if (storage is float and real is float) or (storage is double and real is double):
-                    drain_begin(&drain, grad + first * classes, e, n * classes * sizeof(storage))
-                else:
-                    narrow(stage, e, n * classes)
-                    drain_begin(
-                        &drain, grad + first * classes, stage, n * classes * sizeof(storage)
-                    )
-        elif want_gradient and target[0] < 0:
-            clear_row(grad + first * classes, e, classes, job.streaming)
-        elif want_gradient:
-            i = 0
-            while i < classes:
-                m = min(classes - i, <Py_ssize_t>BLOCK)
-                k = <real>end.exponent[0]
-                if kept != NULL:
-                    # Of its own exponent; the product may underflow only where the result does.
-                    scale_block(
-                        kept + i, m,
-                        end.scale[0] * power_of_two(exponents[i // BLOCK] - k),
-                        end.scale_low[0] * power_of_two(exponents[i // BLOCK] - k),
-                    )
-                    turn_of = kept + i
-                else:
-                    # Computed once more: the exponentials have not been kept.
-                    load(e, x + first * classes + i, m, <real>row.shift)
-                    row_exp(e, e, m, -1, k, True, NULL, 0, NULL)
-                    scale_block(e, m, end.scale[0], end.scale_low[0])
-                    turn_of = e
-                if i <= target[0] < i + m:
-                    turn_of[target[0] - i] = <real>end.own_gradient[0]
-                emit(grad + first * classes + i, turn_of, m, job.streaming)
-                i += m
-        first += n
-    drain_rest(&drain)
+                scaled(g, kept, classes, drain.by[0], drain.by_low[0])
+            continue
+        # Computed once more: the exponentials have not been kept.
+        i = 0
+        while i < classes:
+            m = min(classes - i, <Py_ssize_t>BLOCK)
+            if target >= 0:
+                load(scratch, xs + i, m, <real>row.shift)
+                row_exp(
+                    scratch, scratch + BLOCK, m, -1, <real>row.exponent, True, xs + i + BLOCK,
+                    NULL,
+                )
+            set_factor(&drain, 0, scratch + BLOCK, m, target - i, target >= 0, &end)
+            scaled(g + i, scratch + BLOCK, m, drain.by[0], drain.by_low[0])
+            i += m
+    drain_rest(&drain, grad, <real>0)
     result[0] = folded(&tally)
 
 
-cdef inline Py_ssize_t heap_size(Py_ssize_t classes) noexcept nogil:
-    """Elements of a thread's additional scratch."""
-    if classes > SCRATCH and classes <= KEPT:
-        return classes + (classes + BLOCK - 1) // BLOCK
-    return 2 * SCRATCH
-
-
-cdef inline void clear_row(storage *grad, real *e, Py_ssize_t n, bint streaming) noexcept nogil:
-    cdef Py_ssize_t i, m
-    for i in range(min(n, <Py_ssize_t>BLOCK)):
-        e[i] = 0
-    i = 0
-    while i < n:
-        m = min(n - i, <Py_ssize_t>BLOCK)
-        emit(grad + i, e, m, streaming)
-        i += m
+cdef inline Py_ssize_t heap_size(const Job *job) noexcept nogil:
+    """Elements of a thread's scratch for a gradient, beside what is on the stack."""
+    if job.inner == 1 and job.classes > BLOCK:
+        return 2 * job.classes if job.classes <= KEPT else 0
+    if job.inner == 1 and job.classes >= DRAINED and job.streaming:
+        return 2 * BLOCK
+    return 0
 
 
 # ---- b) tiles --------------------------------------------------------------------------------
@@ -618,22 +673,28 @@ cdef inline void item(
     cdef float stage[8192]
     cdef double e64[8192]
     cdef double stage64[8192]
-    cdef bint rows = job.inner == 1 and job.classes > FIRST_TILE
     if storage is double:
-        if rows:
-            rows_item(
-                x, grad, losses64, job, start, stop, result, &e64[0], &stage64[0], <double *>heap
-            )
-        else:
+        if job.inner > 1 or job.classes <= FIRST_TILE:
             tiles_item(x, grad, losses64, job, start, stop, result, &e64[0], &stage64[0])
-    else:
-        if rows:
-            rows_item(
-                x, grad, losses32, job, start, stop, result, &e[0], <storage *>&stage[0],
-                <float *>heap,
+        elif job.classes <= BLOCK:
+            short_item(
+                x, grad, losses64, job, start, stop, result, &e64[0], <double *>heap
             )
         else:
+            long_item(
+                x, grad, losses64, job, start, stop, result, &e64[0], <double *>heap
+            )
+    else:
+        if job.inner > 1 or job.classes <= FIRST_TILE:
             tiles_item(x, grad, losses32, job, start, stop, result, &e[0], &stage[0])
+        elif job.classes <= BLOCK:
+            short_item(
+                x, grad, losses32, job, start, stop, result, &e[0], <float *>heap
+            )
+        else:
+            long_item(
+                x, grad, losses32, job, start, stop, result, &e[0], <float *>heap
+            )
     if job.streaming:
         stream_end()
 
@@ -706,9 +767,9 @@ def cross_entropy(
             job.scale = scale
             size = item_size(&job)
             items = (job.samples + size - 1) // size
-            if job.streaming and job.inner == 1 and job.classes >= DRAINED:
+            room = heap_size(&job) * (8 if storage is double else 4)
+            if g != NULL and room > 0:
                 # Without it the same is computed, more slowly.
-                room = heap_size(job.classes) * (8 if storage is double else 4)
                 room = (room + 127) // 64 * 64
                 heap = <char *>malloc(room * max(threads, 1))
             if threads > 1 and items > 1:

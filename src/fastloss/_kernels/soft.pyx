@@ -157,7 +157,7 @@ cdef inline Row sum_row(
         add_loss(xs, a, n, top, &distance, &mass)
         rest = add(
             rest,
-            block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False, NULL, 0, NULL),
+            block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False),
         )
     row.own = exp_scaled(top, row.magic, row.low_x)
     row.rest = rest.high + rest.low if row.shift == row.shift else NAN

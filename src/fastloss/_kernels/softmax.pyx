@@ -103,8 +103,7 @@ cdef inline Row read_row(
         rest = add(
             rest,
             block_exp(
-                xs, e, n, row.largest - c, exp_magic(exponent), exp_low(exponent), True, NULL, 0,
-                NULL,
+                xs, e, n, row.largest - c, exp_magic(exponent), exp_low(exponent), True
             ),
         )
     own = exp_scaled(top, exp_magic(exponent), exp_low(exponent))
@@ -147,7 +146,7 @@ cdef inline void rows_item(
                 if not whole:
                     load_row(xs, x + base + c * stride, n, stride, row.shift)
                     k = <real>row.exponent
-                    block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, NULL, 0, NULL)
+                    block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True)
                 total += spread(xs, e, n, row.top - row.shift)
             job.entropy[sample] = row.log_rest + total / row.total
         else:
@@ -158,7 +157,7 @@ cdef inline void rows_item(
                     load_row(xs, x + base + c * stride, n, stride, row.shift)
                 if job.kind == SOFTMAX:
                     if not whole:
-                        block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True, NULL, 0, NULL)
+                        block_exp(xs, e, n, -1, exp_magic(k), exp_low(k), True)
                     by = <real>(1 / row.total)
                     for i in range(n):
                         e[i] = e[i] * by

@@ -63,47 +63,36 @@ cdef extern from *:
     #endif
     }
 
-    /* The same a little at a time, between other work: stores past the caches take as long as the
-       work itself, and go on beside it. */
-    typedef struct { char *to; const char *from; size_t left; } fastloss_drain;
-
-    /* Up to four whole lines; calls nothing, so that a loop around it keeps its registers. */
-    static inline void fastloss_drain_some(fastloss_drain *d) {
+    /* The same of `lines` whole cache lines, a constant where it is inlined. */
+    static inline void fastloss_stream_lines(char *to, const void *from, int lines) {
+        const char *s = (const char *)from;
+        int i;
     #if defined(__AVX512F__)
-        if (d->left >= 256) {
-            __m512i a = _mm512_loadu_si512((const void *)d->from);
-            __m512i b = _mm512_loadu_si512((const void *)(d->from + 64));
-            __m512i c = _mm512_loadu_si512((const void *)(d->from + 128));
-            __m512i e = _mm512_loadu_si512((const void *)(d->from + 192));
-            _mm512_stream_si512((__m512i *)d->to, a);
-            _mm512_stream_si512((__m512i *)(d->to + 64), b);
-            _mm512_stream_si512((__m512i *)(d->to + 128), c);
-            _mm512_stream_si512((__m512i *)(d->to + 192), e);
-            d->to += 256; d->from += 256; d->left -= 256;
-        }
+        for (i = 0; i < 64 * lines; i += 64)
+            _mm512_stream_si512((__m512i *)(to + i), _mm512_loadu_si512((const void *)(s + i)));
     #elif defined(__SSE2__)
-        if (d->left >= 256) {
-            int i;
-            for (i = 0; i < 256; i += 16)
-                _mm_stream_si128((__m128i *)(d->to + i),
-                                 _mm_loadu_si128((const __m128i *)(d->from + i)));
-            d->to += 256; d->from += 256; d->left -= 256;
-        }
+        for (i = 0; i < 64 * lines; i += 16)
+            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(s + i)));
     #else
-        (void)d;
+        (void)i;
+        memcpy(to, s, 64 * (size_t)lines);
     #endif
     }
-    static inline void fastloss_drain_rest(fastloss_drain *d) {
-        fastloss_stream(d->to, d->from, d->left);
-        d->left = 0;
-    }
-    /* Begin a new one: its start is brought to a line's beginning, for whole lines from there. */
-    static inline void fastloss_drain_begin(fastloss_drain *d, void *to, const void *from,
-                                            size_t n) {
-        size_t head = (size_t)(-(uintptr_t)to & 63);
-        if (head > n) head = n;
-        memcpy(to, from, head);
-        d->to = (char *)to + head; d->from = (const char *)from + head; d->left = n - head;
+
+    /* to[:64] = e[:64] * (by + low), past the caches. */
+    static inline void fastloss_stream_scaled(char *to, const float *e, float by, float low) {
+        int i;
+    #if defined(__AVX512F__)
+        for (i = 0; i < 64; i += 16) {
+            __m512 v = _mm512_loadu_ps(e + i);
+            v = _mm512_fmadd_ps(v, _mm512_set1_ps(by), _mm512_mul_ps(v, _mm512_set1_ps(low)));
+            _mm512_stream_ps((float *)to + i, v);
+        }
+    #else
+        float stage[64];
+        for (i = 0; i < 64; i++) stage[i] = FASTLOSS_FMA ? fmaf(e[i], by, e[i] * low) : e[i] * by + e[i] * low;
+        fastloss_stream_lines(to, stage, 4);
+    #endif
     }
 
     /* Order streamed lines before whatever tells another thread that they are there. */
@@ -178,14 +167,11 @@ cdef extern from *:
     """
     void prefetch "fastloss_prefetch"(const void *p) noexcept nogil
     void stream_bytes "fastloss_stream"(void *to, const void *source, size_t n) noexcept nogil
-    ctypedef struct Drain "fastloss_drain":
-        char *to
-        const char *source "from"
-        size_t left
-    void drain_some "fastloss_drain_some"(Drain *) noexcept nogil
-    void drain_rest "fastloss_drain_rest"(Drain *) noexcept nogil
-    void drain_begin "fastloss_drain_begin"(
-        Drain *, void *to, const void *source, size_t n
+    void stream_lines "fastloss_stream_lines"(
+        char *to, const void *source, int lines
+    ) noexcept nogil
+    void stream_scaled "fastloss_stream_scaled"(
+        char *to, const float *e, float by, float low
     ) noexcept nogil
     void stream_end "fastloss_stream_end"() noexcept nogil
     void turn4f "fastloss_turn4f"(
