@@ -23,9 +23,9 @@ cdef enum:
 
 # ---- b) sums ---------------------------------------------------------------------------------
 #
-# A sum of 100,000 exponentials would lose 5 digits if added up one after the other. Four vectors
-# are added as a tree, and that sum goes to a double (compute type float) or to a pair of doubles
-# by Knuth's two-sum (compute type double), so that the error does not grow with the class count.
+# A sum of 100,000 exponentials would lose 5 digits if added up one after the other. Two vectors are
+# added, and that sum goes to a double (compute type float) or to a pair of doubles by Knuth's
+# two-sum (compute type double), so that the error does not grow with the class count.
 
 cdef struct Sum:
     double high
@@ -94,19 +94,20 @@ cdef extern from *:
         s->a = s->b = _mm512_setzero_pd();
     }
     static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, uint64_t mask) {
-        __m512 v;
+        __m512 v[4];
+        int i;
         /* Masked loads wait for the stores before them: only where they must. */
         if (mask == ~(uint64_t)0)
-            v = _mm512_add_ps(_mm512_add_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(a + 16)),
-                              _mm512_add_ps(_mm512_loadu_ps(a + 32), _mm512_loadu_ps(a + 48)));
+            for (i = 0; i < 4; i++) v[i] = _mm512_loadu_ps(a + 16 * i);
         else
-            v = _mm512_add_ps(
-                _mm512_add_ps(_mm512_maskz_loadu_ps((__mmask16)mask, a),
-                              _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), a + 16)),
-                _mm512_add_ps(_mm512_maskz_loadu_ps((__mmask16)(mask >> 32), a + 32),
-                              _mm512_maskz_loadu_ps((__mmask16)(mask >> 48), a + 48)));
-        s->a = _mm512_add_pd(s->a, _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
-        s->b = _mm512_add_pd(s->b, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+            for (i = 0; i < 4; i++)
+                v[i] = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16 * i), a + 16 * i);
+        v[0] = _mm512_add_ps(v[0], v[1]);
+        v[2] = _mm512_add_ps(v[2], v[3]);
+        for (i = 0; i < 4; i += 2) {
+            s->a = _mm512_add_pd(s->a, _mm512_cvtps_pd(_mm512_castps512_ps256(v[i])));
+            s->b = _mm512_add_pd(s->b, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v[i], 1)));
+        }
     }
     static inline double fastloss_lanes_fold(const fastloss_lanes *s) {
         return _mm512_reduce_add_pd(_mm512_add_pd(s->a, s->b));
@@ -127,7 +128,7 @@ cdef extern from *:
             for (j = 0; j < 64; j++) kept[j] = mask >> j & 1 ? a[j] : 0;
             a = kept;
         }
-        for (j = 0; j < 16; j++) s->a[j] += (a[j] + a[j + 16]) + (a[j + 32] + a[j + 48]);
+        for (j = 0; j < 16; j++) s->a[j] += (double)(a[j] + a[j + 16]) + (a[j + 32] + a[j + 48]);
     }
     static inline double fastloss_lanes_fold(const fastloss_lanes *s) {
         double a[8];
@@ -196,18 +197,19 @@ cdef inline void accumulate(
     const real *a, double *high, double *low
 ) noexcept nogil:
     """Add 64 numbers to 16 sums."""
-    cdef Py_ssize_t j
+    cdef Py_ssize_t i, j
     cdef real v
     cdef double t, z
-    for j in range(16):
-        v = (a[j] + a[j + 16]) + (a[j + 32] + a[j + 48])
-        if real is float:
-            high[j] = high[j] + <double>v
-        else:
-            t = high[j] + v
-            z = t - high[j]
-            low[j] = low[j] + ((high[j] - (t - z)) + (v - z))
-            high[j] = t
+    for i in range(0, 64, 32):
+        for j in range(16):
+            v = a[i + j] + a[i + j + 16]
+            if real is float:
+                high[j] = high[j] + <double>v
+            else:
+                t = high[j] + v
+                z = t - high[j]
+                low[j] = low[j] + ((high[j] - (t - z)) + (v - z))
+                high[j] = t
 
 
 # Running sums of a row's exponentials.
@@ -268,6 +270,25 @@ cdef inline Sum sum_end(RunningSum *sum, real unused) noexcept nogil:
     return total
 
 
+cdef inline uint64_t all_but(Py_ssize_t skip) noexcept nogil:
+    """The mask without one bit, if it has that."""
+    return ~((<uint64_t>1 << (skip & 63)) if <size_t>skip < 64 else <uint64_t>0)
+
+
+cdef inline Sum row_sum(const real *e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
+    """Sum of e[:n], n >= 64, without e[skip] if skip lies in [0, n)."""
+    cdef RunningSum sum
+    cdef Py_ssize_t i = 0
+    sum_begin(&sum, e[0])
+    while n - i >= 64:
+        sum_add(&sum, e + i, all_but(skip - i))
+        i += 64
+    if i < n:
+        # The last chunk reaches back over what has been summed.
+        sum_add(&sum, e + n - 64, ALL << (64 - (n - i)) & all_but(skip - (n - 64)))
+    return sum_end(&sum, e[0])
+
+
 cdef inline void chunk_exp(
     const real *x, real *e, uint64_t mask, real magic, real low_x, bint keep, RunningSum *sum
 ) noexcept nogil:
@@ -282,11 +303,6 @@ cdef inline void chunk_exp(
     if keep:
         memcpy(e, &a[0], 64 * sizeof(real))
     sum_add(sum, &a[0], mask)
-
-
-cdef inline uint64_t all_but(Py_ssize_t skip) noexcept nogil:
-    """The mask without one bit, if it has that."""
-    return ~((<uint64_t>1 << (skip & 63)) if <size_t>skip < 64 else <uint64_t>0)
 
 
 cdef inline Sum few_exp(

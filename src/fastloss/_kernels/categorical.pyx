@@ -17,11 +17,11 @@
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from .blocks cimport (
     ALL, LANES, SCRATCH, Ending, RunningSum, Sum, Tally, add, all_but, block_max, chunk_exp, clear,
-    count, few_exp, finish, folded, sum_begin, sum_end, value_of,
+    count, few_exp, finish, folded, row_sum, sum_begin, sum_end, value_of,
 )
 from .drain cimport Drain, drain_begin, drain_rest, drain_some, scaled
 from .samples cimport (
@@ -38,10 +38,8 @@ cdef enum:
     BLOCK = 4096         # classes of a long row that are worked on at a time
     FIRST_TILE = 64      # most classes for which a row is turned into a tile
     KEPT = 262144        # most classes of a row whose exponentials are kept for the gradient
-    # Gradients that are larger than the caches are written past them; those of shorter rows at
-    # once, those of rows from DRAINED classes on a little at a time.
+    # Gradients of more bytes are larger than the caches and written past them.
     STREAM = 16777216
-    DRAINED = 65
 
 
 # ---- a) rows ---------------------------------------------------------------------------------
@@ -133,53 +131,86 @@ cdef inline void set_factor(
             drain.by_low[row] = 0
 
 
-cdef void sum_rows(
-    const storage *x, real *e, real *xs, Py_ssize_t rows, Py_ssize_t n, const Py_ssize_t *target,
-    bint keep, Drain *drain, Ending *end
+cdef void block_of_exp(
+    const real *x, real *e, Py_ssize_t n, real exponent, const storage *ahead, Drain *drain
 ) noexcept nogil:
-    """Sums of rows that lie side by side, together at most BLOCK elements.
+    """e[:n] = the scaled exponentials of x[:n]; `ahead` is fetched and `drain` written meanwhile."""
+    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent)
+    cdef real a[64]
+    cdef Py_ssize_t i = 0, j
+    while i < n:
+        # Beyond the last row that fetches nothing, and does no harm.
+        prefetch_elements(ahead + i)
+        if drain != NULL:
+            drain_some(drain, <storage *>NULL, magic)
+        if n - i < 64:
+            # The last ones are made twice.
+            i = n - 64
+        for j in range(64):
+            a[j] = exp_scaled(x[i + j], magic, low_x)
+        memcpy(e + i, &a[0], 64 * sizeof(real))
+        i += 64
 
-    Fills in rest, exponent and own_x of `end`; a row with a target below 0 does not count. The
-    exponentials are kept in e if asked for. xs: scratch of BLOCK elements.
 
-    All maxima are found first: no row's exponentials wait for its maximum then, and the processor
-    works on those of several rows at once.
+cdef inline void sum_rows(
+    const storage *x, real *e, real *xs, Py_ssize_t rows, Py_ssize_t n, const Py_ssize_t *target,
+    Drain *drain, Ending *end
+) noexcept nogil:
+    """Sums of rows that lie side by side, each of 64 classes or more, together at most BLOCK.
+
+    Fills in rest, exponent and own_x of `end`; a row with a target below 0 does not count. e: the
+    exponentials. xs: scratch of BLOCK elements.
+
+    All rows are tried with the exponent of the largest of their maxima. That will do unless a
+    row's own maximum is below it by more than SPARE is there for.
     """
-    cdef const real *block[64]
-    cdef real exponent[64]
-    cdef real top, shift
+    cdef const real *block
+    cdef real top, exponent, least
     cdef Py_ssize_t g
     cdef Sum sum
+    if (storage is float and real is float) or (storage is double and real is double):
+        block = x
+    else:
+        load(xs, x, rows * n, <real>0)
+        block = xs
+    top = block_max(block, rows * n)
+    exponent = 0
+    least = <real>INFINITY
+    if -exp_limit(top) <= top <= exp_limit(top):
+        exponent = exponent_of(top)
+        # The next rows are fetched while these are worked on.
+        block_of_exp(block, e, rows * n, exponent, x + rows * n, drain)
+        least = 67108864.0 if real is float else 1.9342813113834067e25
     for g in range(rows):
-        if (storage is float and real is float) or (storage is double and real is double):
-            block[g] = x + g * n
-        else:
-            load(xs + g * n, x + g * n, n, <real>0)
-            block[g] = xs + g * n
-        top = block_max(block[g], n)
-        shift = 0
-        if not -exp_limit(top) <= top <= exp_limit(top):
-            # An infinite maximum makes all of the row NaN.
-            shift = top if -<real>INFINITY < top < <real>INFINITY else <real>NAN
-            load(xs + g * n, x + g * n, n, shift)
-            block[g] = xs + g * n
-            top = 0
-        exponent[g] = exponent_of(top)
-        end.exponent[g] = exponent[g]
-        end.own_x[g] = 0
-        if target[g] >= 0:
-            # The difference of two doubles: exact for float, and where it matters for double.
-            end.own_x[g] = value_at(x, g * n + target[g], <double>0) - shift
-    for g in range(rows):
-        end.rest[g] = end.rest_low[g] = 0
-        if target[g] >= 0:
-            # The next rows are fetched while these are worked on.
-            sum = row_exp(
-                block[g], e + g * n, n, target[g], exponent[g], keep,
-                x + (rows + g) * n, drain,
-            )
-            end.rest[g] = sum.high + sum.low
-            end.rest_low[g] = sum.low - (end.rest[g] - sum.high)
+        end.rest[g] = end.rest_low[g] = end.exponent[g] = end.own_x[g] = 0
+        if target[g] < 0:
+            continue
+        sum = row_sum(e + g * n, n, target[g])
+        end.exponent[g] = exponent
+        end.own_x[g] = value_at(x, g * n + target[g], <double>0)
+        if not least <= sum.high + e[g * n + target[g]] < INFINITY:
+            sum = sum_row_alone(x + g * n, e + g * n, xs + g * n, n, g, target[g], end)
+        end.rest[g] = sum.high + sum.low
+        end.rest_low[g] = sum.low - (end.rest[g] - sum.high)
+
+
+cdef Sum sum_row_alone(
+    const storage *x, real *e, real *xs, Py_ssize_t n, Py_ssize_t g, Py_ssize_t target,
+    Ending *end
+) noexcept nogil:
+    """Sum of row g, with an exponent of its own."""
+    cdef real top, shift = 0
+    load(xs, x, n, <real>0)
+    top = block_max(xs, n)
+    if not -exp_limit(top) <= top <= exp_limit(top):
+        # An infinite maximum makes all of the row NaN.
+        shift = top if -<real>INFINITY < top < <real>INFINITY else <real>NAN
+        load(xs, x, n, shift)
+        top = 0
+    end.exponent[g] = exponent_of(top)
+    # The difference of two doubles: exact for float, and where it matters for double.
+    end.own_x[g] = value_at(x, target, <double>0) - shift
+    return row_exp(xs, e, n, target, exponent_of(top), True, x, NULL)
 
 
 cdef inline void short_item(
@@ -205,7 +236,7 @@ cdef inline void short_item(
         for g in range(n):
             target[g] = class_of(job, first + g)
         sum_rows(
-            x + first * classes, e, scratch + BLOCK, n, classes, &target[0], grad != NULL,
+            x + first * classes, e, scratch + BLOCK, n, classes, &target[0],
             &drain if heap != NULL else NULL, &end,
         )
         end_rows(job, first, n, &target[0], &end, &tally, losses)
@@ -385,7 +416,7 @@ cdef inline Py_ssize_t heap_size(const Job *job) noexcept nogil:
     """Elements of a thread's scratch for a gradient, beside what is on the stack."""
     if job.inner == 1 and job.classes > BLOCK:
         return 2 * job.classes if job.classes <= KEPT else 0
-    if job.inner == 1 and job.classes >= DRAINED and job.streaming:
+    if job.inner == 1 and job.classes > FIRST_TILE and job.streaming:
         return 2 * BLOCK
     return 0
 

@@ -91,7 +91,8 @@ cdef inline real mul_add(real a, real b, real c) noexcept nogil:
 # Adding the number `magic` = 1.5 * 2**(mantissa bits) + (SPARE - K + exponent bias) rounds x / ln 2
 # to an integer and leaves, in the low bits of the sum, the exponent field of 2**(k + SPARE - K):
 # one shift makes it a number. SPARE keeps terms normal numbers that are subnormal relative to the
-# maximum; it goes away when a result is scaled, in one rounding.
+# maximum, and leaves room for K to be that of a somewhat larger number than the maximum; it goes
+# away when a result is scaled, in one rounding.
 #
 # `low` is where that exponent field is 0: x is clamped there, the power of two is then exactly 0
 # and so is the term, of -inf as well. A NaN stays NaN.
@@ -102,7 +103,7 @@ cdef inline real mul_add(real a, real b, real c) noexcept nogil:
 
 cdef inline real spare_bits(real unused) noexcept nogil:
     """SPARE."""
-    return 40 if real is float else 64
+    return 70 if real is float else 128
 
 
 cdef inline real exp_limit(real unused) noexcept nogil:
@@ -189,9 +190,9 @@ cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
 cdef inline real spare(real unused) noexcept nogil:
     """2**-SPARE, which takes a scaled exponential back."""
     if real is float:
-        return <float>9.094947017729282e-13
+        return <float>8.470329472543003e-22
     else:
-        return 5.421010862427522e-20
+        return 2.938735877055719e-39
 
 
 cdef inline real exp_negative(real x) noexcept nogil:
