@@ -447,37 +447,40 @@ cdef inline Py_ssize_t width_of(Py_ssize_t classes, Py_ssize_t inner) noexcept n
 
 cdef inline void tile_exp(
     real *xs, Py_ssize_t m, Py_ssize_t width, const int32_t *skip, const real *magic,
-    const real *low_x, double *high, double *low, bint keep
+    const real *low_x, double *high, double *low, bint keep, const storage *ahead,
+    Py_ssize_t stride
 ) noexcept nogil:
     """Exponentials of m classes, added to the lanes' sums but for the class skip[lane].
 
-    With `keep` they take the logits' place.
+    With `keep` they take the logits' place. What will be read next lies at `ahead`, a class each
+    `stride` elements, and is fetched meanwhile.
     """
     cdef Py_ssize_t lane
     cdef int32_t c
     cdef real a[64]
-    cdef real four[64]
+    cdef real two[64]
     cdef double t, z
     for lane in range(64):
-        four[lane] = 0
+        two[lane] = 0
     for c in range(m):
+        prefetch_elements(ahead + c * stride)
         for lane in range(64):
             a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
         if keep:
             for lane in range(64):
                 xs[lane] = a[lane]
         for lane in range(64):
-            four[lane] = four[lane] + (<real>0 if skip[lane] == c else a[lane])
-        if c & 3 == 3 or c == m - 1:
+            two[lane] = two[lane] + (<real>0 if skip[lane] == c else a[lane])
+        if c & 1 == 1 or c == m - 1:
             for lane in range(64):
                 if real is float:
-                    high[lane] = high[lane] + <double>four[lane]
+                    high[lane] = high[lane] + <double>two[lane]
                 else:
-                    t = high[lane] + four[lane]
+                    t = high[lane] + two[lane]
                     z = t - high[lane]
-                    low[lane] = low[lane] + ((high[lane] - (t - z)) + (four[lane] - z))
+                    low[lane] = low[lane] + ((high[lane] - (t - z)) + (two[lane] - z))
                     high[lane] = t
-                four[lane] = 0
+                two[lane] = 0
         xs = xs + width
 
 
@@ -551,6 +554,9 @@ cdef inline void tiles_item(
     cdef Py_ssize_t first, n, lane, c, m, at, filled
     cdef bint whole = classes <= TILE
     cdef bint shifted
+    # Where the next samples' classes lie, of which LANES elements are fetched with each of these.
+    cdef Py_ssize_t next_class = LANES if job.inner == 1 else job.inner
+    cdef Py_ssize_t next_lanes = classes if job.inner == 1 else 1
     cdef real top[64]
     cdef real shift[64]
     cdef real magic[64]
@@ -594,6 +600,8 @@ cdef inline void tiles_item(
                 tile_exp(
                     xs + at, m, width, &tile.skip[0], &magic[0], &low_x[0], &tile.high[0],
                     &tile.low[0], whole and grad != NULL,
+                    x + offset_of(job, (first + n) % job.samples, 0) + at * next_lanes,
+                    next_class,
                 )
             # 4. Losses.
             for lane in range(64):
@@ -620,7 +628,7 @@ cdef inline void tiles_item(
                     fit_block(&tile, &end, xs, c, m, width)
                     tile_exp(
                         xs, m, width, &tile.skip[0], &magic[0], &low_x[0], &tile.high[0],
-                        &tile.low[0], True,
+                        &tile.low[0], True, x, 0,
                     )
                 tile_gradient(xs + at, m, width, &tile, &end)
                 if not whole:
