@@ -1,7 +1,7 @@
 """cross_entropy: every option and layout against the oracle.
 
 Layout: a) shapes and class counts, b) options, c) probabilities, d) axes, e) half precision,
-f) target dtypes, g) memory.
+f) target dtypes, g) memory, h) gradients beyond the caches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import oracle
-from helpers import FLOATS, HALVES, assert_close, check_loss, dtype_of, logits
+from helpers import FLOATS, HALVES, assert_close, check_loss, dtype_of, largest, logits
 
 NAME = "cross_entropy"
 
@@ -286,3 +286,48 @@ def test_value_and_grad_allocates_the_gradient_alone(fl, shape, dtype):
     fl.cross_entropy_value_and_grad(x, target, out=out)
     assert peak(lambda: fl.cross_entropy_value_and_grad(x, target, out=out)) < 100_000
     assert peak(lambda: fl.cross_entropy_value_and_grad(x, target)) < x.nbytes + 100_000
+
+
+# ---- h) gradients beyond the caches ----------------------------------------------------------
+# They are written past the caches, some rows after those that are worked on: other code than that
+# of the small ones, which the tests above hold to the oracle.
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("classes", [10, 65, 101, 128, 1000, 4096, 5003])
+def test_gradient_beyond_the_caches(fl, classes, dtype):
+    rng = np.random.default_rng(classes)
+    samples = 17 * 2**20 // (classes * dtype_of(dtype).itemsize) + 1
+    x = rng.standard_normal((samples, classes), np.float32) * 3
+    odd, nan = samples // 2, samples // 3
+    x[odd] += 150  # its neighbours' exponentials are nothing beside its own
+    x[nan, 1] = np.nan
+    x = x.astype(dtype_of(dtype))
+    target = rng.integers(0, classes, samples)
+    target[rng.integers(0, samples, samples // 7)] = -100
+    target[[0, odd, nan, -1]] = 0
+    some = np.append(rng.integers(0, samples, 40), [0, odd, samples - 1])
+    some = some[some != nan]
+    # Not at the beginning of a cache line, and between numbers that have to stay.
+    room = np.full(x.size + 6, 7, x.dtype)
+    out = room[3:-3].reshape(x.shape)
+    for upstream in (-1.0, 3e-38):
+        got = fl.cross_entropy_backward(upstream, x, target, reduction="sum", out=out)
+        assert got is out
+        assert (room[:3] == 7).all()
+        assert (room[-3:] == 7).all()
+        assert np.isnan(out[nan]).all()
+        out[nan] = 0  # a bfloat16 NaN equals none
+        assert not out[target == -100].any()
+        reference = oracle.cross_entropy(x[some], target[some])
+        want = reference.backward(upstream, "sum")
+        assert_close(out[some], want, out.dtype, largest(want))
+        for first in range(0, samples, samples // 5):
+            part = slice(first, first + samples // 5)
+            small = fl.cross_entropy_backward(upstream, x[part], target[part], reduction="sum")
+            small[np.isnan(small)] = 0
+            np.testing.assert_array_equal(out[part], small)
+    in_place = x.copy()
+    fl.cross_entropy_backward(upstream, in_place, target, reduction="sum", out=in_place)
+    in_place[nan] = 0
+    np.testing.assert_array_equal(in_place, out)
