@@ -7,7 +7,6 @@
 # local arrays between load and store: source and destination may be one array (out=logits), which
 # a loop that reads one and writes the other could not be vectorised for.
 
-from libc.stdint cimport int32_t, uint64_t
 from libc.string cimport memcpy
 
 from .vecmath cimport (
@@ -93,15 +92,18 @@ cdef extern from *:
     static inline void fastloss_lanes_clear(fastloss_lanes *s) {
         s->a = s->b = _mm512_setzero_pd();
     }
-    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, uint64_t mask) {
+    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, int first, int skip) {
         __m512 v[4];
         int i;
         /* Masked loads wait for the stores before them: only where they must. */
-        if (mask == ~(uint64_t)0)
+        if (first == 0 && skip < 0)
             for (i = 0; i < 4; i++) v[i] = _mm512_loadu_ps(a + 16 * i);
-        else
+        else {
+            uint64_t mask = ~(uint64_t)0 << first;
+            if (skip >= 0) mask &= ~((uint64_t)1 << skip);
             for (i = 0; i < 4; i++)
                 v[i] = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16 * i), a + 16 * i);
+        }
         v[0] = _mm512_add_ps(v[0], v[1]);
         v[2] = _mm512_add_ps(v[2], v[3]);
         for (i = 0; i < 4; i += 2) {
@@ -121,11 +123,11 @@ cdef extern from *:
         int j;
         for (j = 0; j < 16; j++) s->a[j] = 0;
     }
-    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, uint64_t mask) {
+    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, int first, int skip) {
         float kept[64];
         int j;
-        if (mask != ~(uint64_t)0) {
-            for (j = 0; j < 64; j++) kept[j] = mask >> j & 1 ? a[j] : 0;
+        if (first > 0 || skip >= 0) {
+            for (j = 0; j < 64; j++) kept[j] = (j >= first) & (j != skip) ? a[j] : 0;
             a = kept;
         }
         for (j = 0; j < 16; j++) s->a[j] += (double)(a[j] + a[j + 16]) + (a[j + 32] + a[j + 48]);
@@ -151,7 +153,9 @@ cdef extern from *:
     ctypedef struct Lanes "fastloss_lanes":
         pass
     void lanes_clear "fastloss_lanes_clear"(Lanes *) noexcept nogil
-    void lanes_add64 "fastloss_lanes_add64"(Lanes *, const float *, uint64_t mask) noexcept nogil
+    void lanes_add64 "fastloss_lanes_add64"(
+        Lanes *, const float *, int first, int skip
+    ) noexcept nogil
     double lanes_fold "fastloss_lanes_fold"(const Lanes *) noexcept nogil
     float max16 "fastloss_max16"(const float *) noexcept nogil
 
@@ -214,12 +218,6 @@ cdef inline void accumulate(
 
 # Running sums of a row's exponentials.
 
-cdef extern from *:
-    """
-    #define FASTLOSS_ALL (~(uint64_t)0)
-    """
-    const uint64_t ALL "FASTLOSS_ALL"    # of a mask of 64
-
 cdef struct RunningSum:
     Lanes lanes              # compute type float
     double high[16]          # compute type double
@@ -235,17 +233,18 @@ cdef inline void sum_begin(RunningSum *sum, real unused) noexcept nogil:
             sum.high[j] = sum.low[j] = 0
 
 
-cdef inline void sum_add(RunningSum *sum, const real *a, uint64_t mask) noexcept nogil:
-    """Add those of 64 numbers whose bit is set."""
+cdef inline void sum_add(RunningSum *sum, const real *a, int first, Py_ssize_t skip) noexcept nogil:
+    """Add a[first:64] without a[skip], if skip lies in [0, 64)."""
     cdef real kept[64]
     cdef int lane
+    cdef int left_out = <int>skip if 0 <= skip < 64 else -1
     if real is float:
-        lanes_add64(&sum.lanes, a, mask)
-    elif mask == ALL:
+        lanes_add64(&sum.lanes, a, first, left_out)
+    elif first == 0 and left_out < 0:
         accumulate(a, &sum.high[0], &sum.low[0])
     else:
         for lane in range(64):
-            kept[lane] = a[lane] if mask >> lane & 1 else <real>0
+            kept[lane] = a[lane] if (lane >= first) & (lane != left_out) else <real>0
         accumulate(&kept[0], &sum.high[0], &sum.low[0])
 
 
@@ -270,29 +269,25 @@ cdef inline Sum sum_end(RunningSum *sum, real unused) noexcept nogil:
     return total
 
 
-cdef inline uint64_t all_but(Py_ssize_t skip) noexcept nogil:
-    """The mask without one bit, if it has that."""
-    return ~((<uint64_t>1 << (skip & 63)) if <size_t>skip < 64 else <uint64_t>0)
-
-
 cdef inline Sum row_sum(const real *e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
     """Sum of e[:n], n >= 64, without e[skip] if skip lies in [0, n)."""
     cdef RunningSum sum
     cdef Py_ssize_t i = 0
     sum_begin(&sum, e[0])
     while n - i >= 64:
-        sum_add(&sum, e + i, all_but(skip - i))
+        sum_add(&sum, e + i, 0, skip - i)
         i += 64
     if i < n:
         # The last chunk reaches back over what has been summed.
-        sum_add(&sum, e + n - 64, ALL << (64 - (n - i)) & all_but(skip - (n - 64)))
+        sum_add(&sum, e + n - 64, <int>(64 - (n - i)), skip - (n - 64))
     return sum_end(&sum, e[0])
 
 
 cdef inline void chunk_exp(
-    const real *x, real *e, uint64_t mask, real magic, real low_x, bint keep, RunningSum *sum
+    const real *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, bint keep,
+    RunningSum *sum
 ) noexcept nogil:
-    """Add the scaled exponentials of x[:64] that have a bit in the mask; e[:64] = all, if `keep`.
+    """Add the scaled exponentials of x[first:64] without x[skip]; with `keep` e[:64] = all 64.
 
     e may be x.
     """
@@ -302,7 +297,7 @@ cdef inline void chunk_exp(
         a[j] = exp_scaled(x[j], magic, low_x)
     if keep:
         memcpy(e, &a[0], 64 * sizeof(real))
-    sum_add(sum, &a[0], mask)
+    sum_add(sum, &a[0], first, skip)
 
 
 cdef inline Sum few_exp(
@@ -316,7 +311,7 @@ cdef inline Sum few_exp(
         a[j] = <real>(-INFINITY)
     memcpy(&a[0], x, n * sizeof(real))
     sum_begin(&sum, magic)
-    chunk_exp(&a[0], &a[0], all_but(skip), magic, low_x, True, &sum)
+    chunk_exp(&a[0], &a[0], 0, skip, magic, low_x, True, &sum)
     if keep:
         memcpy(e, &a[0], n * sizeof(real))
     return sum_end(&sum, magic)
@@ -331,16 +326,16 @@ cdef inline Sum block_exp(
     """
     cdef RunningSum sum
     cdef Py_ssize_t i = 0
-    cdef uint64_t mask = ALL
+    cdef int seen = 0
     if n < 64:
         return few_exp(x, e, n, skip, magic, low_x, keep)
     sum_begin(&sum, magic)
     while i < n:
         if n - i < 64:
             # The last chunk reaches back over what has been summed.
-            mask = ALL << (64 - (n - i))
+            seen = <int>(64 - (n - i))
             i = n - 64
-        chunk_exp(x + i, e + i, mask & all_but(skip - i), magic, low_x, keep, &sum)
+        chunk_exp(x + i, e + i, seen, skip - i, magic, low_x, keep, &sum)
         i += 64
     return sum_end(&sum, magic)
 

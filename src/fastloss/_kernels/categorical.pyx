@@ -15,13 +15,13 @@
 # are used.
 
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from .blocks cimport (
-    ALL, LANES, SCRATCH, Ending, RunningSum, Sum, Tally, add, all_but, block_max, chunk_exp, clear,
-    count, few_exp, finish, folded, row_sum, sum_begin, sum_end, value_of,
+    LANES, SCRATCH, Ending, RunningSum, Sum, Tally, add, block_max, chunk_exp, clear, count,
+    few_exp, finish, folded, row_sum, sum_begin, sum_end, value_of,
 )
 from .drain cimport Drain, drain_begin, drain_rest, drain_some, scaled
 from .samples cimport (
@@ -60,7 +60,7 @@ cdef Sum row_exp(
     cdef RunningSum sum
     cdef real magic = exp_magic(exponent), low_x = exp_low(exponent)
     cdef Py_ssize_t i = 0
-    cdef uint64_t mask = ALL
+    cdef int seen = 0
     if n < 64:
         return few_exp(x, e, n, skip, magic, low_x, keep)
     sum_begin(&sum, magic)
@@ -71,9 +71,9 @@ cdef Sum row_exp(
             drain_some(drain, <storage *>NULL, magic)
         if n - i < 64:
             # The last chunk reaches back over what has been summed.
-            mask = ALL << (64 - (n - i))
+            seen = <int>(64 - (n - i))
             i = n - 64
-        chunk_exp(x + i, e + i, mask & all_but(skip - i), magic, low_x, keep, &sum)
+        chunk_exp(x + i, e + i, seen, skip - i, magic, low_x, keep, &sum)
         i += 64
     return sum_end(&sum, magic)
 
