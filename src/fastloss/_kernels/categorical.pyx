@@ -271,7 +271,7 @@ cdef inline RowSum sum_long_row(
 ) noexcept nogil:
     """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
 
-    scratch: SCRATCH elements. With `e`, the exponentials are kept there.
+    scratch: SCRATCH elements. With `e`, the exponentials are kept there; n <= KEPT then.
     """
     cdef RowSum row
     cdef Py_ssize_t i, j, m
@@ -279,6 +279,7 @@ cdef inline RowSum sum_long_row(
     cdef const real *block
     cdef Sum part
     cdef double down
+    cdef real exponents[64]  # of the blocks: as many as KEPT has
     cdef bint restarted = False
     row.rest = Sum(0, 0)
     i = 0
@@ -326,12 +327,10 @@ cdef inline RowSum sum_long_row(
                 down = power_of_two((exponent - k) - (exponent - k) // 2)
                 row.rest.high *= down
                 row.rest.low *= down
-                if e != NULL:
-                    down = power_of_two(exponent - k)
-                    for j in range(i):
-                        e[j] = <real>(e[j] * down)
                 exponent = k
             best = top
+        if e != NULL:
+            exponents[i // BLOCK] = exponent
         # An all -inf block before the first number, or one too far below, adds exact zeros.
         part = row_exp(
             block, e + i if e != NULL else scratch + BLOCK, m, skip - i, exponent, e != NULL,
@@ -345,6 +344,12 @@ cdef inline RowSum sum_long_row(
             # The gradient is NaN as well, of what was kept and of what was not.
             for i in range(n):
                 e[i] = <real>NAN
+    elif e != NULL:
+        for i in range(0, n, 4096):
+            if exponents[i // BLOCK] != exponent:
+                down = power_of_two(exponents[i // BLOCK] - exponent)
+                for j in range(i, min(n, i + BLOCK)):
+                    e[j] = <real>(e[j] * down)
     row.exponent = exponent
     row.shift = shift
     return row
