@@ -552,6 +552,33 @@ def test_probabilities_outside_the_unit_interval(fl, dtype, bad, where):
         assert (out == 7).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("bad", [-1e-7, 1.001, 5.0, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("position", [0, 511, 1300, 2047, 2050])
+def test_first_number_outside_the_unit_interval(fl, dtype, bad, position):
+    """Among targets of 0 and 1, of which many are worked on at once."""
+    rng = np.random.default_rng(0)
+    for where in ("probs", "target"):
+        p = rng.random(2060).astype(dtype)
+        target = rng.integers(0, 2, p.size).astype(dtype)
+        (p if where == "probs" else target)[[position, -1]] = bad
+        out = np.full_like(p, 7)
+        for reduction in ("mean", "none"):
+            with raises(ValueError, where, f"position {position}"):
+                fl.binary_cross_entropy(p, target, reduction=reduction)
+            with raises(ValueError, where, f"position {position}"):
+                fl.binary_cross_entropy_value_and_grad(p, target, reduction=reduction, out=out)
+        assert (out == 7).all()
+
+
+def test_target_outside_the_unit_interval_by_less_than_the_probabilities_show(fl):
+    p, target = np.full(600, 0.5, np.float32), np.ones(600)
+    target[500] += 1e-10
+    for function in (fl.binary_cross_entropy, fl.binary_cross_entropy_value_and_grad):
+        with raises(ValueError, "target", "position 500"):
+            function(p, target)
+
+
 @pytest.mark.parametrize("shape", [(6,), (1,), (6, 4), (4, 6)])
 def test_shape_of_grad_output(fl, call, shape):
     """A number for a reduction, the shape of the losses without one."""

@@ -6,8 +6,7 @@
 # broadcast is never blown up: element i of the result uses its element (i / div) % mod.
 #
 # Layout: a) operands, b) one block of each loss, c) a block from memory to memory, d) what
-# Python calls. Nothing here raises: a value out of range is returned by position, found before
-# anything is written.
+# Python calls. Nothing here raises: a value out of range is reported before anything is written.
 
 from cython.parallel cimport prange
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -18,7 +17,7 @@ from .storage cimport (
     widen_half,
 )
 from .vecmath cimport (
-    INFINITY, NAN, exp_negative, log1p, log1p_unit, log_positive, real,
+    INFINITY, NAN, bits32, exp_negative, log1p, log1p_unit, log_positive, real,
 )
 
 cdef enum:
@@ -62,6 +61,23 @@ cdef struct Operand:
     Py_ssize_t div
     Py_ssize_t mod
     Py_ssize_t nbytes
+
+
+cdef struct Job:
+    int kind
+    Py_ssize_t size
+    Py_ssize_t item          # elements that a thread does at a time
+    Operand probs            # what is computed from, as an operand
+    Operand target
+    Operand weight
+    Operand pos_weight
+    Operand upstream
+    double first             # alpha
+    double second            # gamma
+    double scale             # of the gradient
+    bint want_loss
+    bint check               # whether numbers outside [0, 1] are still to be looked for
+    bint streaming
 
 
 cdef inline void widen(
@@ -320,20 +336,6 @@ cdef inline void kl_log_target(
 
 # ---- c) a block from memory to memory --------------------------------------------------------
 
-cdef struct Job:
-    int kind
-    Py_ssize_t size
-    Operand target
-    Operand weight
-    Operand pos_weight
-    Operand upstream
-    double first             # alpha
-    double second            # gamma
-    double scale             # of the gradient
-    bint want_loss
-    bint streaming
-
-
 cdef inline void block(
     const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, double *loss, real *grad,
     bint want_gradient
@@ -448,13 +450,57 @@ cdef inline void function(const real *x, int kind, real *y, Py_ssize_t n) noexce
             y[i] = softplus(x[i], exp_negative(minus_abs(x[i])))
 
 
+cdef inline bint plainly_inside(const float *p, Py_ssize_t n) noexcept nogil:
+    """Whether n numbers lie in [0, 1], told by their bits, of which those of -0.0 say no."""
+    cdef Py_ssize_t i
+    cdef uint32_t top = 0
+    for i in range(n):
+        top = bits32(p[i]) if bits32(p[i]) > top else top
+    return top <= bits32(<float>1)
+
+
+cdef Py_ssize_t first_outside(
+    const Operand *source, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
+    """Position of an operand's first number outside [0, 1] or NaN, -1 if there is none."""
+    cdef double values[512]
+    cdef Py_ssize_t first, i, n
+    cdef int bad
+    for first in range(start, stop, 512):
+        n = min(stop - first, <Py_ssize_t>BLOCK)
+        if source.type == FLOAT32 and plainly_inside(<const float *>source.data + first, n):
+            continue
+        widen(&values[0], source, first, n)
+        bad = 0
+        for i in range(n):
+            bad |= not ((values[i] >= 0) & (values[i] <= 1))
+        if bad:
+            for i in range(n):
+                if not 0 <= values[i] <= 1:
+                    return first + i
+    return -1
+
+
+cdef inline bint outside_unit(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Whether a probability or a target is outside [0, 1] or NaN."""
+    return (
+        first_outside(&job.probs, start, stop) >= 0
+        or first_outside(&job.target, start, stop) >= 0
+    )
+
+
 cdef inline void fetch_ahead(const char *start, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(0, n, 64):
         prefetch(start + i)
 
 
-cdef inline Sum item_of(
+cdef struct Part:
+    Sum total
+    bint outside             # whether such a number was found
+
+
+cdef inline Part item_of(
     const storage *x, storage *grad, real *losses, const Job *job, Py_ssize_t start,
     Py_ssize_t stop, real *xs
 ) noexcept nogil:
@@ -463,15 +509,20 @@ cdef inline Sum item_of(
     cdef real g[512]
     cdef double high[16]
     cdef double low[16]
-    cdef Sum total = Sum(0, 0)
+    cdef Part part
     cdef Py_ssize_t first, n, i
     # A target of one element for each of the logits, which is all but a function's.
     cdef const uint8_t *ahead = job.target.data
     cdef Py_ssize_t target_size = job.target.nbytes // job.size
+    part.total = Sum(0, 0)
+    part.outside = False
     for i in range(16):
         high[i] = low[i] = 0
     for first in range(start, stop, 512):
         n = min(stop - first, <Py_ssize_t>BLOCK)
+        if job.check and outside_unit(job, first, first + n):
+            part.outside = True
+            return part
         load(xs, x + first, n, <real>0)
         # The next block is fetched while this one is worked on.
         if first + 2 * BLOCK <= stop:
@@ -491,14 +542,15 @@ cdef inline Sum item_of(
         if grad != NULL:
             emit(grad + first, &g[0], n, job.streaming)
     for i in range(16):
-        total = add(total, Sum(high[i], low[i]))
-    return total
+        part.total = add(part.total, Sum(high[i], low[i]))
+    return part
 
 
 cdef void item(
     const storage *x, storage *grad, float *losses32, double *losses64, const Job *job,
-    Py_ssize_t start, Py_ssize_t stop, Sum *result
+    Py_ssize_t start, Part *result
 ) noexcept nogil:
+    cdef Py_ssize_t stop = min(job.size, start + job.item)
     cdef float xs[512]
     cdef double xs64[512]
     if storage is double:
@@ -509,24 +561,21 @@ cdef void item(
         stream_end()
 
 
+cdef bint item_outside_unit(const Job *job, Py_ssize_t start) noexcept nogil:
+    return outside_unit(job, start, min(job.size, start + job.item))
+
+
 # ---- d) what Python calls --------------------------------------------------------------------
 
-cdef Py_ssize_t outside_unit(const Operand *source, Py_ssize_t size) noexcept nogil:
-    """Position of the first of `size` numbers outside [0, 1] or NaN, -1 if there is none."""
-    cdef double values[512]
-    cdef Py_ssize_t first, i, n
-    cdef int bad
-    for first in range(0, size, 512):
-        n = min(size - first, <Py_ssize_t>BLOCK)
-        widen(&values[0], source, first, n)
-        bad = 0
-        for i in range(n):
-            bad |= not ((values[i] >= 0) & (values[i] <= 1))
-        if bad:
-            for i in range(n):
-                if not 0 <= values[i] <= 1:
-                    return first + i
-    return -1
+cdef inline int storage_type(const storage *x) noexcept nogil:
+    if storage is float:
+        return FLOAT32
+    elif storage is double:
+        return FLOAT64
+    elif storage is float16:
+        return FLOAT16
+    else:
+        return BFLOAT16
 
 
 cdef bint operand_overlaps(const void *grad, Py_ssize_t size, const Operand *a) noexcept nogil:
@@ -561,7 +610,7 @@ def first_outside_unit(tuple spec):
     cdef Py_ssize_t position = -1
     with nogil:
         if source.data != NULL:
-            position = outside_unit(&source, source.mod)
+            position = first_outside(&source, 0, source.mod)
     return position
 
 
@@ -581,9 +630,13 @@ def evaluate(
     storage[::1] grad,               # OUT  gradient, or a function's values; or None
     int threads,
 ):
-    """Return the sum of the losses, or None where `grad` overlaps something else that is read."""
+    """Return the sum of the losses, or None where `grad` overlaps something else that is read.
+
+    NaN, and nothing written to `grad`, where a probability or its target is outside [0, 1].
+    """
     cdef Job job
-    cdef Sum partial[4096]
+    cdef Part partial[4096]
+    cdef bint outside = False
     cdef Sum total = Sum(0, 0)
     cdef Py_ssize_t size, items, i
     cdef const storage *source = NULL
@@ -603,6 +656,10 @@ def evaluate(
     job.scale = scale
     job.want_loss = want_loss
     source = &x[0]
+    job.probs = Operand(
+        <const uint8_t *>source, storage_type(source), 1, job.size, job.size * sizeof(storage)
+    )
+    job.check = kind == BCE
     if losses32 is not None:
         out32 = &losses32[0]
     if losses64 is not None:
@@ -620,20 +677,28 @@ def evaluate(
             return None
     job.streaming = g != NULL and job.size * <Py_ssize_t>sizeof(storage) >= STREAM
     with nogil:
-        size = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)
-        items = (job.size + size - 1) // size
-        if threads > 1 and items > 1:
-            for i in prange(items, schedule="dynamic", num_threads=threads):
-                item(
-                    source, g, out32, out64, &job, i * size, min(job.size, (i + 1) * size),
-                    &partial[i],
-                )
-        else:
+        job.item = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)
+        items = (job.size + job.item - 1) // job.item
+        threads = threads if items > 1 else 1
+        if job.check and g != NULL:
+            # Before anything is written. Without a gradient it is done on the way.
+            if threads > 1:
+                for i in prange(items, schedule="dynamic", num_threads=threads):
+                    partial[i].outside = item_outside_unit(&job, i * job.item)
+            else:
+                for i in range(items):
+                    partial[i].outside = item_outside_unit(&job, i * job.item)
             for i in range(items):
-                item(
-                    source, g, out32, out64, &job, i * size, min(job.size, (i + 1) * size),
-                    &partial[i],
-                )
-        for i in range(items):
-            total = add(total, partial[i])
-    return value_of(total)
+                outside = outside or partial[i].outside
+            job.check = False
+        if not outside:
+            if threads > 1:
+                for i in prange(items, schedule="dynamic", num_threads=threads):
+                    item(source, g, out32, out64, &job, i * job.item, &partial[i])
+            else:
+                for i in range(items):
+                    item(source, g, out32, out64, &job, i * job.item, &partial[i])
+            for i in range(items):
+                total = add(total, partial[i].total)
+                outside = outside or partial[i].outside
+    return NAN if outside else value_of(total)

@@ -55,9 +55,6 @@ def evaluate(
         w = _arrays.operand(weight, "weight", shape, name, exact=False)
     if pos_weight is not None:
         p = _arrays.operand(pos_weight, "pos_weight", shape, name, exact=False)
-    if in_unit:
-        _arrays.check_unit(_arrays.operand(x, name, shape, name, exact=True), name, shape)
-        _arrays.check_unit(t, "target", shape)
     count = float(x.size)
     if reduction == "batchmean":
         if not shape:
@@ -102,6 +99,10 @@ def evaluate(
     )
     if total is None:
         _arrays.overlapping()
+    if in_unit and total != total:
+        # So says the kernel where a number is outside [0, 1]; a weight can be NaN as well.
+        _arrays.check_unit(_arrays.operand(x, name, shape, name, exact=True), name, shape)
+        _arrays.check_unit(t, "target", shape)
     # 3. Reduction.
     totals = Totals(total, count)
     if reduction == "batchmean":
