@@ -380,6 +380,69 @@ def test_reductions(fl, dtype, classes, samples, reduction):
         assert_exact(gradient, near(gradients.high / divisor))
 
 
+# Elements that are all alike, or repeat, put a rounding error that a sum hides on every digit.
+COUNT = 3 * 512 + 100
+
+
+def assert_binary_sums(fl, name, reference, x, target):
+    for reduction in ("sum", "mean"):
+        want = near(reference.loss(reduction))
+        assert_exact(getattr(fl, name)(x, target, reduction=reduction), want)
+        fused = getattr(fl, f"{name}_value_and_grad")(x, target, reduction=reduction)[0]
+        assert_exact(fused, want)
+
+
+def repeated(values, target, dtype):
+    return np.resize(values, COUNT).astype(dtype), np.resize(target, COUNT).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("period", [1, 4, 7])
+def test_binary_sums_with_logits(fl, dtype, period):
+    """Equal and repeating logits, ordinary, hopeless and confident: losses down to 1e-37."""
+    rng = np.random.default_rng(period)
+    for spread in (0.01, 1.0, 5.0, 20.0, 86.0):
+        for _ in range(12):
+            x = rng.uniform(-spread, spread, period)
+            target = rng.integers(0, 2, period)
+            confident = np.where(target == 1, abs(x), -abs(x))
+            for values in (x, confident, -confident):
+                arrays = repeated(values, target, dtype)
+                reference = oracle.binary_cross_entropy_with_logits(*arrays)
+                assert_binary_sums(fl, "binary_cross_entropy_with_logits", reference, *arrays)
+
+
+@pytest.mark.parametrize("period", [1, 4, 7])
+def test_binary_sums(fl, period):
+    """The same for probabilities, from certainty to where the logarithm is clamped."""
+    rng = np.random.default_rng(period)
+    for least in (0.0, -3.0, -10.0, -30.0, -44.0):
+        for _ in range(12):
+            wrong = 10.0 ** rng.uniform(least, 0.0, period) if least else rng.random(period)
+            target = rng.integers(0, 2, period)
+            for p in (wrong, np.where(target == 1, 1.0 - wrong, wrong)):
+                arrays = repeated(p, target, "float32")
+                reference = oracle.binary_cross_entropy(*arrays)
+                assert_binary_sums(fl, "binary_cross_entropy", reference, *arrays)
+
+
+@pytest.mark.parametrize("target_dtype", ["float32", "int64", "bool", "float16"])
+def test_binary_sums_of_mixed_blocks(fl, target_dtype):
+    """Ordinary elements among soft targets, long odds, zeros with a sign."""
+    rng = np.random.default_rng(5)
+    x, p = rng.standard_normal(COUNT).astype("float32") * 9, rng.random(COUNT).astype("float32")
+    target = rng.integers(0, 2, COUNT).astype(target_dtype)
+    p[700] = 1e-44
+    p[[800, 1200]] = -0.0, 1.0
+    if target.dtype.kind == "f":
+        target[[30, 1030]] = 0.25, -0.0
+    reference = oracle.binary_cross_entropy_with_logits(x, target)
+    assert_binary_sums(fl, "binary_cross_entropy_with_logits", reference, x, target)
+    assert_binary_sums(
+        fl, "binary_cross_entropy", oracle.binary_cross_entropy(p, target), p, target
+    )
+
+
 # ---- f) half precision -----------------------------------------------------------------------
 
 

@@ -100,6 +100,49 @@ def test_with_probs_weight_broadcasts(fl, dtype):
         check_probs(fl, p, target, weight=rng.uniform(0.2, 3.0, shape).astype(dtype))
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+def test_gradient_is_the_same_beside_other_elements(fl, dtype):
+    """Whether a mean or each loss is wanted, alone or among others, and in place."""
+    rng = np.random.default_rng(8)
+    p = rng.random(3000).astype(dtype_of(dtype))
+    p[[600, 2000]] = 0.0, 1.0
+    target = rng.integers(0, 2, p.size).astype(p.dtype)
+    target[[1100, 1600]] = 0.25
+    for name in ("binary_cross_entropy", "binary_cross_entropy_with_logits"):
+        function = getattr(fl, f"{name}_value_and_grad")
+        want = function(p, target, reduction="none")[1]
+        np.testing.assert_array_equal(function(p, target, reduction="sum")[1], want)
+        back = getattr(fl, f"{name}_backward")(1.0, p, target, reduction="sum")
+        np.testing.assert_array_equal(back, want)
+        part = slice(37, 1900)
+        got = function(p[part], target[part], reduction="sum")[1]
+        np.testing.assert_array_equal(got, want[part])
+        given = p.copy()
+        function(given, target, reduction="sum", out=given)
+        np.testing.assert_array_equal(given, want)
+
+
+@pytest.mark.parametrize("count", [4_194_304, 4_200_003])
+def test_large_arrays_are_written_whole(fl, count):
+    """Gradients that are written past the caches, from any place within a line on."""
+    rng = np.random.default_rng(9)
+    room = np.empty(count + 16, np.float32)
+    for offset in (0, 1, 13):
+        x = logits(rng, count, "float32")
+        target = rng.integers(0, 2, count).astype("float32")
+        want = fl.binary_cross_entropy_with_logits_backward(
+            np.ones(count), x, target, reduction="none"
+        )
+        room[:] = 7
+        out = room[offset : offset + count]
+        fl.binary_cross_entropy_with_logits_value_and_grad(x, target, reduction="sum", out=out)
+        np.testing.assert_array_equal(out, want)
+        assert (room[:offset] == 7).all()
+        assert (room[offset + count :] == 7).all()
+        fl.binary_cross_entropy_with_logits_value_and_grad(x, target, reduction="sum", out=x)
+        np.testing.assert_array_equal(x, want)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_logs_are_clamped_at_minus_100(fl, dtype):
     p = np.array([0.0, 1.0, 0.0, 1.0, 0.0], dtype)

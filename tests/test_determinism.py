@@ -64,6 +64,8 @@ def calls(dtype):
         "image": of("cross_entropy", image, image_target),
         "nll": of("nll_loss", image, image_target),
         "bce": of("binary_cross_entropy", unit, unit[::-1].copy()),
+        "bce of yes and no": of("binary_cross_entropy", unit, (flat > 0).astype(flat.dtype)),
+        "bce with logits, yes and no": of("binary_cross_entropy_with_logits", flat, unit > 0.5),
         "bce with logits": of("binary_cross_entropy_with_logits", flat, unit),
         "bce with pos_weight": of(
             "binary_cross_entropy_with_logits", few, unit.reshape(few.shape), pos_weight=weight

@@ -218,6 +218,26 @@ def test_sample_weights_that_sum_to_zero(fl):
     assert not gradient.any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_sums_of_binary_losses_with_special_logits(fl, dtype):
+    """Many elements at once, of which one is special."""
+    rng = np.random.default_rng(0)
+    plain = rng.standard_normal(2000).astype(dtype)
+    target = rng.integers(0, 2, plain.size)
+    for value, label, contribution in [
+        (inf, 1, 0.0), (-inf, 0, 0.0), (inf, 0, inf), (-inf, 1, inf), (nan, 0, nan), (0.0, 1, LOG2)
+    ]:  # fmt: skip
+        x, t = plain.copy(), target.copy()
+        x[777], t[777] = value, label
+        rest = np.delete(np.arange(x.size), 777)
+        want = oracle.binary_cross_entropy_with_logits(x[rest], t[rest]).losses.sum() + contribution
+        loss, gradient = fl.binary_cross_entropy_with_logits_value_and_grad(x, t, reduction="sum")
+        alone = fl.binary_cross_entropy_with_logits(x, t, reduction="sum")
+        np.testing.assert_allclose([loss, alone], want, rtol=1e-6)
+        each = fl.binary_cross_entropy_with_logits_value_and_grad(x, t, reduction="none")[1]
+        np.testing.assert_array_equal(gradient, each)
+
+
 def test_sample_weight_zero_hides_an_infinite_loss(fl):
     x = np.array([[-inf, 0.0], [0.0, 0.0]])
     for target in (np.array([0, 0]), np.array([[1.0, 0.0], [1.0, 0.0]])):

@@ -25,7 +25,9 @@ COUNT = 3000
 def stated_error(function: str, dtype: str) -> float:
     """The number in the function's docstring: "at most N ulp" or "at most N ulp (float: M)"."""
     text = SOURCE.read_text()
-    docstring = re.search(rf'cdef inline real {function}\(.*?"""(.*?)"""', text, re.DOTALL)
+    docstring = re.search(
+        rf'cdef inline (?:real|double) {function}\(.*?"""(.*?)"""', text, re.DOTALL
+    )
     assert docstring, f"vecmath.pxd has no documented {function}"
     found = re.search(r"at most ([\d.]+) ulp(?: \(float: ([\d.]+)\))?", docstring[1])
     assert found, f"{function} states no error: {docstring[1]!r}"
@@ -170,6 +172,16 @@ def test_log1p(fl, dtype):
 def test_log1p_at_the_ends(fl, dtype):
     got, _ = call(fl, "log1p", np.array([-1.0, 0.0, np.inf, np.nan], dtype))
     np.testing.assert_array_equal(got, [-np.inf, 0.0, np.inf, np.nan])
+
+
+def test_log1p_positive(fl):
+    x = np.concatenate(
+        [magnitudes("float64", 1e-307, 1e300, 11), magnitudes("float64", 0.1, 9, 12)]
+    )
+    edge = np.sqrt(2.0) * np.exp2(np.arange(0.0, 990.0, 7.0)) - 1.0
+    edge = np.concatenate([np.nextafter(edge, 0.0), edge, np.nextafter(edge, np.inf)])
+    check(fl, "log1p_positive", mpmath.log1p, np.concatenate([x, edge, [0.0, 1.0, 1e300]]))
+    assert np.isnan(call(fl, "log1p_positive", np.array([np.nan]))[0]).all()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

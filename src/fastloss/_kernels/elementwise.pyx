@@ -5,23 +5,28 @@
 # one loop per loss makes loss and gradient of them, and both are written out. An operand that is
 # broadcast is never blown up: element i of the result uses its element (i / div) % mod.
 #
-# Layout: a) operands, b) one block of each loss, c) a block from memory to memory, d) what
-# Python calls. Nothing here raises: a value out of range is reported before anything is written.
+# Layout: a) operands, b) one block of each loss, c) one block of binary cross-entropy of which only
+# the sum is wanted, d) a block from memory to memory, e) what Python calls. Nothing here raises: a
+# value out of range is reported before anything is written.
 
 from cython.parallel cimport prange
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from .blocks cimport Sum, accumulate, add, value_of
 from .storage cimport (
-    bfloat16, emit, float16, load, narrow, overlap, prefetch, storage, stream_end, widen_bfloat,
-    widen_half,
+    bfloat16, emit, float16, load, narrow, overlap, prefetch, prefetch_bytes, storage,
+    stream_bytes, stream_end, stream_lines, widen_bfloat, widen_half,
 )
 from .vecmath cimport (
-    INFINITY, NAN, bits32, exp_negative, log1p, log1p_unit, log_positive, real,
+    INFINITY, NAN, bits32, exp_low, exp_magic, exp_negative, exp_scaled, float_of, log1p,
+    log1p_positive, log1p_unit, log_positive, mul_add, real, spare,
 )
 
 cdef enum:
     BLOCK = 512
+    AHEAD = 1024             # elements that c) fetches before it reads them
+    KEPT = 4096              # elements of a gradient that may wait to be written
     ITEM = 65536
     MAX_ITEMS = 4096
     # More gradient than the caches hold is written past them.
@@ -76,6 +81,7 @@ cdef struct Job:
     double second            # gamma
     double scale             # of the gradient
     bint want_loss
+    bint sums_alone          # no loss by itself is wanted, nor weighted: c) may do
     bint check               # whether numbers outside [0, 1] are still to be looked for
     bint streaming
 
@@ -167,6 +173,42 @@ cdef inline bint fetch_product(
     return True
 
 
+cdef struct Waiting:
+    # Part of a gradient on its way past the caches. Such stores take as long as the computation:
+    # they are done beside it, a little at a time.
+    const char *values
+    char *to                 # a cache line's beginning
+    Py_ssize_t left          # bytes
+
+
+cdef inline void write_some(Waiting *waiting) noexcept nogil:
+    """Write four lines; calls nothing, so that loops keep their registers."""
+    if waiting.left >= 256:
+        stream_lines(waiting.to, waiting.values, 4)
+        waiting.values += 256
+        waiting.to += 256
+        waiting.left -= 256
+
+
+cdef inline void write_rest(Waiting *waiting) noexcept nogil:
+    stream_bytes(waiting.to, waiting.values, waiting.left)
+    waiting.left = 0
+
+
+cdef inline void write_later(
+    Waiting *waiting, char *to, const char *values, Py_ssize_t n
+) noexcept nogil:
+    """Take over n bytes, which lie behind those that are left, if any are."""
+    cdef Py_ssize_t head
+    if waiting.left == 0:
+        head = min(n, (-<Py_ssize_t>to) & 63)
+        memcpy(to, values, head)
+        waiting.to = to + head
+        waiting.values = values + head
+        waiting.left = -head
+    waiting.left += n
+
+
 # ---- b) one block of each loss ---------------------------------------------------------------
 
 cdef inline bint all_hard(const real *t, Py_ssize_t n) noexcept nogil:
@@ -245,20 +287,25 @@ cdef inline void bce_soft(
         grad[i] = (1 - t[i]) * sigmoid(x[i], e) - p * sigmoid(-x[i], e)
 
 
+cdef inline real probability_slope(real p, real t) noexcept nogil:
+    """(p - t) / max(p * (1 - p), 1e-12)."""
+    cdef real d = p * (<real>1 - p)
+    return (p - t) / (d if d > <real>1e-12 else <real>1e-12)
+
+
 cdef inline void bce_probabilities(
     const real *p, const real *t, real *loss, real *grad, Py_ssize_t n
 ) noexcept nogil:
     """Probabilities in [0, 1]; logarithms are clamped at -100."""
     cdef Py_ssize_t i
-    cdef real a, b, d
+    cdef real a, b
     for i in range(n):
         a = log_positive(p[i])
         b = log1p(-p[i])
         a = a if a > -100 else <real>-100
         b = b if b > -100 else <real>-100
         loss[i] = -(t[i] * a + (<real>1 - t[i]) * b)
-        d = p[i] * (<real>1 - p[i])
-        grad[i] = (p[i] - t[i]) / (d if d > <real>1e-12 else <real>1e-12)
+        grad[i] = probability_slope(p[i], t[i])
 
 
 cdef inline void focal(
@@ -334,7 +381,143 @@ cdef inline void kl_log_target(
         grad[i] = -e
 
 
-# ---- c) a block from memory to memory --------------------------------------------------------
+# ---- c) one block, of which only the sum is wanted -------------------------------------------
+#
+# The loss of a target of 0 or 1 is log(1 + e), where e is the odds against the target: (1 - q) / q
+# if q is its probability. The sum of 32 such losses takes one logarithm, that of the product of the
+# 1 + e. What is kept of a product is how much it exceeds 1: every term of that is positive, so
+# nothing cancels, and in double neither the product nor the sum loses a digit that a float has.
+#
+# With logits e is exp(z), z the logit of the wrong answer: -x or x. For z > 0 the loss is z more
+# than log(1 + exp(-z)).
+#
+# A block that this does not fit is left to b).
+
+cdef inline double joined(double a, double b) noexcept nogil:
+    """(1 + a) * (1 + b) - 1."""
+    return mul_add(a, b, a + b)
+
+
+cdef inline double joined4(const float *e) noexcept nogil:
+    return joined(joined(e[0], e[16]), joined(e[32], e[48]))
+
+
+cdef inline double joined16(const float *e) noexcept nogil:
+    return joined(
+        joined(joined4(e), joined4(e + 64)), joined(joined4(e + 128), joined4(e + 192))
+    )
+
+
+cdef inline void add_logarithms(const float *e, double *total) noexcept nogil:
+    """Add log(1 + e) of a block to 16 sums."""
+    cdef Py_ssize_t j
+    for j in range(16):
+        total[j] = total[j] + log1p_positive(joined(joined16(e + j), joined16(e + j + 256)))
+
+
+cdef inline uint32_t mask_of(float t) noexcept nogil:
+    """All bits for a target of 1, none for one of 0: the exponent's last bit, spread."""
+    return <uint32_t>(<int32_t>(bits32(t) << 8) >> 31)
+
+
+cdef inline bint hard_bits(const float *t) noexcept nogil:
+    """Whether a block of targets is of 0 and 1 alone, told by their bits."""
+    cdef Py_ssize_t i
+    cdef uint32_t other = 0
+    for i in range(512):
+        other |= bits32(t[i]) ^ (mask_of(t[i]) & 0x3f800000u)
+    return other == 0
+
+
+cdef inline void logit_odds(
+    const float *x, const float *t, float *e, float *z, float *grad, float scale
+) noexcept nogil:
+    """64 elements: odds, max(z, 0), and the gradient unless that is NULL."""
+    cdef Py_ssize_t j
+    cdef float magic = exp_magic(<float>0)
+    cdef float low = exp_low(<float>0)
+    cdef float wrong, a, g
+    cdef uint32_t sign
+    for j in range(64):
+        sign = mask_of(t[j]) & 0x80000000u
+        wrong = float_of(bits32(x[j]) ^ sign)
+        a = exp_scaled(float_of(bits32(x[j]) | 0x80000000u), magic, low) * spare(wrong)
+        e[j] = a
+        z[j] = wrong if wrong > 0 else <float>0
+        if grad != NULL:
+            g = (a if wrong < 0 else <float>1) / (<float>1 + a)
+            grad[j] = float_of(bits32(g) ^ sign) * scale
+
+
+cdef inline void probability_odds(
+    const float *p, const float *t, float *e, float *grad, float scale
+) noexcept nogil:
+    """64 elements: odds, and the gradient unless that is NULL."""
+    cdef Py_ssize_t j
+    cdef float other, d, q
+    cdef uint32_t mask
+    for j in range(64):
+        mask = mask_of(t[j])
+        other = <float>1 - p[j]
+        q = p[j] if mask else other
+        d = other if mask else p[j]
+        e[j] = d / q
+        if grad != NULL:
+            grad[j] = probability_slope(p[j], t[j]) * scale
+
+
+cdef inline bint odds_in_range(const float *e) noexcept nogil:
+    """Whether a block of odds lies in [0, 1e9], where the product of 32 does not overflow.
+
+    Odds of what is no probability are negative or NaN: their bits, too, are above those of 1e9.
+    """
+    cdef Py_ssize_t i
+    cdef uint32_t top = 0
+    for i in range(512):
+        top = bits32(e[i]) if bits32(e[i]) > top else top
+    return top <= bits32(<float>1e9)
+
+
+cdef inline bint sum_block(
+    const float *x, const float *t, const Job *job, float *grad, double *high, double *low,
+    Waiting *waiting, bint ahead
+) noexcept nogil:
+    """Add the losses of a block to the sums and write its gradient, unless that is NULL.
+
+    False, with nothing added, if it is no block for this: for a target other than 0 and 1, odds
+    that are too long, what is no probability. `ahead`: fetch what comes after x and t.
+    """
+    cdef float e[512]
+    cdef float z[64]
+    cdef Py_ssize_t i, j
+    cdef float scale = <float>job.scale
+    if not hard_bits(t):
+        return False
+    for i in range(0, 512, 64):
+        if ahead:
+            for j in range(0, 64, 16):
+                prefetch(x + i + AHEAD + j)
+                prefetch(t + i + AHEAD + j)
+        write_some(waiting)
+        if job.kind == BCE_WITH_LOGITS:
+            if grad == NULL:
+                logit_odds(x + i, t + i, &e[i], &z[0], NULL, scale)
+            else:
+                logit_odds(x + i, t + i, &e[i], &z[0], grad + i, scale)
+            if job.want_loss:
+                accumulate(&z[0], high, low)
+        elif grad == NULL:
+            probability_odds(x + i, t + i, &e[i], NULL, scale)
+        else:
+            probability_odds(x + i, t + i, &e[i], grad + i, scale)
+    if job.kind == BCE and not odds_in_range(&e[0]):
+        return False
+    if job.want_loss:
+        add_logarithms(&e[0], high)
+    return True
+
+
+# ---- d) a block from memory to memory --------------------------------------------------------
 
 cdef inline void block(
     const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, double *loss, real *grad,
@@ -489,10 +672,15 @@ cdef inline bint outside_unit(const Job *job, Py_ssize_t start, Py_ssize_t stop)
     )
 
 
-cdef inline void fetch_ahead(const char *start, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(0, n, 64):
-        prefetch(start + i)
+cdef inline void fetch_ahead(
+    const storage *x, const Operand *target, Py_ssize_t size, Py_ssize_t first
+) noexcept nogil:
+    """Bring a block of both arrays into the caches, if there is one."""
+    # The target, which a function does not have, has an element for each of x.
+    cdef Py_ssize_t each = target.nbytes // size
+    if first + BLOCK <= size:
+        prefetch_bytes(x + first, BLOCK * sizeof(storage))
+        prefetch_bytes(target.data + first * each, BLOCK * each)
 
 
 cdef struct Part:
@@ -511,9 +699,6 @@ cdef inline Part item_of(
     cdef double low[16]
     cdef Part part
     cdef Py_ssize_t first, n, i
-    # A target of one element for each of the logits, which is all but a function's.
-    cdef const uint8_t *ahead = job.target.data
-    cdef Py_ssize_t target_size = job.target.nbytes // job.size
     part.total = Sum(0, 0)
     part.outside = False
     for i in range(16):
@@ -525,12 +710,7 @@ cdef inline Part item_of(
             return part
         load(xs, x + first, n, <real>0)
         # The next block is fetched while this one is worked on.
-        if first + 2 * BLOCK <= stop:
-            fetch_ahead(<const char *>(x + first + BLOCK), BLOCK * sizeof(storage))
-            if ahead != NULL:
-                fetch_ahead(
-                    <const char *>ahead + (first + BLOCK) * target_size, BLOCK * target_size
-                )
+        fetch_ahead(x, &job.target, job.size, first + BLOCK)
         block(xs, job, first, n, &loss[0], &g[0], grad != NULL)
         if job.want_loss:
             for i in range(n, (n + 63) // 64 * 64):
@@ -546,6 +726,74 @@ cdef inline Part item_of(
     return part
 
 
+cdef inline Part sum_of(
+    const storage *x, storage *grad, const Job *job, Py_ssize_t start, Py_ssize_t stop, float *xs
+) noexcept nogil:
+    """`item_of` where c) may do."""
+    cdef float ts[512]
+    cdef float gradients[4096]
+    cdef float *g = NULL
+    cdef const float *source
+    cdef const float *target
+    cdef double high[16]
+    cdef double low[16]
+    cdef Part part, other
+    cdef Waiting waiting
+    cdef Py_ssize_t first = start, n, i
+    cdef Py_ssize_t kept = 0     # elements of `gradients` that wait
+    cdef bint done, direct
+    part.total = Sum(0, 0)
+    part.outside = False
+    waiting.left = 0
+    for i in range(16):
+        high[i] = low[i] = 0
+    while first < stop:
+        n = min(stop - first, <Py_ssize_t>BLOCK)
+        done = False
+        # Read where they lie, if they are float there.
+        source = xs
+        target = &ts[0]
+        if storage is float:
+            source = x + first
+        else:
+            load(xs, x + first, n, <float>0)
+        if n == BLOCK:
+            if job.target.type == FLOAT32:
+                target = <const float *>job.target.data + first
+            else:
+                fetch(&ts[0], &job.target, first, n)
+            direct = source != xs and target != &ts[0]
+            if not direct:
+                fetch_ahead(x, &job.target, job.size, first + BLOCK)
+            if grad != NULL:
+                g = &gradients[kept]
+            done = sum_block(
+                source, target, job, g, &high[0], &low[0], &waiting,
+                direct and first + AHEAD + BLOCK <= job.size,
+            )
+        if not done:
+            # Such blocks come in runs: the next ones are not tried.
+            n = min(stop - first, <Py_ssize_t>KEPT)
+            other = item_of(x, grad, <float *>NULL, job, first, first + n, xs)
+            part.total = add(part.total, other.total)
+            part.outside = part.outside or other.outside
+        elif storage is float and job.streaming:
+            write_later(
+                &waiting, <char *>(grad + first), <const char *>g, n * <Py_ssize_t>sizeof(float)
+            )
+            kept += n
+        elif grad != NULL:
+            emit(grad + first, g, n, job.streaming)
+        if kept == KEPT or not done:
+            write_rest(&waiting)
+            kept = 0
+        first += n
+    write_rest(&waiting)
+    for i in range(16):
+        part.total = add(part.total, Sum(high[i], low[i]))
+    return part
+
+
 cdef void item(
     const storage *x, storage *grad, float *losses32, double *losses64, const Job *job,
     Py_ssize_t start, Part *result
@@ -555,6 +803,8 @@ cdef void item(
     cdef double xs64[512]
     if storage is double:
         result[0] = item_of(x, grad, losses64, job, start, stop, &xs64[0])
+    elif job.sums_alone:
+        result[0] = sum_of(x, grad, job, start, stop, &xs[0])
     else:
         result[0] = item_of(x, grad, losses32, job, start, stop, &xs[0])
     if job.streaming:
@@ -565,7 +815,7 @@ cdef bint item_outside_unit(const Job *job, Py_ssize_t start) noexcept nogil:
     return outside_unit(job, start, min(job.size, start + job.item))
 
 
-# ---- d) what Python calls --------------------------------------------------------------------
+# ---- e) what Python calls --------------------------------------------------------------------
 
 cdef inline int storage_type(const storage *x) noexcept nogil:
     if storage is float:
@@ -659,6 +909,13 @@ def evaluate(
     job.probs = Operand(
         <const uint8_t *>source, storage_type(source), 1, job.size, job.size * sizeof(storage)
     )
+    job.sums_alone = (
+        (kind == BCE or kind == BCE_WITH_LOGITS)
+        and job.weight.data == NULL
+        and job.pos_weight.data == NULL
+        and job.upstream.data == NULL
+        and losses32 is None
+    )
     job.check = kind == BCE
     if losses32 is not None:
         out32 = &losses32[0]
@@ -680,8 +937,9 @@ def evaluate(
         job.item = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)
         items = (job.size + job.item - 1) // job.item
         threads = threads if items > 1 else 1
-        if job.check and g != NULL:
-            # Before anything is written. Without a gradient it is done on the way.
+        if job.check and (g != NULL or job.target.type == FLOAT64):
+            # Before anything is written. Without a gradient it is done on the way, except that a
+            # float64 that is too large by little is 1 once it is narrowed.
             if threads > 1:
                 for i in prange(items, schedule="dynamic", num_threads=threads):
                     partial[i].outside = item_outside_unit(&job, i * job.item)

@@ -25,6 +25,10 @@ def over_array(str name, const real[::1] x, real[::1] out, real m=0):
     elif name == "log1p":
         for i in range(x.shape[0]):
             out[i] = log1p(x[i])
+    elif name == "log1p_positive":
+        # double alone
+        for i in range(x.shape[0]):
+            out[i] = <real>log1p_positive(x[i])
     elif name == "log1p_unit":
         for i in range(x.shape[0]):
             out[i] = log1p_unit(x[i])
