@@ -27,7 +27,7 @@ from .drain cimport Drain, drain_begin, drain_rest, drain_some, scaled
 from .samples cimport (
     OVERLAP, Check, Job, check, class_of, factor_of, item_size, offset_of, out_overlaps, weighted,
 )
-from .storage cimport emit, load, prefetch, storage, stream_end, value_at
+from .storage cimport emit, load, prefetch_bytes, storage, stream_end, value_at
 from .tiles cimport fix_range, shift_tile, tile_max, turn, turn_back
 from .vecmath cimport (
     INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, power_of_two,
@@ -66,7 +66,7 @@ cdef Sum row_exp(
     sum_begin(&sum, magic)
     while i < n:
         # Beyond the last row that fetches nothing, and does no harm.
-        prefetch_elements(ahead + i)
+        prefetch_bytes(ahead + i, 64 * sizeof(storage))
         if drain != NULL:
             drain_some(drain, <storage *>NULL, magic)
         if n - i < 64:
@@ -76,13 +76,6 @@ cdef Sum row_exp(
         chunk_exp(x + i, e + i, seen, skip - i, magic, low_x, keep, &sum)
         i += 64
     return sum_end(&sum, magic)
-
-
-cdef inline void prefetch_elements(const storage *x) noexcept nogil:
-    """Fetch x[:64]."""
-    cdef Py_ssize_t i
-    for i in range(<int>sizeof(storage)):
-        prefetch(<const char *>x + 64 * i)
 
 
 cdef inline void end_rows(
@@ -140,7 +133,7 @@ cdef void block_of_exp(
     cdef Py_ssize_t i = 0, j
     while i < n:
         # Beyond the last row that fetches nothing, and does no harm.
-        prefetch_elements(ahead + i)
+        prefetch_bytes(ahead + i, 64 * sizeof(storage))
         if drain != NULL:
             drain_some(drain, <storage *>NULL, magic)
         if n - i < 64:
@@ -468,7 +461,7 @@ cdef inline void tile_exp(
     for lane in range(64):
         two[lane] = 0
     for c in range(m):
-        prefetch_elements(ahead + c * stride)
+        prefetch_bytes(ahead + c * stride, 64 * sizeof(storage))
         for lane in range(64):
             a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
         if keep:
