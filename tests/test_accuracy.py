@@ -170,8 +170,8 @@ def soft(dtype: str, classes: int, samples: int):
 
 
 SOFT_SIZES = {
-    "float32": [(2, 1000), (10, 1000), (100, 200), (1000, 60), (9000, 12)],
-    "float64": [(2, 100), (10, 60), (100, 20), (1000, 4)],
+    "float32": [(2, 1000), (10, 1000), (100, 200), (1000, 60), (1500, 24), (9000, 12)],
+    "float64": [(2, 100), (10, 60), (100, 20), (1000, 4), (1500, 2)],
 }
 SOFT_CASES = [(dtype, *size) for dtype, sizes in SOFT_SIZES.items() for size in sizes]
 
@@ -223,11 +223,99 @@ def test_smoothed_indices(fl, dtype, classes, samples):
         ]
         losses, gradients, sizes = map(oracle.as_exact, zip(*triples, strict=True))
         size = sizes.high
-    loss, gradient = fl.cross_entropy_value_and_grad(
-        x, target, label_smoothing=0.125, reduction="none"
-    )
+    options = {"label_smoothing": 0.125, "reduction": "none"}
+    assert_exact(fl.cross_entropy(x, target, **options), losses)
+    loss, gradient = fl.cross_entropy_value_and_grad(x, target, **options)
     assert_exact(loss, losses)
     assert_exact(gradient, gradients, size=size)
+
+
+SOFT_CLASSES = [2, 33, 64, 65, 96, 129, 1000, 1025, 8192, 8200]  # either side of every block
+
+
+def hold_to_oracle(fl, x, target, exact=False, **options):
+    """Forward, value and gradient of float32 or half logits; `exact`: where nothing may cancel."""
+    reference = oracle.cross_entropy(x, target, **options)
+    losses = near(reference.losses)
+    size = None
+    if not exact:
+        one_hot = target
+        if target.ndim < x.ndim:
+            one_hot = np.arange(x.shape[1]) == target[:, None]
+        epsilon = options.get("label_smoothing", 0.0)
+        a = options.get("weight", 1.0) * ((1.0 - epsilon) * one_hot + epsilon / x.shape[1])
+        size = oracle.softmax(x) * a.sum(axis=1, keepdims=True) + a
+    for axis in (1, 0):
+        if axis == 0:
+            x = np.ascontiguousarray(x.T)
+            target = np.ascontiguousarray(target.T)
+        loss = fl.cross_entropy(x, target, axis=axis, reduction="none", **options)
+        assert_exact(loss, losses)
+        loss, gradient = fl.cross_entropy_value_and_grad(
+            x, target, axis=axis, reduction="none", **options
+        )
+        assert_exact(loss, losses)
+        gradient = np.moveaxis(gradient, axis, 1)
+        assert_exact(gradient, near(reference.gradients), size=size)
+
+
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize("classes", SOFT_CLASSES)
+def test_soft_targets_of_every_length(fl, dtype, classes):
+    """Weights of which some are 0, ties for the largest logit, maxima out of every range."""
+    rng = np.random.default_rng(classes)
+    n = 20 if classes <= 1025 else 6
+    x = rng.standard_normal((n, classes)) * np.resize(SCALES, n)[:, None]
+    x[1] = np.round(x[1])
+    x[2, [0, -1]] = 5.0
+    x[3] += {"float32": 1e5, "bfloat16": 2500.0, "float16": 1500.0}[dtype]
+    x[4] += 1200  # within double's range of exponentials, beyond that of floats
+    x = x.astype(dtype_of(dtype))
+    index = rng.integers(0, classes, n)
+    index[::2] = x[::2].astype(np.float64).argmax(axis=1)
+    p = rng.gamma(0.5, size=x.shape).astype(np.float32)
+    weight = rng.uniform(0.5, 2.0, classes)
+    weight[rng.random(classes) < 0.2] = 0.0
+    weight[index[0]] = 1.0
+    for target in (index, p):
+        hold_to_oracle(fl, x, target, label_smoothing=0.125)
+        hold_to_oracle(fl, x, target, label_smoothing=0.125, weight=weight)
+
+
+@pytest.mark.parametrize("classes", [2, 64, 65, 1025, 8200])
+def test_gradients_that_all_but_cancel(fl, classes):
+    """A float32 gradient is right in itself, not only next to its terms."""
+    rng = np.random.default_rng(classes)
+    p = rng.uniform(0.5, 1.0, (4, classes)).astype(np.float32)
+    sign = np.where(np.arange(classes) % 2, 1.0, -1.0)
+    x = (np.log(p.astype(np.float64)) + 1e-5 * sign).astype(np.float32)
+    hold_to_oracle(fl, x, p, exact=True)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("classes", [2, 64, 65, 1025])
+def test_one_probability_is_all_but_one(fl, dtype, classes):
+    """At the largest logit neither the other probabilities nor the other targets are lost."""
+    x = np.full((2, classes), -200.0, dtype)
+    x[:, -1], x[:, 0] = 0.0, (60.0, 40.0)
+    p = np.zeros_like(x)
+    p[:, -1], p[:, 0] = 1e-20, 1.0
+    triples = [oracle.exact_soft_cross_entropy(*pair) for pair in zip(x, p, strict=True)]
+    losses, gradients, _ = map(oracle.as_exact, zip(*triples, strict=True))
+    loss, gradient = fl.cross_entropy_value_and_grad(x, p, reduction="none")
+    assert_exact(loss, losses)
+    assert_exact(fl.cross_entropy(x, p, reduction="none"), losses)
+    assert_exact(gradient[:, 0], Exact(gradients.high[:, 0], gradients.low[:, 0]))
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_confident_loss_with_a_large_weight(fl, classes):
+    """Terms too small for a float next to the largest one count where a weight makes them large."""
+    x = np.zeros((1, classes), np.float32)
+    x[0, 3] = 150.0
+    p = np.eye(classes, dtype=np.float32)[[3]]
+    weight = np.full(classes, 1e30)
+    hold_to_oracle(fl, x, p, weight=weight)
 
 
 # ---- c) binary losses ------------------------------------------------------------------------

@@ -245,6 +245,34 @@ def test_sample_weight_zero_hides_an_infinite_loss(fl):
         np.testing.assert_array_equal(loss, [0.0, LOG2])
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("classes", [10, 64, 65, 100, 1025, 9000])
+@pytest.mark.parametrize("soft", [False, True], ids=["smoothed", "probabilities"])
+def test_special_rows_of_every_length(fl, dtype, classes, soft):
+    """NaN, +inf, or -inf alone spoil their own sample; a masked class is one more term."""
+    rng = np.random.default_rng(classes)
+    x = rng.standard_normal((7, classes)).astype(dtype)
+    x[0, 5] = x[1, -1] = nan
+    x[2, 5] = inf
+    x[3] = -inf
+    x[4, 1:] = -inf
+    x[5, ::2] = -inf
+    target = rng.integers(0, classes, 7)
+    options = {"label_smoothing": 0.1}
+    if soft:
+        target = rng.random((7, classes)).astype(dtype)
+        target[4, 1:] = target[5, ::2] = 0
+        options = {}
+    reference = oracle.cross_entropy(x, target, **options)
+    loss, gradient = fl.cross_entropy_value_and_grad(x, target, reduction="none", **options)
+    np.testing.assert_allclose(loss, reference.losses, rtol=1e-6)
+    np.testing.assert_allclose(gradient, reference.gradients, rtol=1e-4, atol=1e-6)
+    alone = fl.cross_entropy(x, target, reduction="none", **options)
+    np.testing.assert_allclose(alone, reference.losses, rtol=1e-6)
+    assert np.isnan(loss[:4]).all()
+    assert not np.isnan(loss[4:]).any()
+
+
 # ---- c) the six deliberate differences -------------------------------------------------------
 
 

@@ -7,35 +7,41 @@
 #   loss     = sum(a[c] * (m - x[c])) + A * L,  A = sum(a)      two sums of positive terms
 #   gradient = p[c] * (A - a[c]) - a[c] * (1 - p[c])            1 - p[c] = rest / (1 + rest) at m
 #
-# The gradient is the difference of two numbers that may be close: all of this is computed in
-# double, whatever the logits' type, so that floats lose nothing. With doubles it is right to a few
-# ulp of the larger of the two; for a one-hot target one of them is exactly 0.
+# The gradient is the difference of two numbers that may be close: its exponentials and all else
+# are computed in double, whatever the logits' type, so that floats lose nothing. With doubles it is
+# right to a few ulp of the larger of the two; for a one-hot target one of them is exactly 0. A loss
+# alone has nothing that cancels: for logits of at most 32 bits its exponentials are floats.
 #
 # Two ways through memory, chosen by the number of classes alone:
 #
-#   a) rows   more than TILE classes: sample by sample. A row, also a strided one, is loaded into a
-#             scratch block of doubles; one beyond that is loaded three times: maximum, sums,
-#             gradient
+#   a) rows   more than TILE classes: sample by sample, in blocks that the L1 cache holds: the
+#             maximum, then the sums, with the exponentials kept or, in a row of more than KEPT
+#             classes, computed once more for the gradient
 #   b) tiles  LANES samples at a time, turned into a scratch block, class after class
 
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 from .blocks cimport (
-    LANES, Sum, Tally, accumulate, add, block_exp, block_max, clear, count, folded, value_of,
+    LANES, RunningSum, Sum, Tally, add, block_max, chunk_exp, clear, count, few_exp, folded,
+    sum_begin, sum_end, value_of,
 )
 from .samples cimport (
     OVERLAP, Check, Job, check, class_of, item_size, offset_of, out_overlaps, weighted,
 )
-from .storage cimport emit, load, narrow, overlap, storage, value_at
-from .tiles cimport fix_range, shift_tile, turn, turn_back
+from .storage cimport emit, load, narrow, overlap, prefetch_bytes, storage, stream_end, value_at
+from .tiles cimport fix_range, turn, turn_back
 from .vecmath cimport (
-    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p,
+    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p, mul_add, real,
+    spare_bits,
 )
 
 cdef enum:
-    ROW = 2048           # classes of a row that are held at a time
+    BLOCK = 1024         # classes of a row that are worked on at a time
+    KEPT = 8192          # most classes of a row whose exponentials are kept for the gradient
     TILE = 64            # most classes of a tile
+    # Gradients that are larger than the caches are written past them.
+    STREAM = 16777216
 
 ctypedef fused probability:
     float
@@ -56,12 +62,19 @@ cdef struct Row:
     double rest          # the same without the largest
     double own           # the largest alone
     Py_ssize_t largest   # its class
+    double largest_a     # its a
     double mass          # A
+    double others        # the same without the largest
     double loss
 
 
+cdef inline bint uniform(const Job *job, const probability *p) noexcept nogil:
+    """Whether a[c] is the same for all classes but the target's."""
+    return p == NULL and job.weight == NULL
+
+
 cdef inline void load_row(
-    double *to, const storage *x, Py_ssize_t n, Py_ssize_t stride, double shift
+    real *to, const storage *x, Py_ssize_t n, Py_ssize_t stride, real shift
 ) noexcept nogil:
     """to[:n] = x[:n * stride:stride] - shift."""
     cdef Py_ssize_t c
@@ -72,203 +85,45 @@ cdef inline void load_row(
             to[c] = value_at(x, c * stride, shift) - shift
 
 
-cdef inline void load_target(
-    double *to, const probability *p, Py_ssize_t stride, Py_ssize_t t, const double *weight,
-    Smoothing smoothing, Py_ssize_t c, Py_ssize_t n
+cdef inline const real *seen(
+    real *to, const storage *x, Py_ssize_t n, Py_ssize_t stride
 ) noexcept nogil:
-    """to[:n] = a[c:c + n]."""
-    cdef Py_ssize_t i
-    if p != NULL:
-        for i in range(n):
-            to[i] = smoothing.keep * p[(c + i) * stride] + smoothing.spread
-    else:
+    """x[:n * stride:stride] as it lies in memory, or else as loaded into `to`."""
+    if (storage is float and real is float) or (storage is double and real is double):
+        if stride == 1:
+            return x
+    load_row(to, x, n, stride, <real>0)
+    return to
+
+
+cdef void load_target(
+    double *to, const probability *p, const Job *job, Py_ssize_t t, Smoothing smoothing,
+    Py_ssize_t c, Py_ssize_t n
+) noexcept nogil:
+    """to[:n] = a[c:c + n] of probabilities p, or of class t."""
+    cdef Py_ssize_t i, stride = job.inner
+    if p == NULL:
         for i in range(n):
             to[i] = smoothing.spread
         if c <= t < c + n:
             to[t - c] += smoothing.keep
-    if weight != NULL:
+    elif stride == 1:
         for i in range(n):
-            to[i] = to[i] * weight[c + i]
-
-
-cdef void add_loss(
-    const double *x, const double *a, Py_ssize_t n, double top, Sum *distance, Sum *mass
-) noexcept nogil:
-    """Add sum(a * (top - x)) and sum(a) of n classes; a class with a = 0 adds 0."""
-    cdef double high[16]
-    cdef double low[16]
-    cdef double high_mass[16]
-    cdef double low_mass[16]
-    cdef double part[64]
-    cdef double part_mass[64]
-    cdef Py_ssize_t i = 0, j, m
-    for j in range(16):
-        high[j] = low[j] = high_mass[j] = low_mass[j] = 0
-    while i < n:
-        m = min(n - i, <Py_ssize_t>64)
-        for j in range(64):
-            part[j] = part_mass[j] = 0
-        for j in range(m):
-            part[j] = a[i + j] * (top - x[i + j]) if a[i + j] != 0 else 0.0
-            part_mass[j] = a[i + j]
-        accumulate(&part[0], &high[0], &low[0])
-        accumulate(&part_mass[0], &high_mass[0], &low_mass[0])
-        i += 64
-    for j in range(16):
-        distance[0] = add(distance[0], Sum(high[j], low[j]))
-        mass[0] = add(mass[0], Sum(high_mass[j], low_mass[j]))
-
-
-cdef inline Row sum_row(
-    const storage *x, const probability *p, const Job *job, Smoothing smoothing, Py_ssize_t t,
-    double *xs, double *a
-) noexcept nogil:
-    """Everything but the gradient; a row of at most ROW classes is left in xs, its target in a."""
-    cdef Row row
-    cdef Py_ssize_t classes = job.classes, c, i, n, stride = job.inner
-    cdef double top = -INFINITY, value, exponent
-    cdef Sum rest = Sum(0, 0), distance = Sum(0, 0), mass = Sum(0, 0)
-    cdef bint whole = classes <= ROW
-    row.largest = 0
-    row.shift = 0
-    for c in range(0, classes, 2048):
-        n = min(classes - c, <Py_ssize_t>ROW)
-        load_row(xs, x + c * stride, n, stride, 0)
-        value = block_max(xs, n)
-        if value > top:
-            top = value
-            for i in range(n):
-                if xs[i] == value:
-                    row.largest = c + i
-                    break
-    if not -exp_limit(top) <= top <= exp_limit(top):
-        row.shift = top if -INFINITY < top < INFINITY else NAN
-        top = 0
-        if whole:
-            load_row(xs, x, classes, stride, row.shift)
-    exponent = exponent_of(top)
-    row.magic = exp_magic(exponent)
-    row.low_x = exp_low(exponent)
-    for c in range(0, classes, 2048):
-        n = min(classes - c, <Py_ssize_t>ROW)
-        if not whole:
-            load_row(xs, x + c * stride, n, stride, row.shift)
-        load_target(a, p, stride, t, job.weight, smoothing, c, n)
-        add_loss(xs, a, n, top, &distance, &mass)
-        rest = add(
-            rest,
-            block_exp(xs, xs, n, row.largest - c, row.magic, row.low_x, False),
-        )
-    row.own = exp_scaled(top, row.magic, row.low_x)
-    row.rest = rest.high + rest.low if row.shift == row.shift else NAN
-    row.total = row.rest + row.own
-    row.mass = value_of(mass)
-    row.loss = value_of(distance)
-    if row.mass != 0:
-        row.loss = row.loss + row.mass * log1p(row.rest / row.own)
-    if row.total - row.total != 0:
-        row.loss = NAN
-    return row
-
-
-cdef void gradient_block(
-    double *xs, const double *a, Py_ssize_t n, Row row, double scale
-) noexcept nogil:
-    """Logits to gradients, in place."""
-    cdef Py_ssize_t i
-    cdef double by = 1 / row.total, p
-    for i in range(n):
-        p = exp_scaled(xs[i], row.magic, row.low_x) * by
-        xs[i] = (p * (row.mass - a[i]) - a[i] * (1 - p)) * scale
-
-
-cdef void rows_item(
-    const storage *x, const probability *p, storage *grad, float *losses32, double *losses64,
-    const Job *job, Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
-) noexcept nogil:
-    cdef double xs[2048]
-    cdef double a[2048]
-    cdef storage stage[2048]
-    cdef Tally tally
-    cdef Row row
-    cdef Py_ssize_t sample, c, i, n, t, base, stride = job.inner
-    cdef double factor, one
-    clear(&tally)
-    for sample in range(start, stop):
-        base = offset_of(job, sample, 0)
-        t = -1 if job.target == NULL else class_of(job, sample)
-        if job.target != NULL and t < 0:
-            one = 0
-            if grad != NULL:
-                for i in range(min(job.classes, <Py_ssize_t>ROW)):
-                    xs[i] = 0
-                for c in range(0, job.classes, 2048):
-                    n = min(job.classes - c, <Py_ssize_t>ROW)
-                    write(grad + base + c * stride, xs, &stage[0], n, stride)
-        else:
-            factor = 1.0 if job.factor == NULL else job.factor[sample]
-            row = sum_row(
-                x + base, p + base if p != NULL else p, job, smoothing, t, &xs[0], &a[0]
-            )
-            one = weighted(factor, row.loss)
-            if grad != NULL:
-                for c in range(0, job.classes, 2048):
-                    n = min(job.classes - c, <Py_ssize_t>ROW)
-                    if job.classes > ROW:
-                        load_row(&xs[0], x + base + c * stride, n, stride, row.shift)
-                        load_target(
-                            &a[0], p + base if p != NULL else p, stride, t, job.weight, smoothing,
-                            c, n
-                        )
-                    gradient_block(&xs[0], &a[0], n, row, factor * job.scale)
-                    if c <= row.largest < c + n:
-                        i = row.largest - c
-                        xs[i] = (
-                            row.own / row.total * (row.mass - a[i])
-                            - a[i] * (row.rest / row.total)
-                        ) * (factor * job.scale)
-                    write(grad + base + c * stride, &xs[0], &stage[0], n, stride)
-        count(&tally, &one, 1)
-        if losses32 != NULL:
-            losses32[sample] = <float>one
-        if losses64 != NULL:
-            losses64[sample] = one
-    result[0] = folded(&tally)
-
-
-cdef inline void write(
-    storage *grad, const double *g, storage *stage, Py_ssize_t n, Py_ssize_t stride
-) noexcept nogil:
-    """grad[:n * stride:stride] = g[:n], rounded once."""
-    cdef Py_ssize_t c
-    if stride == 1:
-        emit(grad, g, n, False)
+            to[i] = mul_add(smoothing.keep, <double>p[c + i], smoothing.spread)
     else:
-        narrow(stage, g, n)
-        for c in range(n):
-            grad[c * stride] = stage[c]
-
-
-# ---- b) tiles --------------------------------------------------------------------------------
-
-cdef inline void tile_target(
-    double *a, const probability *p, double *stage, const Job *job, Smoothing smoothing,
-    Py_ssize_t first, Py_ssize_t n, const int64_t *target
-) noexcept nogil:
-    """a[c * LANES + lane] = weight[c] * q[c] of each lane."""
-    cdef Py_ssize_t c, lane
-    if p != NULL:
-        turn(a, p, stage, job.classes, job.inner, first, n, 0, job.classes, LANES)
-        for c in range(job.classes * 64):
-            a[c] = smoothing.keep * a[c] + smoothing.spread
-    else:
-        for c in range(job.classes):
-            for lane in range(64):
-                a[c * 64 + lane] = smoothing.spread + (smoothing.keep if target[lane] == c else 0.0)
+        for i in range(n):
+            to[i] = mul_add(smoothing.keep, <double>p[(c + i) * stride], smoothing.spread)
     if job.weight != NULL:
-        for c in range(job.classes):
-            for lane in range(64):
-                a[c * 64 + lane] = a[c * 64 + lane] * job.weight[c]
+        for i in range(n):
+            to[i] = to[i] * job.weight[c + i]
+
+
+cdef Py_ssize_t find(const real *x, Py_ssize_t n, real value) noexcept nogil:
+    """First of x[:n] that is `value`, or n."""
+    cdef int32_t i, first = <int32_t>n
+    for i in range(<int32_t>n):
+        first = min(first, i if x[i] == value else <int32_t>n)
+    return first
 
 
 cdef inline void two_sum(double *high, double *low, double value) noexcept nogil:
@@ -279,62 +134,489 @@ cdef inline void two_sum(double *high, double *low, double value) noexcept nogil
     high[0] = t
 
 
-# LANES samples, whatever their arrays' types: the arithmetic stands once.
+# A block has 32 running sums: of doubles, or where the logits are doubles themselves of pairs.
+
+cdef inline void into(real unused, double *high, double *low, double value) noexcept nogil:
+    if real is double:
+        two_sum(high, low, value)
+    else:
+        high[0] += value
+
+
+cdef inline Sum fold(real unused, double *high, double *low) noexcept nogil:
+    """What the 32 sums add up to: as a tree, since one by one would cost more than a row."""
+    cdef Py_ssize_t j
+    cdef Sum total
+    for j in range(16):
+        if real is double:
+            low[j] = low[j] + low[j + 16]
+        into(unused, &high[j], &low[j], high[j + 16])
+    for j in range(8):
+        if real is double:
+            low[j] = low[j] + low[j + 8]
+        into(unused, &high[j], &low[j], high[j + 8])
+    if real is double:
+        total = Sum(high[0], low[0])
+        for j in range(1, 8):
+            total = add(total, Sum(high[j], low[j]))
+    else:
+        total.high = ((high[0] + high[4]) + (high[2] + high[6])) + (
+            (high[1] + high[5]) + (high[3] + high[7])
+        )
+        total.low = 0
+    return total
+
+
+cdef Sum sum_of(real unused, const double *value, Py_ssize_t n) noexcept nogil:
+    """Sum of value[:n]."""
+    cdef double high[32]
+    cdef double low[32]
+    cdef Py_ssize_t i, j, whole = n // 32 * 32
+    for j in range(32):
+        high[j] = low[j] = 0
+    for i in range(0, whole, 32):
+        for j in range(32):
+            into(unused, &high[j], &low[j], value[i + j])
+    for j in range(n - whole):
+        into(unused, &high[j], &low[j], value[whole + j])
+    return fold(unused, &high[0], &low[0])
+
+
+cdef Sum distance_of(
+    const real *x, const double *a, Py_ssize_t n, double top, const char *ahead, int step,
+    Sum *mass
+) noexcept nogil:
+    """Sum of a * (top - x) of n classes, where a class with a = 0 adds 0; sum(a) goes to mass.
+
+    Without `a` it is the sum of top - x alone. At `ahead` lies what will be read next, `step`
+    bytes for 32 classes, or NULL; it is fetched meanwhile.
+    """
+    cdef double high[32]
+    cdef double low[32]
+    cdef double high_mass[32]
+    cdef double low_mass[32]
+    cdef Py_ssize_t i, j, whole = n // 32 * 32
+    cdef double part
+    for j in range(32):
+        high[j] = low[j] = high_mass[j] = low_mass[j] = 0
+    if a == NULL:
+        for i in range(0, whole, 32):
+            for j in range(32):
+                into(<real>0, &high[j], &low[j], top - x[i + j])
+        for j in range(n - whole):
+            into(<real>0, &high[j], &low[j], top - x[whole + j])
+        return fold(<real>0, &high[0], &low[0])
+    for i in range(0, whole, 32):
+        if ahead != NULL:
+            prefetch_bytes(ahead, step)
+            ahead += step
+        for j in range(32):
+            part = a[i + j] * (top - x[i + j])
+            into(<real>0, &high[j], &low[j], part if a[i + j] != 0 else 0.0)
+            into(<real>0, &high_mass[j], &low_mass[j], a[i + j])
+    for j in range(n - whole):
+        part = a[whole + j] * (top - x[whole + j])
+        into(<real>0, &high[j], &low[j], part if a[whole + j] != 0 else 0.0)
+        into(<real>0, &high_mass[j], &low_mass[j], a[whole + j])
+    mass[0] = fold(<real>0, &high_mass[0], &low_mass[0])
+    return fold(<real>0, &high[0], &low[0])
+
+
+cdef Sum float_exp(
+    const float *x, Py_ssize_t n, Py_ssize_t skip, float exponent, const char *ahead, int step
+) noexcept nogil:
+    """`block_exp` in float; for `ahead` and `step` see sum_exp."""
+    cdef RunningSum sum
+    cdef float magic = exp_magic(exponent), low_x = exp_low(exponent)
+    cdef Py_ssize_t i = 0
+    cdef int seen_before = 0
+    if n < 64:
+        return few_exp(x, <float *>NULL, n, skip, magic, low_x, False)
+    sum_begin(&sum, magic)
+    while i < n:
+        if ahead != NULL:
+            prefetch_bytes(ahead, step)
+            ahead += step
+        if n - i < 64:
+            # The last chunk reaches back over what has been summed.
+            seen_before = <int>(64 - (n - i))
+            i = n - 64
+        chunk_exp(
+            x + i, <float *>NULL, seen_before, skip - i, magic, low_x, False, &sum
+        )
+        i += 64
+    return sum_end(&sum, magic)
+
+
+cdef Sum sum_exp(
+    const real *x, double *e, Py_ssize_t n, Py_ssize_t skip, double magic, double low_x,
+    const char *ahead, int step
+) noexcept nogil:
+    """Sum of the scaled exponentials of x[:n] but for x[skip]; they are left in e[:n], 0 at skip.
+
+    At `ahead` lies what will be read next, `step` bytes for 64 classes, or NULL; it is fetched
+    meanwhile. e may be x.
+    """
+    cdef Py_ssize_t i, j, m
+    for i in range(0, n, 64):
+        if ahead != NULL:
+            prefetch_bytes(ahead, step)
+            ahead += step
+        # A number of steps unknown to the compiler: it would unroll them all, and run slower.
+        m = min(n - i, <Py_ssize_t>64)
+        for j in range(m):
+            e[i + j] = exp_scaled(<double>x[i + j], magic, low_x)
+    if 0 <= skip < n:
+        e[skip] = 0
+    return sum_of(<real>0, e, n)
+
+
+cdef inline Sum exp_part(
+    const storage *x, const Row *row, real *xs, double *e, Py_ssize_t n, Py_ssize_t stride,
+    Py_ssize_t skip, const char *ahead
+) noexcept nogil:
+    """`sum_exp` of n classes of a row; xs is scratch."""
+    if row.shift != 0:
+        load_row(e, x, n, stride, row.shift)
+        return sum_exp(e, e, n, skip, row.magic, row.low_x, NULL, 0)
+    return sum_exp(
+        seen(xs, x, n, stride), e, n, skip, row.magic, row.low_x, ahead, 64 * sizeof(storage)
+    )
+
+
+cdef inline bint sum_floats(
+    const storage *x, const Job *job, Row *row, double top, real *xs, bint last
+) noexcept nogil:
+    """`rest` and `own` from exponentials in float, or False where these would not do.
+
+    They are good to three ulp of a float: enough for a loss, in which nothing cancels, and not
+    for a gradient.
+    """
+    cdef Py_ssize_t classes = job.classes, c, n, stride = job.inner
+    cdef Sum rest = Sum(0, 0)
+    cdef float exponent
+    cdef double k
+    cdef const char *ahead
+    if real is double:
+        return False
+    else:
+        if not -exp_limit(<float>0) <= top <= exp_limit(<float>0):
+            return False
+        exponent = exponent_of(<float>top)
+        for c in range(0, classes, 1024):
+            n = min(classes - c, <Py_ssize_t>BLOCK)
+            ahead = NULL
+            if stride == 1 and not (last and c + n >= classes):
+                ahead = <const char *>(x + c + n)
+            rest = add(rest, float_exp(
+                seen(xs, x + c * stride, n, stride), n, row.largest - c, exponent, ahead,
+                64 * sizeof(storage)
+            ))
+        # The same in double, whose own SPARE is another.
+        k = exponent + (spare_bits(<double>0) - spare_bits(<float>0))
+        row.own = exp_scaled(top, exp_magic(k), exp_low(k))
+        row.rest = rest.high
+        # Where the sum is this small (or NaN), terms may be lost as too small for a float.
+        return rest.high > 1e-20
+
+
+cdef inline Row sum_row(
+    const storage *x, const probability *p, const Job *job, Smoothing smoothing, Py_ssize_t t,
+    real *xs, double *a, double *e, bint keep, bint last
+) noexcept nogil:
+    """Everything but the gradient; xs, a, e are scratch.
+
+    With `keep`, at most KEPT classes leave their exponentials in e, and at most BLOCK their
+    targets in a, unless these are uniform; both but for the largest's.
+    """
+    cdef Row row
+    cdef Py_ssize_t classes = job.classes, c, n, stride = job.inner
+    cdef Sum rest = Sum(0, 0), distance = Sum(0, 0), others = Sum(0, 0), mass = Sum(0, 0)
+    cdef Sum part
+    cdef const real *block
+    cdef const double *targets
+    cdef double *to
+    cdef const char *ahead
+    cdef const char *ahead_p
+    cdef double top = -INFINITY, exponent
+    cdef real value
+    cdef bint summed = False
+    row.largest = 0
+    row.largest_a = row.shift = 0
+    for c in range(0, classes, 1024):
+        n = min(classes - c, <Py_ssize_t>BLOCK)
+        block = seen(xs, x + c * stride, n, stride)
+        value = block_max(block, n)
+        if value > top:
+            top = value
+            row.largest = c + find(block, n, value)
+    if not keep:
+        summed = sum_floats(x, job, &row, top, xs, last)
+    if not -exp_limit(top) <= top <= exp_limit(top):
+        row.shift = top if -INFINITY < top < INFINITY else NAN
+        top = 0
+    exponent = exponent_of(top)
+    row.magic = exp_magic(exponent)
+    row.low_x = exp_low(exponent)
+    for c in range(0, classes, 1024):
+        n = min(classes - c, <Py_ssize_t>BLOCK)
+        # What lies behind this block is read next, also if that is the next row.
+        ahead = ahead_p = NULL
+        if stride == 1 and not (last and c + n >= classes):
+            ahead = <const char *>(x + c + n)
+            if p != NULL:
+                ahead_p = <const char *>(p + c + n)
+        targets = NULL
+        if not uniform(job, p):
+            load_target(a, p, job, t, smoothing, c, n)
+            if c <= row.largest < c + n:
+                row.largest_a = a[row.largest - c]
+                a[row.largest - c] = 0
+            targets = a
+        to = e + c if classes <= KEPT else e
+        if row.shift != 0:
+            load_row(to, x + c * stride, n, stride, row.shift)
+            part = distance_of(to, targets, n, top, NULL, 0, &mass)
+        else:
+            part = distance_of(
+                seen(xs, x + c * stride, n, stride), targets, n, top, ahead_p,
+                32 * sizeof(probability), &mass
+            )
+        distance = add(distance, part)
+        others = add(others, mass)
+        if not summed:
+            part = exp_part(x + c * stride, &row, xs, to, n, stride, row.largest - c, ahead)
+            rest = add(rest, part)
+    if not summed:
+        row.own = exp_scaled(top, row.magic, row.low_x)
+        row.rest = rest.high + rest.low if row.shift == row.shift else NAN
+    row.total = row.rest + row.own
+    row.loss = value_of(distance)
+    row.others = value_of(others)
+    if uniform(job, p):
+        row.largest_a = smoothing.spread
+        row.others = smoothing.spread * (classes - 1)
+        row.loss = smoothing.spread * row.loss if smoothing.spread != 0 else 0.0
+        if t == row.largest:
+            row.largest_a += smoothing.keep
+        elif smoothing.keep != 0:
+            row.others += smoothing.keep
+            row.loss += smoothing.keep * (top - (value_at(x, t * stride, top) - row.shift))
+    row.mass = row.largest_a + row.others
+    if row.mass != 0:
+        row.loss = row.loss + row.mass * log1p(row.rest / row.own)
+    if row.total - row.total != 0:
+        row.loss = NAN
+    return row
+
+
+cdef void gradient_block(
+    real *to, const double *e, const double *a, Py_ssize_t n, Row row, double spread,
+    double scale
+) noexcept nogil:
+    """Exponentials to gradients, where the class is not the largest; `spread` is a's where NULL."""
+    cdef Py_ssize_t i
+    cdef double by = 1 / row.total
+    if a == NULL:
+        for i in range(n):
+            to[i] = <real>(mul_add(e[i] * by, row.mass, -spread) * scale)
+    else:
+        for i in range(n):
+            to[i] = <real>(mul_add(e[i] * by, row.mass, -a[i]) * scale)
+
+
+cdef inline void gradient_row(
+    const storage *x, const probability *p, storage *grad, const Job *job, Smoothing smoothing,
+    Py_ssize_t t, Row *row, double scale, real *xs, double *a, double *e
+) noexcept nogil:
+    """The gradient of a row whose sums are known; see sum_row for what is in a and e."""
+    cdef Py_ssize_t classes = job.classes, c, n, stride = job.inner
+    cdef const double *block
+    cdef const double *targets
+    cdef double g
+    for c in range(0, classes, 1024):
+        n = min(classes - c, <Py_ssize_t>BLOCK)
+        targets = NULL
+        if not uniform(job, p):
+            if classes > BLOCK:
+                load_target(a, p, job, t, smoothing, c, n)
+            targets = a
+        block = e + c
+        if classes > KEPT:
+            # Computed once more: the exponentials have not been kept.
+            exp_part(x + c * stride, row, xs, e, n, stride, -1, NULL)
+            block = e
+        gradient_block(xs, block, targets, n, row[0], smoothing.spread, scale)
+        if targets == NULL and c <= t < c + n:
+            g = mul_add(block[t - c] / row.total, row.mass, -(smoothing.spread + smoothing.keep))
+            xs[t - c] = <real>(g * scale)
+        if c <= row.largest < c + n:
+            g = row.own / row.total * row.others - row.largest_a * (row.rest / row.total)
+            xs[row.largest - c] = <real>(g * scale)
+        write(grad + c * stride, xs, n, stride, job.streaming)
+
+
+cdef inline void write(
+    storage *grad, const real *g, Py_ssize_t n, Py_ssize_t stride, bint streaming
+) noexcept nogil:
+    """grad[:n * stride:stride] = g[:n], rounded once."""
+    cdef storage stage[1024]
+    cdef Py_ssize_t c
+    if stride == 1:
+        emit(grad, g, n, streaming)
+    else:
+        narrow(&stage[0], g, n)
+        for c in range(n):
+            grad[c * stride] = stage[c]
+
+
+cdef void rows_item(
+    const storage *x, const probability *p, storage *grad, real *losses, const Job *job,
+    Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
+) noexcept nogil:
+    cdef real xs[1024]
+    cdef double a[1024]
+    cdef double e[8192]
+    cdef Tally tally
+    cdef Row row
+    cdef Py_ssize_t sample, c, n, t, base, stride = job.inner
+    cdef double factor, one
+    cdef const probability *target
+    clear(&tally)
+    for sample in range(start, stop):
+        base = offset_of(job, sample, 0)
+        t = -1 if job.target == NULL else class_of(job, sample)
+        if job.target != NULL and t < 0:
+            one = 0
+            if grad != NULL:
+                for c in range(min(job.classes, <Py_ssize_t>BLOCK)):
+                    xs[c] = 0
+                for c in range(0, job.classes, 1024):
+                    n = min(job.classes - c, <Py_ssize_t>BLOCK)
+                    write(grad + base + c * stride, &xs[0], n, stride, job.streaming)
+        else:
+            factor = 1.0 if job.factor == NULL else job.factor[sample]
+            target = p + base if p != NULL else p
+            row = sum_row(
+                x + base, target, job, smoothing, t, &xs[0], &a[0], &e[0], grad != NULL,
+                sample + 1 >= stop
+            )
+            one = weighted(factor, row.loss)
+            if grad != NULL:
+                gradient_row(
+                    x + base, target, grad + base, job, smoothing, t, &row, factor * job.scale,
+                    &xs[0], &a[0], &e[0]
+                )
+        count(&tally, &one, 1)
+        if losses != NULL:
+            losses[sample] = <real>one
+    result[0] = folded(&tally)
+
+
+# ---- b) tiles --------------------------------------------------------------------------------
+
+# LANES samples, class-major.
 cdef struct Tile:
-    double xs[4096]          # logits, then exponentials, then gradients, class-major
-    double a[4096]           # targets, class-major
+    double e[4096]           # exponentials
+    double a[4096]           # targets
     double top[64]           # m
-    int64_t largest[64]      # its class
+    double largest[64]       # its class
+    double largest_a[64]     # its a
     int64_t target[64]       # class index, or -1
     double factor[64]        # of the loss; 0 where the sample does not count
     double rest[64]
     double own[64]
     double mass[64]          # A
+    double others[64]        # A without the largest
     double loss[64]
 
 
-cdef void tile_losses(Tile *tile, Py_ssize_t classes) noexcept nogil:
-    """Logits to exponentials, and the losses, factors included."""
+cdef inline void tile_target(
+    double *a, const probability *p, probability *scratch, const Job *job, Smoothing smoothing,
+    Py_ssize_t first, Py_ssize_t n, const int64_t *target
+) noexcept nogil:
+    """a[c * LANES + lane] = weight[c] * q[c] of each lane."""
+    cdef Py_ssize_t c, lane
+    if p != NULL:
+        if probability is float:
+            turn(scratch, p, scratch, job.classes, job.inner, first, n, 0, job.classes, LANES)
+            for c in range(job.classes * 64):
+                a[c] = mul_add(smoothing.keep, <double>scratch[c], smoothing.spread)
+        else:
+            turn(a, p, scratch, job.classes, job.inner, first, n, 0, job.classes, LANES)
+            for c in range(job.classes * 64):
+                a[c] = mul_add(smoothing.keep, a[c], smoothing.spread)
+    else:
+        for c in range(job.classes):
+            for lane in range(64):
+                a[c * 64 + lane] = smoothing.spread + (smoothing.keep if target[lane] == c else 0.0)
+    if job.weight != NULL:
+        for c in range(job.classes):
+            for lane in range(64):
+                a[c * 64 + lane] = a[c * 64 + lane] * job.weight[c]
+
+
+cdef void tile_losses(const real *xs, Tile *tile, Py_ssize_t classes) noexcept nogil:
+    """The exponentials of the logits xs, and the losses, factors included.
+
+    Logits that are doubles lie where their exponentials will.
+    """
     cdef Py_ssize_t lane, c, i
-    cdef double exponent[64]
+    cdef real top[64]
+    cdef real largest[64]
     cdef double shift[64]
     cdef double magic[64]
     cdef double low_x[64]
     cdef double rest_low[64]
     cdef double distance[64]
     cdef double distance_low[64]
-    cdef double mass_low[64]
-    cdef double e, g
+    cdef double others_low[64]
+    cdef double x, e, g
+    for lane in range(64):
+        top[lane] = <real>(-INFINITY)
+        largest[lane] = shift[lane] = 0
+        tile.rest[lane] = rest_low[lane] = distance[lane] = distance_low[lane] = 0
+        tile.others[lane] = others_low[lane] = tile.largest_a[lane] = 0
     for c in range(classes):
         for lane in range(64):
             i = c * 64 + lane
-            tile.largest[lane] = c if tile.xs[i] > tile.top[lane] else tile.largest[lane]
-            tile.top[lane] = tile.xs[i] if tile.xs[i] > tile.top[lane] else tile.top[lane]
+            largest[lane] = <real>c if xs[i] > top[lane] else largest[lane]
+            top[lane] = xs[i] if xs[i] > top[lane] else top[lane]
+            if real is float:
+                tile.e[i] = xs[i]
     for lane in range(64):
-        exponent[lane] = tile.top[lane]
-    if fix_range(&exponent[0], &shift[0]):
-        shift_tile(&tile.xs[0], classes, LANES, &shift[0])
+        tile.largest[lane] = largest[lane]
+        tile.top[lane] = low_x[lane] = top[lane]
+    if fix_range(&low_x[0], &shift[0]):
         for lane in range(64):
             # The maximum less itself: 0, or NaN where it is none.
             tile.top[lane] = tile.top[lane] if shift[lane] == 0 else shift[lane] - shift[lane]
     for lane in range(64):
-        magic[lane] = exp_magic(exponent[lane])
-        low_x[lane] = exp_low(exponent[lane])
+        magic[lane] = exp_magic(low_x[lane])
+        low_x[lane] = exp_low(low_x[lane])
         tile.own[lane] = exp_scaled(tile.top[lane], magic[lane], low_x[lane])
-        tile.rest[lane] = rest_low[lane] = distance[lane] = distance_low[lane] = 0
-        tile.mass[lane] = mass_low[lane] = 0
     for c in range(classes):
         for lane in range(64):
             i = c * 64 + lane
-            g = tile.a[i] * (tile.top[lane] - tile.xs[i])
-            two_sum(&distance[lane], &distance_low[lane], 0.0 if tile.a[i] == 0 else g)
-            two_sum(&tile.mass[lane], &mass_low[lane], tile.a[i])
-            e = exp_scaled(tile.xs[i], magic[lane], low_x[lane])
-            tile.xs[i] = e
-            two_sum(&tile.rest[lane], &rest_low[lane], 0.0 if tile.largest[lane] == c else e)
+            x = tile.e[i] - shift[lane]
+            g = tile.a[i] * (tile.top[lane] - x)
+            into(
+                <real>0, &distance[lane], &distance_low[lane], 0.0 if tile.a[i] == 0 else g
+            )
+            g = 0.0 if tile.largest[lane] == c else tile.a[i]
+            # Exact: it is a[i] less itself or 0.
+            tile.largest_a[lane] += tile.a[i] - g
+            into(<real>0, &tile.others[lane], &others_low[lane], g)
+            e = exp_scaled(x, magic[lane], low_x[lane])
+            tile.e[i] = e
+            into(
+                <real>0, &tile.rest[lane], &rest_low[lane],
+                0.0 if tile.largest[lane] == c else e,
+            )
     for lane in range(64):
         tile.rest[lane] = tile.rest[lane] + rest_low[lane]
-        tile.mass[lane] = tile.mass[lane] + mass_low[lane]
+        tile.others[lane] = tile.others[lane] + others_low[lane]
+        tile.mass[lane] = tile.others[lane] + tile.largest_a[lane]
         g = distance[lane] + distance_low[lane]
         # An infinite sum's error term is NaN, and not to be added.
         g = g if distance_low[lane] - distance_low[lane] == 0 else distance[lane]
@@ -347,34 +629,43 @@ cdef void tile_losses(Tile *tile, Py_ssize_t classes) noexcept nogil:
 
 
 cdef void tile_gradients(
-    Tile *tile, Py_ssize_t classes, double scale, const int64_t *targets
+    real *to, const Tile *tile, Py_ssize_t classes, double scale, const int64_t *targets
 ) noexcept nogil:
     """Exponentials to gradients; with `targets`, exactly 0 for a sample that has none."""
     cdef Py_ssize_t lane, c, i
-    cdef double total[64]
-    cdef double p, rest, g
+    cdef double by[64]
+    cdef double at_largest[64]
+    cdef double factor[64]
+    cdef double g
     for lane in range(64):
-        total[lane] = tile.rest[lane] + tile.own[lane]
+        by[lane] = 1 / (tile.rest[lane] + tile.own[lane])
+        factor[lane] = tile.factor[lane] * scale
+        at_largest[lane] = (
+            tile.own[lane] * by[lane] * tile.others[lane]
+            - tile.largest_a[lane] * (tile.rest[lane] * by[lane])
+        )
     for c in range(classes):
         for lane in range(64):
             i = c * 64 + lane
-            p = tile.xs[i] / total[lane]
-            rest = tile.rest[lane] / total[lane] if tile.largest[lane] == c else 1 - p
-            g = p * (tile.mass[lane] - tile.a[i]) - tile.a[i] * rest
-            tile.xs[i] = g * (tile.factor[lane] * scale)
+            g = mul_add(tile.e[i] * by[lane], tile.mass[lane], -tile.a[i])
+            g = at_largest[lane] if tile.largest[lane] == c else g
+            to[i] = <real>(g * factor[lane])
     if targets != NULL:
         for c in range(classes):
             for lane in range(64):
                 i = c * 64 + lane
-                tile.xs[i] = tile.xs[i] if tile.target[lane] >= 0 else 0.0
+                to[i] = to[i] if tile.target[lane] >= 0 else <real>0
 
 
 cdef void tiles_item(
-    const storage *x, const probability *p, storage *grad, float *losses32, double *losses64,
-    const Job *job, Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
+    const storage *x, const probability *p, storage *grad, real *losses, const Job *job,
+    Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
 ) noexcept nogil:
     cdef Tile tile
-    cdef double stage[4096]
+    cdef real xs[4096]       # logits, then gradients, class-major
+    cdef real stage[4096]
+    cdef real *turned
+    cdef probability ps[4096]
     cdef Tally tally
     cdef Py_ssize_t classes = job.classes, first, n, lane
     clear(&tally)
@@ -383,31 +674,28 @@ cdef void tiles_item(
         for lane in range(64):
             tile.target[lane] = -1
             tile.factor[lane] = lane < n
-            tile.top[lane] = -INFINITY if lane < n else 0.0
-            tile.largest[lane] = 0
         for lane in range(n):
             if job.target != NULL:
                 tile.target[lane] = class_of(job, first + lane)
                 tile.factor[lane] = tile.target[lane] >= 0
             if job.factor != NULL and tile.factor[lane] != 0:
                 tile.factor[lane] = job.factor[first + lane]
-        turn(&tile.xs[0], x, &stage[0], classes, job.inner, first, n, 0, classes, LANES)
-        tile_target(&tile.a[0], p, &stage[0], job, smoothing, first, n, &tile.target[0])
-        tile_losses(&tile, classes)
+        turned = <real *>&tile.e[0] if real is double else &xs[0]
+        turn(turned, x, &stage[0], classes, job.inner, first, n, 0, classes, LANES)
+        tile_target(&tile.a[0], p, &ps[0], job, smoothing, first, n, &tile.target[0])
+        tile_losses(turned, &tile, classes)
         for lane in range(64):
             # An ignored sample has loss 0, whatever its logits made of it.
             if lane >= n or job.target != NULL and tile.target[lane] < 0:
                 tile.loss[lane] = 0
         count(&tally, &tile.loss[0], LANES)
-        for lane in range(n):
-            if losses32 != NULL:
-                losses32[first + lane] = <float>tile.loss[lane]
-            if losses64 != NULL:
-                losses64[first + lane] = tile.loss[lane]
+        if losses != NULL:
+            for lane in range(n):
+                losses[first + lane] = <real>tile.loss[lane]
         if grad != NULL:
-            tile_gradients(&tile, classes, job.scale, job.target)
+            tile_gradients(&xs[0], &tile, classes, job.scale, job.target)
             turn_back(
-                grad, &tile.xs[0], &stage[0], classes, job.inner, first, n, 0, classes, LANES,
+                grad, &xs[0], &stage[0], classes, job.inner, first, n, 0, classes, LANES,
                 job.streaming
             )
     result[0] = folded(&tally)
@@ -418,9 +706,17 @@ cdef void item(
     const Job *job, Smoothing smoothing, Py_ssize_t start, Py_ssize_t stop, Sum *result
 ) noexcept nogil:
     if job.classes <= TILE:
-        tiles_item(x, p, grad, losses32, losses64, job, smoothing, start, stop, result)
+        if storage is double:
+            tiles_item(x, p, grad, losses64, job, smoothing, start, stop, result)
+        else:
+            tiles_item(x, p, grad, losses32, job, smoothing, start, stop, result)
     else:
-        rows_item(x, p, grad, losses32, losses64, job, smoothing, start, stop, result)
+        if storage is double:
+            rows_item(x, p, grad, losses64, job, smoothing, start, stop, result)
+        else:
+            rows_item(x, p, grad, losses32, job, smoothing, start, stop, result)
+    if job.streaming:
+        stream_end()
 
 
 # ---- c) what Python calls --------------------------------------------------------------------
@@ -462,7 +758,10 @@ def cross_entropy(
     job.weight = &weight[0] if weight is not None and job.classes > 0 else NULL
     job.factor = &factor[0, 0] if factor is not None else NULL
     job.ignore_index = ignore_index
-    job.streaming = False
+    job.streaming = (
+        grad is not None
+        and job.samples * job.classes * <Py_ssize_t>sizeof(storage) >= STREAM
+    )
     s.keep = 1 - smoothing
     s.spread = smoothing / job.classes if job.classes > 0 else 0
     if losses32 is not None:
