@@ -70,6 +70,7 @@ def measure(
     rounds: int,
     budget: float,
     sample: float = 0.002,
+    before: Callable[[str], object] = lambda name: None,
     advance: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Timing]:
     """Time every call in the same rounds, so that a slow minute of the machine hits all alike.
@@ -84,6 +85,8 @@ def measure(
         Seconds after which no further round starts, three rounds at least excepted.
     sample : float
         A call shorter than this is repeated until a sample takes that many seconds.
+    before : callable
+        Called with a competitor's name before each of its samples, not timed.
     advance : callable
         Told, after each competitor of each round, the share of the work that it was.
 
@@ -93,6 +96,7 @@ def measure(
     """
     repeats: dict[str, int] = {}
     for name, call in calls.items():
+        before(name)
         call()  # compiles, faults pages in, fills caches
         started = time.perf_counter()
         call()
@@ -113,6 +117,7 @@ def measure(
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 call, repeat = calls[name], repeats[name]
+                before(name)
                 started = time.perf_counter()
                 for _ in itertools.repeat(None, repeat):
                     call()

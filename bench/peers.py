@@ -469,6 +469,7 @@ class Optax(Peer):
 
         # Calls are waited for one by one: handing them to another thread would only cost time.
         settings: Any = jax.config
+        settings.update("jax_platforms", "cpu")
         settings.update("jax_cpu_enable_async_dispatch", False)
         self.modules.update(jax=jax, optax=optax)
 

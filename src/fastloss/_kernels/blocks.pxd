@@ -92,7 +92,8 @@ cdef extern from *:
     static inline void fastloss_lanes_clear(fastloss_lanes *s) {
         s->a = s->b = _mm512_setzero_pd();
     }
-    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, int first, int skip) {
+    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, int first,
+                                            int skip) {
         __m512 v[4];
         int i;
         /* Masked loads wait for the stores before them: only where they must. */
@@ -123,7 +124,8 @@ cdef extern from *:
         int j;
         for (j = 0; j < 16; j++) s->a[j] = 0;
     }
-    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, int first, int skip) {
+    static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, int first,
+                                            int skip) {
         float kept[64];
         int j;
         if (first > 0 || skip >= 0) {
@@ -233,7 +235,9 @@ cdef inline void sum_begin(RunningSum *sum, real unused) noexcept nogil:
             sum.high[j] = sum.low[j] = 0
 
 
-cdef inline void sum_add(RunningSum *sum, const real *a, int first, Py_ssize_t skip) noexcept nogil:
+cdef inline void sum_add(
+    RunningSum *sum, const real *a, int first, Py_ssize_t skip
+) noexcept nogil:
     """Add a[first:64] without a[skip], if skip lies in [0, 64)."""
     cdef real kept[64]
     cdef int lane

@@ -127,7 +127,7 @@ cdef inline void set_factor(
 cdef void block_of_exp(
     const real *x, real *e, Py_ssize_t n, real exponent, const storage *ahead, Drain *drain
 ) noexcept nogil:
-    """e[:n] = the scaled exponentials of x[:n]; `ahead` is fetched and `drain` written meanwhile."""
+    """e[:n] = the scaled exponentials of x[:n]; meanwhile `ahead` is fetched, `drain` written."""
     cdef real magic = exp_magic(exponent), low_x = exp_low(exponent)
     cdef real a[64]
     cdef Py_ssize_t i = 0, j

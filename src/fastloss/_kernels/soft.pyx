@@ -32,8 +32,8 @@ from .samples cimport (
 from .storage cimport emit, load, narrow, overlap, prefetch_bytes, storage, stream_end, value_at
 from .tiles cimport fix_range, turn, turn_back
 from .vecmath cimport (
-    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, log1p, mul_add, real,
-    spare_bits,
+    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, fma, log1p, mul_add,
+    real, spare_bits,
 )
 
 cdef enum:
@@ -53,6 +53,17 @@ cdef struct Smoothing:
 
 # ---- a) rows ---------------------------------------------------------------------------------
 
+cdef inline Sum product(double a, double b) noexcept nogil:
+    """a * b to twice the digits."""
+    cdef double high = a * b
+    return Sum(high, fma(a, b, -high))
+
+
+cdef inline double quotient_low(double quotient, Sum a, Sum b) noexcept nogil:
+    """What a / b has beyond the rounded quotient."""
+    return ((fma(-quotient, b.high, a.high) + a.low) - quotient * b.low) / b.high
+
+
 # What is known of a row once it is summed.
 cdef struct Row:
     double magic
@@ -65,6 +76,8 @@ cdef struct Row:
     double largest_a     # its a
     double mass          # A
     double others        # the same without the largest
+    double by            # mass / total: exponential to probability times mass
+    double by_low        # what `by` lost by rounding
     double loss
 
 
@@ -390,19 +403,24 @@ cdef inline Row sum_row(
     if not summed:
         row.own = exp_scaled(top, row.magic, row.low_x)
         row.rest = rest.high + rest.low if row.shift == row.shift else NAN
+        rest.low = rest.low - (row.rest - rest.high)
     row.total = row.rest + row.own
     row.loss = value_of(distance)
-    row.others = value_of(others)
     if uniform(job, p):
         row.largest_a = smoothing.spread
-        row.others = smoothing.spread * (classes - 1)
+        others = product(smoothing.spread, classes - 1)
         row.loss = smoothing.spread * row.loss if smoothing.spread != 0 else 0.0
         if t == row.largest:
             row.largest_a += smoothing.keep
         elif smoothing.keep != 0:
-            row.others += smoothing.keep
+            others = add(others, Sum(smoothing.keep, 0))
             row.loss += smoothing.keep * (top - (value_at(x, t * stride, top) - row.shift))
+    row.others = value_of(others)
     row.mass = row.largest_a + row.others
+    row.by = row.mass / row.total
+    row.by_low = quotient_low(
+        row.by, add(others, Sum(row.largest_a, 0)), add(Sum(row.rest, rest.low), Sum(row.own, 0))
+    )
     if row.mass != 0:
         row.loss = row.loss + row.mass * log1p(row.rest / row.own)
     if row.total - row.total != 0:
@@ -416,13 +434,12 @@ cdef void gradient_block(
 ) noexcept nogil:
     """Exponentials to gradients, where the class is not the largest; `spread` is a's where NULL."""
     cdef Py_ssize_t i
-    cdef double by = 1 / row.total
     if a == NULL:
         for i in range(n):
-            to[i] = <real>(mul_add(e[i] * by, row.mass, -spread) * scale)
+            to[i] = <real>(mul_add(e[i], row.by, mul_add(e[i], row.by_low, -spread)) * scale)
     else:
         for i in range(n):
-            to[i] = <real>(mul_add(e[i] * by, row.mass, -a[i]) * scale)
+            to[i] = <real>(mul_add(e[i], row.by, mul_add(e[i], row.by_low, -a[i])) * scale)
 
 
 cdef inline void gradient_row(
@@ -448,7 +465,8 @@ cdef inline void gradient_row(
             block = e
         gradient_block(xs, block, targets, n, row[0], smoothing.spread, scale)
         if targets == NULL and c <= t < c + n:
-            g = mul_add(block[t - c] / row.total, row.mass, -(smoothing.spread + smoothing.keep))
+            g = mul_add(block[t - c], row.by_low, -(smoothing.spread + smoothing.keep))
+            g = mul_add(block[t - c], row.by, g)
             xs[t - c] = <real>(g * scale)
         if c <= row.largest < c + n:
             g = row.own / row.total * row.others - row.largest_a * (row.rest / row.total)
@@ -528,6 +546,8 @@ cdef struct Tile:
     double own[64]
     double mass[64]          # A
     double others[64]        # A without the largest
+    double by[64]            # mass / total: exponential to probability times mass
+    double by_low[64]        # what `by` lost by rounding
     double loss[64]
 
 
@@ -572,6 +592,7 @@ cdef void tile_losses(const real *xs, Tile *tile, Py_ssize_t classes) noexcept n
     cdef double distance_low[64]
     cdef double others_low[64]
     cdef double x, e, g
+    cdef Sum mass, total
     for lane in range(64):
         top[lane] = <real>(-INFINITY)
         largest[lane] = shift[lane] = 0
@@ -614,6 +635,10 @@ cdef void tile_losses(const real *xs, Tile *tile, Py_ssize_t classes) noexcept n
                 0.0 if tile.largest[lane] == c else e,
             )
     for lane in range(64):
+        mass = add(Sum(tile.others[lane], others_low[lane]), Sum(tile.largest_a[lane], 0))
+        total = add(Sum(tile.rest[lane], rest_low[lane]), Sum(tile.own[lane], 0))
+        tile.by[lane] = (mass.high + mass.low) / (total.high + total.low)
+        tile.by_low[lane] = quotient_low(tile.by[lane], mass, total)
         tile.rest[lane] = tile.rest[lane] + rest_low[lane]
         tile.others[lane] = tile.others[lane] + others_low[lane]
         tile.mass[lane] = tile.others[lane] + tile.largest_a[lane]
@@ -633,21 +658,21 @@ cdef void tile_gradients(
 ) noexcept nogil:
     """Exponentials to gradients; with `targets`, exactly 0 for a sample that has none."""
     cdef Py_ssize_t lane, c, i
-    cdef double by[64]
     cdef double at_largest[64]
     cdef double factor[64]
-    cdef double g
+    cdef double g, total
     for lane in range(64):
-        by[lane] = 1 / (tile.rest[lane] + tile.own[lane])
+        total = tile.rest[lane] + tile.own[lane]
         factor[lane] = tile.factor[lane] * scale
         at_largest[lane] = (
-            tile.own[lane] * by[lane] * tile.others[lane]
-            - tile.largest_a[lane] * (tile.rest[lane] * by[lane])
+            tile.own[lane] / total * tile.others[lane]
+            - tile.largest_a[lane] * (tile.rest[lane] / total)
         )
     for c in range(classes):
         for lane in range(64):
             i = c * 64 + lane
-            g = mul_add(tile.e[i] * by[lane], tile.mass[lane], -tile.a[i])
+            g = mul_add(tile.e[i], tile.by_low[lane], -tile.a[i])
+            g = mul_add(tile.e[i], tile.by[lane], g)
             g = at_largest[lane] if tile.largest[lane] == c else g
             to[i] = <real>(g * factor[lane])
     if targets != NULL:

@@ -99,7 +99,8 @@ cdef extern from *:
         }
     #else
         float stage[64];
-        for (i = 0; i < 64; i++) stage[i] = FASTLOSS_FMA ? fmaf(e[i], by, e[i] * low) : e[i] * by + e[i] * low;
+        for (i = 0; i < 64; i++)
+            stage[i] = FASTLOSS_FMA ? fmaf(e[i], by, e[i] * low) : e[i] * by + e[i] * low;
         fastloss_stream_lines(to, stage, 4);
     #endif
     }
