@@ -67,7 +67,7 @@ def problem(loss: str, shape: tuple[int, ...], dtype: str = "float32") -> Proble
         if loss in ("nll_loss", "kl_div"):
             x -= np.log(np.exp(x).sum(axis=1, keepdims=True))
         if loss in ("cross_entropy_probabilities", "kl_div"):
-            target = random.random(shape, dtype="float32")
+            target = 1 - random.random(shape, dtype="float32")  # above 0, for the logarithm
             target /= target.sum(axis=1, keepdims=True)
         else:
             target = random.integers(shape[1], size=(shape[0], *shape[2:]))

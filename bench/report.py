@@ -254,6 +254,16 @@ def roofline_section(document: dict[str, Any], name: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def scaling_section(document: dict[str, Any], name: str) -> str:
+    """The threads section of ``roofline.py`` on a machine with more processors."""
+    from roofline import tables
+
+    parts = [f"### Number of threads on {document['machine']['cores']} processors"]
+    parts.append(_where(document))
+    parts += [_table(heads, body) for _, heads, body in tables(document)]
+    return "\n\n".join(parts)
+
+
 def latency_section(document: dict[str, Any], name: str) -> str:
     """Table of ``latency.py``."""
     from latency import tables
@@ -289,6 +299,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any], str], str]] = {
     "compare-1-thread": compare_section,
     "compare-2-threads": compare_section,
     "roofline": roofline_section,
+    "threads-16-cores": scaling_section,
     "latency": latency_section,
     "accuracy": accuracy_section,
     "instructions": instructions_section,

@@ -485,12 +485,18 @@ def show(document: dict[str, Any]) -> None:
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """Six panels: share of the floor, then ns per element over everything that was varied."""
+    """Six panels: share of the floor, then ns per element over everything that was varied.
+
+    The panel of a section that was not measured stays empty.
+    """
     plt = pyplot()
     colours = {"forward": MUTED, "value_and_grad": ACCENT}
     figure, axes = plt.subplots(2, 3, figsize=(14, 7.8))
     (floor_axis, growth, classes), (threads, dtypes, levels) = axes
 
+    sections = ("floor", "growth", "classes", "threads", "dtypes", "levels")
+    for axis, section in zip(axes.flat, sections, strict=True):
+        axis.set_visible(section in document)
     rows = {row["what"]: row for row in document.get("floor", [])}
     names = [name for name in ("copy", "value_and_grad", "read", "forward") if name in rows]
     for height, name in enumerate(reversed(names)):
@@ -542,9 +548,8 @@ def plot(document: dict[str, Any], path: Path) -> None:
     ):
         bars = [row for row in document.get(section, []) if row["mode"] == "value_and_grad"]
         shapes = {tuple(row["shape"]) for row in bars}
-        unit = " thread(s)" if key == "threads" else ""
         names = [
-            (f"{size_name(row['shape'])}   " if len(shapes) > 1 else "") + f"{row[key]}{unit}"
+            (f"{size_name(row['shape'])},  " if len(shapes) > 1 else "") + f"{row[key]}"
             for row in bars
         ]
         for height, row in enumerate(reversed(bars)):

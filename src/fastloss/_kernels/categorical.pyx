@@ -17,7 +17,7 @@
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from .blocks cimport (
     LANES, SCRATCH, Ending, RunningSum, Sum, Tally, add, block_max, chunk_exp, clear, count,
@@ -86,11 +86,17 @@ cdef inline void end_rows(
     cdef double factor[64]
     cdef Py_ssize_t g
     for g in range(n):
-        factor[g] = factor_of(job, first + g, target[g]) if target[g] >= 0 else 0.0
+        factor[g] = target[g] >= 0
+    if job.weight != NULL or job.factor != NULL:
+        for g in range(n):
+            if target[g] >= 0:
+                factor[g] = factor_of(job, first + g, target[g])
+    for g in range(n):
         end.factor[g] = job.scale * factor[g]
     finish(<real>0, end, n)
     for g in range(n):
-        end.loss[g] = weighted(factor[g], end.loss[g]) if target[g] >= 0 else 0.0
+        end.loss[g] = weighted(factor[g], end.loss[g])
+        end.loss[g] = end.loss[g] if target[g] >= 0 else 0.0
     count(tally, &end.loss[0], n)
     if losses != NULL:
         for g in range(n):
@@ -127,22 +133,21 @@ cdef inline void set_factor(
 cdef void block_of_exp(
     const real *x, real *e, Py_ssize_t n, real exponent, const storage *ahead, Drain *drain
 ) noexcept nogil:
-    """e[:n] = the scaled exponentials of x[:n]; meanwhile `ahead` is fetched, `drain` written."""
+    """e[:n] = the scaled exponentials of x[:n]; meanwhile `ahead` is fetched, `drain` written.
+
+    x and e do not overlap.
+    """
     cdef real magic = exp_magic(exponent), low_x = exp_low(exponent)
-    cdef real a[64]
-    cdef Py_ssize_t i = 0, j
-    while i < n:
+    cdef Py_ssize_t i, j, m, _chunk
+    for i in range(0, n, 256):
+        m = min(n - i, <Py_ssize_t>256)
         # Beyond the last row that fetches nothing, and does no harm.
-        prefetch_bytes(ahead + i, 64 * sizeof(storage))
+        prefetch_bytes(ahead + i, m * sizeof(storage))
         if drain != NULL:
-            drain_some(drain, <storage *>NULL, magic)
-        if n - i < 64:
-            # The last ones are made twice.
-            i = n - 64
-        for j in range(64):
-            a[j] = exp_scaled(x[i + j], magic, low_x)
-        memcpy(e + i, &a[0], 64 * sizeof(real))
-        i += 64
+            for _chunk in range(0, m, 64):
+                drain_some(drain, <storage *>NULL, magic)
+        for j in range(i, i + m):
+            e[j] = exp_scaled(x[j], magic, low_x)
 
 
 cdef inline void sum_rows(

@@ -7,7 +7,9 @@
 
 from libc.string cimport memcpy
 
-from .storage cimport narrow, storage, stream_lines, stream_scaled
+from .storage cimport (
+    HALF_LINES, float16, narrow, storage, stream_lines, stream_scaled, stream_scaled_half,
+)
 from .vecmath cimport mul_add, real
 
 cdef struct Drain:
@@ -71,6 +73,8 @@ cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noex
     if drain.row_stop - drain.at >= 64:
         if storage is float and real is float:
             stream_scaled(drain.to, e, f, g)
+        elif storage is float16 and HALF_LINES:
+            stream_scaled_half(drain.to, <const float *>e, <float>f, <float>g)
         else:
             for i in range(64):
                 stage[i] = mul_add(e[i], f, e[i] * g)

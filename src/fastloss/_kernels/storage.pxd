@@ -105,6 +105,27 @@ cdef extern from *:
     #endif
     }
 
+    /* The same to float16, where the processor converts whole lines. */
+    #if defined(__AVX512F__)
+    #define FASTLOSS_HALF_LINES 1
+    static inline void fastloss_stream_scaled_half(char *to, const float *e, float by, float low) {
+        __m512 f = _mm512_set1_ps(by), g = _mm512_set1_ps(low);
+        int i;
+        for (i = 0; i < 64; i += 32) {
+            __m512 a = _mm512_loadu_ps(e + i), b = _mm512_loadu_ps(e + i + 16);
+            __m256i c = _mm512_cvtps_ph(_mm512_fmadd_ps(a, f, _mm512_mul_ps(a, g)), 0);
+            __m256i d = _mm512_cvtps_ph(_mm512_fmadd_ps(b, f, _mm512_mul_ps(b, g)), 0);
+            _mm512_stream_si512((__m512i *)(to + 2 * i),
+                                _mm512_inserti64x4(_mm512_castsi256_si512(c), d, 1));
+        }
+    }
+    #else
+    #define FASTLOSS_HALF_LINES 0
+    static inline void fastloss_stream_scaled_half(char *to, const float *e, float by, float low) {
+        (void)to; (void)e; (void)by; (void)low;
+    }
+    #endif
+
     /* Order streamed lines before whatever tells another thread that they are there. */
     static inline void fastloss_stream_end(void) {
     #if defined(__SSE2__)
@@ -182,6 +203,10 @@ cdef extern from *:
         char *to, const void *source, int lines
     ) noexcept nogil
     void stream_scaled "fastloss_stream_scaled"(
+        char *to, const float *e, float by, float low
+    ) noexcept nogil
+    const int HALF_LINES "FASTLOSS_HALF_LINES"
+    void stream_scaled_half "fastloss_stream_scaled_half"(
         char *to, const float *e, float by, float low
     ) noexcept nogil
     void stream_end "fastloss_stream_end"() noexcept nogil
