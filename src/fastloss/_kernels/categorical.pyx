@@ -35,7 +35,8 @@ from .vecmath cimport (
 )
 
 cdef enum:
-    BLOCK = 4096         # classes of a long row that are worked on at a time
+    BLOCK = 8192         # classes of a long row that are worked on at a time
+    GROUP = 4096         # classes of short rows that are worked on at a time
     FIRST_TILE = 64      # most classes for which a row is turned into a tile
     KEPT = 262144        # most classes of a row whose exponentials are kept for the gradient
     # Gradients of more bytes are larger than the caches and written past them.
@@ -46,7 +47,7 @@ cdef enum:
 #
 # The exponentials of a row are kept until its sum is known. Then they are scaled on the way to
 # memory: at once, or where the gradient is larger than the caches, a little at a time between the
-# exponentials of the next rows (see drain.pxd). Scratch of a thread, in elements: SCRATCH on the
+# exponentials of the next rows (see drain.pxd). Scratch of a thread, in elements: 2 * BLOCK on the
 # stack; where rows are long or are drained, more on the heap (see `heap_size`).
 
 cdef Sum row_exp(
@@ -220,7 +221,7 @@ cdef inline void short_item(
     cdef Ending end
     cdef Drain drain
     cdef Py_ssize_t classes = job.classes
-    cdef Py_ssize_t group = min(max(BLOCK // classes, 1), LANES)
+    cdef Py_ssize_t group = min(max(GROUP // classes, 1), LANES)
     cdef Py_ssize_t first = start, n, g
     cdef Py_ssize_t target[64]
     cdef real *e = scratch
@@ -269,7 +270,7 @@ cdef inline RowSum sum_long_row(
 ) noexcept nogil:
     """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
 
-    scratch: SCRATCH elements. With `e`, the exponentials are kept there; n <= KEPT then.
+    scratch: 2 * BLOCK elements. With `e`, the exponentials are kept there; n <= KEPT then.
     """
     cdef RowSum row
     cdef Py_ssize_t i, j, m
@@ -343,7 +344,7 @@ cdef inline RowSum sum_long_row(
             for i in range(n):
                 e[i] = <real>NAN
     elif e != NULL:
-        for i in range(0, n, 4096):
+        for i in range(0, n, 8192):
             if exponents[i // BLOCK] != exponent:
                 down = power_of_two(exponents[i // BLOCK] - exponent)
                 for j in range(i, min(n, i + BLOCK)):
@@ -711,9 +712,9 @@ cdef inline void item(
     const storage *x, storage *grad, float *losses32, double *losses64, const Job *job,
     Py_ssize_t start, Py_ssize_t stop, Sum *result, void *heap,
 ) noexcept nogil:
-    cdef float e[8192]
+    cdef float e[16384]      # 2 * BLOCK; for tiles SCRATCH is enough
     cdef float stage[8192]
-    cdef double e64[8192]
+    cdef double e64[16384]
     cdef double stage64[8192]
     if storage is double:
         if job.inner > 1 or job.classes <= FIRST_TILE:
