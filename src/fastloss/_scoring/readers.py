@@ -24,6 +24,7 @@ import threading
 import tokenize
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class Buffer(threading.local):
         return self._bytes[:size]
 
 
-class Source:
+class Source(ABC):
     """Rows of one array of a file, handed out in order.
 
     ``shape`` and ``dtype`` are the whole array's; ``axis`` is the one that `read` walks along.
@@ -90,9 +91,9 @@ class Source:
             n for axis, n in enumerate(self.shape) if axis != self.axis
         )
 
+    @abstractmethod
     def read(self, count: int) -> Array:
         """The next rows: at most ``count``, none only at the end."""
-        raise NotImplementedError
 
     def read_exactly(self, count: int) -> Array:
         """The next ``count`` rows, joined if they come in pieces."""
@@ -111,10 +112,12 @@ class Source:
         return block
 
     def release(self, rows: int) -> None:
-        """Forget the first ``rows`` rows, which are done with."""
+        """Forget the first ``rows`` rows, which are done with, where that frees something."""
+        return
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, if one is held."""
+        return
 
 
 class MappedSource(Source):

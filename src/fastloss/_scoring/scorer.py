@@ -334,8 +334,11 @@ class _Whole(Source):
             source = _with_shape(source, (1,))
         self._array = source.read_exactly(source.shape[0])
 
-    def read_exactly(self, count: int) -> Array:
+    def read(self, count: int) -> Array:
+        """All of it, whatever the count."""
         return self._array
+
+    read_exactly = read
 
 
 # Planning -----------------------------------------------------------------------------------------
