@@ -39,10 +39,10 @@ def check(fl, x, target, **options):
 
 # ---- a) shapes and class counts --------------------------------------------------------------
 # Around the kernels' corners: one class, few classes, lane counts and their neighbours, rows
-# beyond a block of 4096 classes; one sample, fewer samples than a tile, more than one.
+# beyond a block of 8192 classes; one sample, fewer samples than a tile, more than one.
 
 CLASSES = (1, 2, 3, 4, 7, 8, 9, 10, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 128, 129, 255, 1000)
-LONG = (4095, 4096, 4097, 8192, 12289, 50_000, 300_000)
+LONG = (4095, 4096, 4097, 8191, 8192, 8193, 16_385, 50_000, 300_000)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

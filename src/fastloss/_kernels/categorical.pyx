@@ -179,6 +179,7 @@ cdef inline void sum_rows(
         exponent = exponent_of(top)
         # The next rows are fetched while these are worked on.
         block_of_exp(block, e, rows * n, exponent, x + rows * n, drain)
+        # 2**(SPARE - 44): 44 bits below the largest maximum, and no term is lost that counts.
         least = 67108864.0 if real is float else 1.9342813113834067e25
     for g in range(rows):
         end.rest[g] = end.rest_low[g] = end.exponent[g] = end.own_x[g] = 0
@@ -278,7 +279,7 @@ cdef inline RowSum sum_long_row(
     cdef const real *block
     cdef Sum part
     cdef double down
-    cdef real exponents[64]  # of the blocks: as many as KEPT has
+    cdef real exponents[64]  # of the blocks, of which KEPT has 32
     cdef bint restarted = False
     row.rest = Sum(0, 0)
     i = 0
