@@ -65,6 +65,27 @@ def test_long_rows(fl, classes, dtype):
         check(fl, x, np.array(target))
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("classes", [10, 32, 50, 63, 64, 65, 100, 1000, 1024, 3000, 9000, 20_001])
+@pytest.mark.parametrize("step", [12.0, 30.0, 80.0, 700.0])
+def test_rows_whose_maxima_lie_far_apart(fl, classes, dtype, step):
+    """Rows are computed with an exponent that the rows before had: no bit shows it."""
+    rng = np.random.default_rng(classes)
+    x = rng.standard_normal((90_000 // classes + 3, classes))
+    x += np.cumsum(rng.choice([-step, 0, 0, 0, step], len(x)))[:, None]
+    x[:, classes // 2 :] += rng.choice([-step, 0, 0, step], (len(x), 1))
+    x = x.astype(dtype_of(dtype))
+    target = targets(rng, len(x), classes, ignored=-100)
+    target[::3] = np.asarray(x[::3], np.float64).argmax(axis=1)
+    check(fl, x, target)
+    loss, gradient = fl.cross_entropy_value_and_grad(x, target, reduction="none")
+    for row in (*range(9), *rng.integers(0, len(x), 20)):
+        part = slice(row, row + 1)
+        alone = fl.cross_entropy_value_and_grad(x[part], target[part], reduction="none")
+        np.testing.assert_array_equal(loss[part], alone[0])
+        np.testing.assert_array_equal(gradient[part], alone[1])
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("classes", [2, 10, 128])
 def test_many_samples(fl, classes, dtype):
@@ -294,7 +315,9 @@ def test_value_and_grad_allocates_the_gradient_alone(fl, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
-@pytest.mark.parametrize("classes", [10, 65, 101, 128, 1000, 4096, 5003])
+@pytest.mark.parametrize(
+    "classes", [10, 31, 32, 33, 47, 63, 64, 65, 101, 128, 1000, 1024, 4096, 5003, 9001]
+)
 def test_gradient_beyond_the_caches(fl, classes, dtype):
     rng = np.random.default_rng(classes)
     samples = 17 * 2**20 // (classes * dtype_of(dtype).itemsize) + 1

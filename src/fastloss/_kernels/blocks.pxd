@@ -7,11 +7,13 @@
 # local arrays between load and store: source and destination may be one array (out=logits), which
 # a loop that reads one and writes the other could not be vectorised for.
 
+from libc.stdint cimport int16_t
 from libc.string cimport memcpy
 
+from .storage cimport storage, value_at
 from .vecmath cimport (
-    INFINITY, NAN, bits64, double_of, exp_scaled, exp_tail, fma, log1p, log_positive, mul_add, real,
-    spare_bits,
+    INFINITY, NAN, bits64, double_of, exp_capped, exp_scaled, exp_tail, fma, log1p, log_positive,
+    mul_add, real, spare_bits,
 )
 
 # ---- a) sizes --------------------------------------------------------------------------------
@@ -86,6 +88,7 @@ cdef inline double value_of(Sum s) noexcept nogil:
 cdef extern from *:
     """
     #include <stdint.h>
+    #include <string.h>
     #if defined(__AVX512DQ__)
     #include <immintrin.h>
     typedef struct { __m512d a, b; } fastloss_lanes;
@@ -96,20 +99,28 @@ cdef extern from *:
                                             int skip) {
         __m512 v[4];
         int i;
-        /* Masked loads wait for the stores before them: only where they must. */
-        if (first == 0 && skip < 0)
-            for (i = 0; i < 4; i++) v[i] = _mm512_loadu_ps(a + 16 * i);
-        else {
+        for (i = 0; i < 4; i++) v[i] = _mm512_loadu_ps(a + 16 * i);
+        if (first != 0 || skip >= 0) {
+            /* Not by masked loads, which wait for the stores before them. */
             uint64_t mask = ~(uint64_t)0 << first;
             if (skip >= 0) mask &= ~((uint64_t)1 << skip);
             for (i = 0; i < 4; i++)
-                v[i] = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16 * i), a + 16 * i);
+                v[i] = _mm512_maskz_mov_ps((__mmask16)(mask >> 16 * i), v[i]);
         }
         v[0] = _mm512_add_ps(v[0], v[1]);
         v[2] = _mm512_add_ps(v[2], v[3]);
         for (i = 0; i < 4; i += 2) {
             s->a = _mm512_add_pd(s->a, _mm512_cvtps_pd(_mm512_castps512_ps256(v[i])));
             s->b = _mm512_add_pd(s->b, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v[i], 1)));
+        }
+    }
+    static inline void fastloss_lanes_add(fastloss_lanes *s, const float *a, int n) {
+        for (; n > 0; n -= 32, a += 32) {
+            uint32_t mask = n < 32 ? ((uint32_t)1 << n) - 1 : ~(uint32_t)0;
+            __m512 v = _mm512_add_ps(_mm512_maskz_loadu_ps((__mmask16)mask, a),
+                                     _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), a + 16));
+            s->a = _mm512_add_pd(s->a, _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
+            s->b = _mm512_add_pd(s->b, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
         }
     }
     static inline double fastloss_lanes_fold(const fastloss_lanes *s) {
@@ -133,6 +144,13 @@ cdef extern from *:
             a = kept;
         }
         for (j = 0; j < 16; j++) s->a[j] += (double)(a[j] + a[j + 16]) + (a[j + 32] + a[j + 48]);
+    }
+    static inline void fastloss_lanes_add(fastloss_lanes *s, const float *a, int n) {
+        float kept[64];
+        int j;
+        for (j = 0; j < 64; j++) kept[j] = 0;
+        memcpy(kept, a, (size_t)n * sizeof(float));
+        fastloss_lanes_add64(s, kept, 0, -1);
     }
     static inline double fastloss_lanes_fold(const fastloss_lanes *s) {
         double a[8];
@@ -158,6 +176,7 @@ cdef extern from *:
     void lanes_add64 "fastloss_lanes_add64"(
         Lanes *, const float *, int first, int skip
     ) noexcept nogil
+    void lanes_add "fastloss_lanes_add"(Lanes *, const float *, int n) noexcept nogil
     double lanes_fold "fastloss_lanes_fold"(const Lanes *) noexcept nogil
     float max16 "fastloss_max16"(const float *) noexcept nogil
 
@@ -197,6 +216,33 @@ cdef inline real block_max(const real *x, Py_ssize_t n) noexcept nogil:
         for j in range(1, 4):
             top = m[j] if m[j] > top else top
         return top
+
+
+cdef inline real max_of(const storage *x, Py_ssize_t n, real unused) noexcept nogil:
+    """`block_max` of x[:n], as it lies in memory.
+
+    Halves are compared as integers, in which a NaN may come out as the largest.
+    """
+    cdef int16_t m[64]
+    cdef int16_t key
+    cdef Py_ssize_t i, j, most
+    if storage is float or storage is double:
+        return <real>block_max(x, n)
+    else:
+        for j in range(64):
+            m[j] = -32768
+        for i in range(0, n, 64):
+            most = min(n - i, <Py_ssize_t>64)
+            for j in range(most):
+                # What is negative is ordered the other way round.
+                key = <int16_t>x[i + j]
+                key = key ^ ((key >> 15) & 0x7fff)
+                m[j] = key if key > m[j] else m[j]
+        key = m[0]
+        for j in range(1, 64):
+            key = m[j] if m[j] > key else key
+        m[0] = key ^ ((key >> 15) & 0x7fff)
+        return value_at(<const storage *>&m[0], 0, unused)
 
 
 cdef inline void accumulate(
@@ -273,32 +319,38 @@ cdef inline Sum sum_end(RunningSum *sum, real unused) noexcept nogil:
     return total
 
 
-cdef inline Sum row_sum(const real *e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
-    """Sum of e[:n], n >= 64, without e[skip] if skip lies in [0, n)."""
+cdef inline Sum row_sum(const real *e, Py_ssize_t n) noexcept nogil:
+    """Sum of e[:n]."""
     cdef RunningSum sum
-    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t i
+    cdef real few[64]
     sum_begin(&sum, e[0])
-    while n - i >= 64:
-        sum_add(&sum, e + i, 0, skip - i)
-        i += 64
-    if i < n:
-        # The last chunk reaches back over what has been summed.
-        sum_add(&sum, e + n - 64, <int>(64 - (n - i)), skip - (n - 64))
+    for i in range(0, n & -64, 64):
+        sum_add(&sum, e + i, 0, -1)
+    if n & 63:
+        e = e + (n & -64)
+        if real is float:
+            lanes_add(&sum.lanes, e, n & 63)
+        else:
+            for i in range(64):
+                few[i] = 0
+            memcpy(&few[0], e, (n & 63) * sizeof(real))
+            sum_add(&sum, &few[0], 0, -1)
     return sum_end(&sum, e[0])
 
 
 cdef inline void chunk_exp(
-    const real *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, bint keep,
-    RunningSum *sum
+    const real *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
+    bint keep, RunningSum *sum
 ) noexcept nogil:
     """Add the scaled exponentials of x[first:64] without x[skip]; with `keep` e[:64] = all 64.
 
-    e may be x.
+    For high_x see exp_capped. e may be x.
     """
     cdef real a[64]
     cdef Py_ssize_t j
     for j in range(64):
-        a[j] = exp_scaled(x[j], magic, low_x)
+        a[j] = exp_capped(x[j], magic, low_x, high_x)
     if keep:
         memcpy(e, &a[0], 64 * sizeof(real))
     sum_add(sum, &a[0], first, skip)
@@ -315,7 +367,7 @@ cdef inline Sum few_exp(
         a[j] = <real>(-INFINITY)
     memcpy(&a[0], x, n * sizeof(real))
     sum_begin(&sum, magic)
-    chunk_exp(&a[0], &a[0], 0, skip, magic, low_x, True, &sum)
+    chunk_exp(&a[0], &a[0], 0, skip, magic, low_x, <real>INFINITY, True, &sum)
     if keep:
         memcpy(e, &a[0], n * sizeof(real))
     return sum_end(&sum, magic)
@@ -339,7 +391,7 @@ cdef inline Sum block_exp(
             # The last chunk reaches back over what has been summed.
             seen = <int>(64 - (n - i))
             i = n - 64
-        chunk_exp(x + i, e + i, seen, skip - i, magic, low_x, keep, &sum)
+        chunk_exp(x + i, e + i, seen, skip - i, magic, low_x, <real>INFINITY, keep, &sum)
         i += 64
     return sum_end(&sum, magic)
 
@@ -349,7 +401,7 @@ cdef inline Sum block_exp(
 # With `rest` the sum over all classes but the target, and `own` the target's own exponential, in
 # the same scale: loss = log(1 + rest / own). Every term is positive and the target is not in
 # `rest`, so nothing cancels: a loss of 1e-37 has all its digits. The gradient at the target is
-# -rest / (rest + own) for the same reason.
+# -rest / (rest + own) for the same reason: -rest takes the exponential's place.
 #
 # For compute type float all of this is double, and so exact enough. For double it is pairs of
 # doubles: of the 4 ulp that a result may be off, the exponentials in `rest` need two.
@@ -388,13 +440,17 @@ cdef struct Ending:
     double total[64]         # sum over all classes, scaled
     double scale[64]         # exponential to gradient: factor / total
     double scale_low[64]     # what `scale` lost by rounding
-    double own_gradient[64]  # gradient at the target
 
 
-cdef inline void finish(real unused, Ending *end, Py_ssize_t n) noexcept nogil:
-    """Losses and gradients' scales of n <= LANES samples."""
+cdef inline double least_scale() noexcept nogil:
+    """2**-112: half of the digits of what a smaller `scale` lost are below what a float can be."""
+    return 1.925929944387236e-34
+
+
+cdef inline void finish(real unused, Ending *end, Py_ssize_t n, bint gradient) noexcept nogil:
+    """Losses of n <= LANES samples, and with `gradient` the gradients' scales."""
     cdef Py_ssize_t i
-    cdef double magic, low, k, own, total
+    cdef double magic, low, k, own
     cdef double ratio[64]
     cdef double spare = <double>spare_bits(unused)
     if real is float:
@@ -403,13 +459,13 @@ cdef inline void finish(real unused, Ending *end, Py_ssize_t n) noexcept nogil:
             low = (end.exponent[i] - spare - 1023) * 0.6931471805599453
             own = exp_scaled(end.own_x[i], magic, low)
             ratio[i] = end.rest[i] / own
-            total = end.rest[i] + own
-            end.total[i] = total
-            end.scale[i] = end.factor[i] / total
-            end.scale_low[i] = end.scale[i] - <double><float>end.scale[i]
-            end.own_gradient[i] = -end.rest[i] * end.factor[i] / total
+            end.total[i] = end.rest[i] + own
         for i in range(n):
             end.loss[i] = log1p(ratio[i])
+        if gradient:
+            for i in range(n):
+                end.scale[i] = end.factor[i] / end.total[i]
+                end.scale_low[i] = end.scale[i] - <double><float>end.scale[i]
     else:
         finish_pairs(end, n, &ratio[0], spare)
     for i in range(n):
@@ -428,7 +484,7 @@ cdef inline void finish_pairs(
     """`finish` in pairs of doubles: quotients with what their rounding lost."""
     cdef Py_ssize_t i
     cdef Sum own, total
-    cdef double magic, low, q, q_low, g
+    cdef double magic, low, q, q_low
     for i in range(n):
         magic = 6755399441055744.0 + (spare + 1023 - end.exponent[i])
         low = (end.exponent[i] - spare - 1023) * 0.6931471805599453
@@ -444,7 +500,3 @@ cdef inline void finish_pairs(
         q = end.factor[i] / total.high
         end.scale[i] = q
         end.scale_low[i] = (fma(-q, total.high, end.factor[i]) - q * total.low) / total.high
-        g = end.rest[i] * q
-        end.own_gradient[i] = -(
-            g + (fma(end.rest[i], q, -g) + (end.rest_low[i] * q + end.rest[i] * end.scale_low[i]))
-        )

@@ -3,7 +3,7 @@
 # Arrays arrive as (outer, C, inner): a sample is one (outer, inner) position, numbered
 # sample = o * inner + i. Two ways through memory, chosen by shape alone:
 #
-#   a) rows   inner == 1 and C > LANES: lanes run over the classes of a row
+#   a) rows   inner == 1 and C > FIRST_TILE: lanes run over the classes of a row
 #   b) tiles  otherwise: lanes run over LANES samples, class after class, in a scratch block that
 #             the samples are turned into (see tiles.pxd)
 #
@@ -17,27 +17,30 @@
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from .blocks cimport (
     LANES, SCRATCH, Ending, RunningSum, Sum, Tally, add, block_max, chunk_exp, clear, count,
-    few_exp, finish, folded, row_sum, sum_begin, sum_end, value_of,
+    finish, folded, least_scale, max_of, row_sum, sum_begin, sum_end, value_of,
 )
-from .drain cimport Drain, drain_begin, drain_rest, drain_some, scaled
+from .drain cimport (
+    Drain, drain_begin, drain_by, drain_low, drain_rest, drain_set, drain_some, drain_until, scaled,
+)
 from .samples cimport (
     OVERLAP, Check, Job, check, class_of, factor_of, item_size, offset_of, out_overlaps, weighted,
 )
 from .storage cimport emit, load, prefetch_bytes, storage, stream_end, value_at
 from .tiles cimport fix_range, shift_tile, tile_max, turn, turn_back
 from .vecmath cimport (
-    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, power_of_two,
-    real,
+    INFINITY, NAN, exp_capped, exp_high, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of,
+    mul_add, power_of_two, real,
 )
 
 cdef enum:
     BLOCK = 8192         # classes of a long row that are worked on at a time
+    WIDE = 1024          # classes of a row from which it is summed while exponentials are taken
     GROUP = 4096         # classes of short rows that are worked on at a time
-    FIRST_TILE = 64      # most classes for which a row is turned into a tile
+    FIRST_TILE = 31      # most classes for which a row is turned into a tile
     KEPT = 262144        # most classes of a row whose exponentials are kept for the gradient
     # Gradients of more bytes are larger than the caches and written past them.
     STREAM = 16777216
@@ -49,39 +52,96 @@ cdef enum:
 # memory: at once, or where the gradient is larger than the caches, a little at a time between the
 # exponentials of the next rows (see drain.pxd). Scratch of a thread, in elements: 2 * BLOCK on the
 # stack; where rows are long or are drained, more on the heap (see `heap_size`).
+#
+# No row's maximum is looked for where the exponent of the rows before will do (`sum_rows`,
+# `sum_long_row`): the power of two that a row's exponentials are scaled by changes no bit of the
+# results, as long as no exponential that counts is lost or overflows.
+
+cdef inline void row_step(
+    const storage *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
+    bint keep, const storage *ahead, Drain *drain, RunningSum *sum
+) noexcept nogil:
+    """`chunk_exp`, and meanwhile `ahead` is fetched and what is in `drain` written."""
+    cdef real wide[64]
+    # Beyond the last row that fetches nothing, and does no harm.
+    prefetch_bytes(ahead, 64 * sizeof(storage))
+    if drain != NULL:
+        drain_some(drain, <storage *>NULL, magic)
+    if (storage is float and real is float) or (storage is double and real is double):
+        chunk_exp(x, e, first, skip, magic, low_x, high_x, keep, sum)
+    else:
+        load(&wide[0], x, 64, <real>0)
+        chunk_exp(&wide[0], e, first, skip, magic, low_x, high_x, keep, sum)
+
 
 cdef Sum row_exp(
-    const real *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, bint keep,
+    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, bint keep,
     const storage *ahead, Drain *drain
 ) noexcept nogil:
-    """`block_exp`, and meanwhile `ahead` is fetched and what is in `drain` written.
+    """Sum of the scaled exponentials of x[:n], n >= 64, without x[skip], if skip lies in [0, n).
 
-    A function of its own: inlined, its loop would not keep its registers.
+    With `keep` all of them are written to e, which may be where `drain` reads from. Meanwhile
+    `ahead` is fetched.
     """
     cdef RunningSum sum
-    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent)
-    cdef Py_ssize_t i = 0
-    cdef int seen = 0
-    if n < 64:
-        return few_exp(x, e, n, skip, magic, low_x, keep)
+    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent), high_x = exp_high(exponent)
+    cdef Py_ssize_t whole = n // 64, chunk, i
+    # The chunk of `skip` comes last: a branch where it turns up would be mispredicted.
+    cdef Py_ssize_t own = skip // 64 if 0 <= skip < 64 * whole else 0
     sum_begin(&sum, magic)
-    while i < n:
-        # Beyond the last row that fetches nothing, and does no harm.
-        prefetch_bytes(ahead + i, 64 * sizeof(storage))
-        if drain != NULL:
-            drain_some(drain, <storage *>NULL, magic)
-        if n - i < 64:
-            # The last chunk reaches back over what has been summed.
-            seen = <int>(64 - (n - i))
-            i = n - 64
-        chunk_exp(x + i, e + i, seen, skip - i, magic, low_x, keep, &sum)
-        i += 64
+    if drain != NULL:
+        # One step ahead of what is written to e.
+        drain_some(drain, <storage *>NULL, magic)
+    for chunk in range(whole - 1):
+        i = 64 * (chunk + (chunk >= own))
+        row_step(x + i, e + i, 0, -1, magic, low_x, high_x, keep, ahead + i, drain, &sum)
+    i = 64 * own
+    row_step(x + i, e + i, 0, skip - i, magic, low_x, high_x, keep, ahead + i, drain, &sum)
+    if 64 * whole < n:
+        # The rest reaches back over what has been summed.
+        i = n - 64
+        row_step(
+            x + i, e + i, <int>(64 * (whole + 1) - n), skip - i, magic, low_x, high_x, keep,
+            ahead + i, drain, &sum,
+        )
     return sum_end(&sum, magic)
+
+
+cdef void block_of_exp(
+    const storage *x, real *e, Py_ssize_t n, real exponent, const storage *ahead, Drain *drain
+) noexcept nogil:
+    """e[:n] = the scaled exponentials of x[:n]; meanwhile `ahead` is fetched, `drain` written.
+
+    n >= 16, but for arrays of the compute type. x and e do not overlap. e may be where `drain`
+    reads from: it is ahead of what is written.
+    """
+    cdef real stage[16]
+    cdef int lane
+    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent), high_x = exp_high(exponent)
+    cdef Py_ssize_t i, j, m, at, _chunk
+    for i in range(0, n, 256):
+        m = min(n - i, <Py_ssize_t>256)
+        # Beyond the last row that fetches nothing, and does no harm.
+        prefetch_bytes(ahead + i, m * sizeof(storage))
+        if drain != NULL:
+            for _chunk in range(0, m, 64):
+                drain_some(drain, <storage *>NULL, magic)
+        if (storage is float and real is float) or (storage is double and real is double):
+            for j in range(i, i + m):
+                e[j] = exp_capped(<real>x[j], magic, low_x, high_x)
+        else:
+            for j in range(i, i + m, 16):
+                # The last step reaches back.
+                at = min(j, n - 16)
+                load(&stage[0], x + at, 16, <real>0)
+                for lane in range(16):
+                    stage[lane] = exp_capped(stage[lane], magic, low_x, high_x)
+                memcpy(e + at, &stage[0], 16 * sizeof(real))
 
 
 cdef inline void end_rows(
     const Job *job, Py_ssize_t first, Py_ssize_t n, const Py_ssize_t *target, Ending *end,
-    Tally *tally, real *losses
+    Tally *tally, real *losses, bint gradient
 ) noexcept nogil:
     """Losses of n <= LANES rows whose sums are in `end`, and their gradients' scales."""
     cdef double factor[64]
@@ -94,7 +154,7 @@ cdef inline void end_rows(
                 factor[g] = factor_of(job, first + g, target[g])
     for g in range(n):
         end.factor[g] = job.scale * factor[g]
-    finish(<real>0, end, n)
+    finish(<real>0, end, n, gradient)
     for g in range(n):
         end.loss[g] = weighted(factor[g], end.loss[g])
         end.loss[g] = end.loss[g] if target[g] >= 0 else 0.0
@@ -109,108 +169,146 @@ cdef inline void set_factor(
     const Ending *end
 ) noexcept nogil:
     """Prepare a row's exponentials e[:n] for being scaled; the target is at `own`, if there."""
-    cdef double by = end.scale[row]
-    cdef double tiny = 1.1754943508222875e-38
+    # One NaN for all: writers of halves rely on its lower bits being 0 (see storage.pxd).
+    cdef double by = end.scale[row] if end.scale[row] == end.scale[row] else NAN
+    cdef double tiny = least_scale()
     cdef Py_ssize_t i
-    drain.by[row] = by
-    drain.by_low[row] = end.scale_low[row]
+    drain_set(drain, row, <real>by, <real>end.scale_low[row])
     if not used:
         for i in range(n):
             e[i] = 0
-        drain.by[row] = drain.by_low[row] = 0
+        drain_set(drain, row, <real>0, <real>0)
         return
     if 0 <= own < n:
         # The gradient at the target is -rest * scale.
         e[own] = <real>-end.rest[row]
     if real is float:
         if not (by >= tiny or by <= -tiny):
-            # No normal number of the type: scaled in double.
+            # Too small for the two parts: scaled in double.
             for i in range(n):
                 e[i] = <real>(e[i] * by)
-            drain.by[row] = 1
-            drain.by_low[row] = 0
+            drain_set(drain, row, <real>1, <real>0)
 
 
-cdef void block_of_exp(
-    const real *x, real *e, Py_ssize_t n, real exponent, const storage *ahead, Drain *drain
-) noexcept nogil:
-    """e[:n] = the scaled exponentials of x[:n]; meanwhile `ahead` is fetched, `drain` written.
+cdef inline double most(real unused) noexcept nogil:
+    """Where a sum is too large for its exponent: 2**(SPARE + 16).
 
-    x and e do not overlap.
+    Far from overflow, since the scale of a gradient is as small as the sum is large, and what is
+    lost of it by rounding is to be a normal number too.
     """
-    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent)
-    cdef Py_ssize_t i, j, m, _chunk
-    for i in range(0, n, 256):
-        m = min(n - i, <Py_ssize_t>256)
-        # Beyond the last row that fetches nothing, and does no harm.
-        prefetch_bytes(ahead + i, m * sizeof(storage))
+    return 7.737125245533627e25 if real is float else 2.2300745198530623e43
+
+
+cdef inline Sum sum_block(
+    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real shift, real exponent, bint keep,
+    real *scratch, Drain *drain
+) noexcept nogil:
+    """Sum of a row's block, n <= BLOCK, but for x[skip], if that is in there.
+
+    With `keep` e is given the exponentials, else it is scratch, as `scratch` is.
+    """
+    if shift != 0 or n < 16:
         if drain != NULL:
-            for _chunk in range(0, m, 64):
-                drain_some(drain, <storage *>NULL, magic)
-        for j in range(i, i + m):
-            e[j] = exp_scaled(x[j], magic, low_x)
-
-
-cdef inline void sum_rows(
-    const storage *x, real *e, real *xs, Py_ssize_t rows, Py_ssize_t n, const Py_ssize_t *target,
-    Drain *drain, Ending *end
-) noexcept nogil:
-    """Sums of rows that lie side by side, each of 64 classes or more, together at most BLOCK.
-
-    Fills in rest, exponent and own_x of `end`; a row with a target below 0 does not count. e: the
-    exponentials. xs: scratch of BLOCK elements.
-
-    All rows are tried with the exponent of the largest of their maxima. That will do unless a
-    row's own maximum is below it by more than SPARE is there for.
-    """
-    cdef const real *block
-    cdef real top, exponent, least
-    cdef Py_ssize_t g
-    cdef Sum sum
-    if (storage is float and real is float) or (storage is double and real is double):
-        block = x
+            drain_rest(drain, <storage *>NULL, <real>0)
+        load(scratch, x, n, shift)
+        if n >= WIDE:
+            return row_exp(scratch, e, n, skip, exponent, keep, scratch, NULL)
+        block_of_exp(scratch, e, n, exponent, scratch, NULL)
     else:
-        load(xs, x, rows * n, <real>0)
-        block = xs
-    top = block_max(block, rows * n)
-    exponent = 0
-    least = <real>INFINITY
-    if -exp_limit(top) <= top <= exp_limit(top):
-        exponent = exponent_of(top)
-        # The next rows are fetched while these are worked on.
-        block_of_exp(block, e, rows * n, exponent, x + rows * n, drain)
-        # 2**(SPARE - 44): 44 bits below the largest maximum, and no term is lost that counts.
-        least = 67108864.0 if real is float else 1.9342813113834067e25
-    for g in range(rows):
-        end.rest[g] = end.rest_low[g] = end.exponent[g] = end.own_x[g] = 0
-        if target[g] < 0:
-            continue
-        sum = row_sum(e + g * n, n, target[g])
-        end.exponent[g] = exponent
-        end.own_x[g] = value_at(x, g * n + target[g], <double>0)
-        if not least <= sum.high + e[g * n + target[g]] < INFINITY:
-            sum = sum_row_alone(x + g * n, e + g * n, xs + g * n, n, g, target[g], end)
-        end.rest[g] = sum.high + sum.low
-        end.rest_low[g] = sum.low - (end.rest[g] - sum.high)
+        # What is read next in a long row is fetched meanwhile.
+        if n >= WIDE:
+            return row_exp(x, e, n, skip, exponent, keep, x + BLOCK, drain)
+        block_of_exp(x, e, n, exponent, x + BLOCK, drain)
+    if 0 <= skip < n:
+        # Nothing more is asked of the target's exponential.
+        e[skip] = 0
+    return row_sum(e, n)
 
 
 cdef Sum sum_row_alone(
-    const storage *x, real *e, real *xs, Py_ssize_t n, Py_ssize_t g, Py_ssize_t target,
-    Ending *end
+    const storage *x, real *e, real *scratch, Py_ssize_t n, Py_ssize_t row, Py_ssize_t target,
+    bint keep, Ending *end
 ) noexcept nogil:
-    """Sum of row g, with an exponent of its own."""
+    """Sum of a row with an exponent of its own."""
     cdef real top, shift = 0
-    load(xs, x, n, <real>0)
-    top = block_max(xs, n)
+    load(scratch, x, n, <real>0)
+    top = block_max(scratch, n)
     if not -exp_limit(top) <= top <= exp_limit(top):
         # An infinite maximum makes all of the row NaN.
         shift = top if -<real>INFINITY < top < <real>INFINITY else <real>NAN
-        load(xs, x, n, shift)
         top = 0
-    end.exponent[g] = exponent_of(top)
+    end.exponent[row] = exponent_of(top)
     # The difference of two doubles: exact for float, and where it matters for double.
-    end.own_x[g] = value_at(x, target, <double>0) - shift
-    return row_exp(xs, e, n, target, exponent_of(top), True, x, NULL)
+    end.own_x[row] = value_at(x, target, <double>0) - shift
+    return sum_block(x, e, n, target, shift, exponent_of(top), keep, scratch, NULL)
+
+
+cdef inline void sum_rows(
+    const storage *x, real *e, Py_ssize_t rows, Py_ssize_t n, const Py_ssize_t *target, bint keep,
+    real *guess, real *scratch, Drain *drain, Ending *end
+) noexcept nogil:
+    """Sums of rows that lie side by side, each of more than FIRST_TILE classes, at most
+    BLOCK together.
+
+    Fills in rest, exponent and own_x of `end`; a row with a target below 0 does not count. With
+    `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK elements.
+
+    All rows are tried with one exponent: that of the last rows, or if that has just failed, of
+    the largest of their maxima. It will do unless a row's own maximum is farther below or above it
+    than SPARE is there for.
+    """
+    cdef Sum sums[64]
+    cdef real top, exponent
+    cdef double least, lowest, highest
+    cdef Py_ssize_t row, i
+    if guess[0] != guess[0]:
+        top = max_of(x, rows * n, <real>0)
+        if -exp_limit(top) <= top <= exp_limit(top):
+            guess[0] = exponent_of(top)
+    exponent = guess[0]
+    # The next rows are fetched while these are worked on.
+    if exponent != exponent:
+        if drain != NULL:
+            drain_rest(drain, <storage *>NULL, <real>0)
+    elif n < WIDE:
+        block_of_exp(x, e, rows * n, exponent, x + rows * n, drain)
+        for row in range(rows):
+            # Nothing more is asked of the target's exponential.
+            if target[row] >= 0:
+                e[row * n + target[row]] = 0
+        for row in range(rows):
+            sums[row] = row_sum(e + row * n, n)
+    else:
+        for row in range(rows):
+            i = row * n
+            if target[row] >= 0:
+                sums[row] = row_exp(
+                    x + i, e + i, n, target[row], exponent, keep, x + rows * n + i, drain
+                )
+            elif drain != NULL:
+                drain_until(drain, i + n, <storage *>NULL, <real>0)
+    # Where a sum is 32 bits below what the exponent is for, 2**(SPARE - 32), the terms that are
+    # lost still add up to nothing: 2**-126 of each, of 8192, are 2**-151 of it.
+    least = 274877906944.0 if real is float else 7.922816251426434e28
+    lowest = (exponent - 32) * 0.6931471805599453
+    highest = (exponent + 16) * 0.6931471805599453
+    for row in range(rows):
+        end.rest[row] = end.rest_low[row] = end.exponent[row] = end.own_x[row] = 0
+        if target[row] < 0:
+            continue
+        end.exponent[row] = exponent
+        end.own_x[row] = value_at(x, row * n + target[row], <double>0)
+        # All are false without an exponent.
+        if not (
+            end.own_x[row] < highest and sums[row].high < most(exponent)
+            and (end.own_x[row] >= lowest or sums[row].high >= least)
+        ):
+            guess[0] = <real>NAN
+            sums[row] = sum_row_alone(
+                x + row * n, e + row * n, scratch, n, row, target[row], keep, end
+            )
+        end.rest[row] = sums[row].high + sums[row].low
+        end.rest_low[row] = sums[row].low - (end.rest[row] - sums[row].high)
 
 
 cdef inline void short_item(
@@ -225,21 +323,19 @@ cdef inline void short_item(
     cdef Py_ssize_t group = min(max(GROUP // classes, 1), LANES)
     cdef Py_ssize_t first = start, n, g
     cdef Py_ssize_t target[64]
-    cdef real *e = scratch
+    cdef real *e = scratch if heap == NULL else heap
+    cdef real guess = <real>NAN
     drain.at = drain.stop = 0
     clear(&tally)
     while first < stop:
         n = min(stop - first, group)
-        if heap != NULL:
-            # Two blocks in turn: the other one is drained.
-            e = heap + BLOCK if e == heap else heap
         for g in range(n):
             target[g] = class_of(job, first + g)
         sum_rows(
-            x + first * classes, e, scratch + BLOCK, n, classes, &target[0],
-            &drain if heap != NULL else NULL, &end,
+            x + first * classes, e, n, classes, &target[0], grad != NULL,
+            &guess, scratch + BLOCK, &drain if heap != NULL else NULL, &end,
         )
-        end_rows(job, first, n, &target[0], &end, &tally, losses)
+        end_rows(job, first, n, &target[0], &end, &tally, losses, grad != NULL)
         if grad != NULL:
             drain_rest(&drain, grad, <real>0)
             for g in range(n):
@@ -251,8 +347,8 @@ cdef inline void short_item(
             else:
                 for g in range(n):
                     scaled(
-                        grad + (first + g) * classes, e + g * classes, classes, drain.by[g],
-                        drain.by_low[g],
+                        grad + (first + g) * classes, e + g * classes, classes,
+                        drain_by(&drain, g, <real>0), drain_low(&drain, g, <real>0),
                     )
         first += n
     drain_rest(&drain, grad, <real>0)
@@ -272,72 +368,83 @@ cdef inline RowSum sum_long_row(
     """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
 
     scratch: 2 * BLOCK elements. With `e`, the exponentials are kept there; n <= KEPT then.
+
+    The exponent is that of the first classes' maximum, and another one only where a block's sum
+    is too large for it.
     """
     cdef RowSum row
     cdef Py_ssize_t i, j, m
     cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k
-    cdef const real *block
+    cdef real *to
     cdef Sum part
     cdef double down
     cdef real exponents[64]  # of the blocks, of which KEPT has 32
     cdef bint restarted = False
     row.rest = Sum(0, 0)
+    top = max_of(x, 1024, <real>0)
+    if -exp_limit(top) <= top <= exp_limit(top):
+        best = top
+        exponent = exponent_of(top)
     i = 0
     while i < n:
         m = min(n - i, <Py_ssize_t>BLOCK)
-        if (storage is float and real is float) or (storage is double and real is double):
-            if shift == 0:
-                block = x + i
-            else:
-                load(scratch, x + i, m, shift)
-                block = scratch
-        else:
+        to = e + i if e != NULL else scratch + BLOCK
+        part.high = INFINITY
+        # The target is in no sum, but is not to overflow either.
+        if best > -<real>INFINITY and (
+            not i <= skip < i + m
+            or value_at(x, skip, shift) - shift < (exponent + 16) * <real>0.6931471805599453
+        ):
+            part = sum_block(
+                x + i, to, m, skip - i, shift, exponent, e != NULL, scratch, drain
+            )
+        if not part.high < most(exponent):
             load(scratch, x + i, m, shift)
-            block = scratch
-        top = block_max(block, m)
-        if top > best:
-            if not restarted and not -exp_limit(top) <= top <= exp_limit(top):
-                if not top < <real>INFINITY:
-                    break
-                # The exact maximum has to be known before anything is summed: start again.
-                best = top + shift
-                while i < n:
-                    m = min(n - i, <Py_ssize_t>BLOCK)
-                    load(scratch, x + i, m, <real>0)
-                    top = block_max(scratch, m)
-                    best = top if top > best else best
-                    i += m
-                if not best < <real>INFINITY:
-                    break
-                restarted = True
-                shift = best
-                best = <real>(-INFINITY)
-                row.rest = Sum(0, 0)
-                i = 0
-                continue
-            # With the row's maximum subtracted, blocks far below add exact zeros.
-            k = exponent_of(top if top > -exp_limit(top) else -exp_limit(top))
-            if best == <real>(-INFINITY):
-                exponent = k
-            elif k > exponent:
-                # In two steps: the power of two alone may underflow where the sum does not.
-                down = power_of_two((exponent - k) // 2)
-                row.rest.high *= down
-                row.rest.low *= down
-                down = power_of_two((exponent - k) - (exponent - k) // 2)
-                row.rest.high *= down
-                row.rest.low *= down
-                exponent = k
-            best = top
+            top = block_max(scratch, m)
+            if top > best:
+                if not restarted and not -exp_limit(top) <= top <= exp_limit(top):
+                    if not top < <real>INFINITY:
+                        break
+                    # The exact maximum has to be known before anything is summed: start again.
+                    best = top + shift
+                    while i < n:
+                        m = min(n - i, <Py_ssize_t>BLOCK)
+                        load(scratch, x + i, m, <real>0)
+                        top = block_max(scratch, m)
+                        best = top if top > best else best
+                        i += m
+                    if not best < <real>INFINITY:
+                        break
+                    restarted = True
+                    shift = best
+                    best = <real>(-INFINITY)
+                    row.rest = Sum(0, 0)
+                    i = 0
+                    continue
+                # With the row's maximum subtracted, blocks far below add exact zeros.
+                k = exponent_of(top if top > -exp_limit(top) else -exp_limit(top))
+                if best == <real>(-INFINITY):
+                    exponent = k
+                elif k > exponent:
+                    # In two steps: the power of two alone may underflow where the sum does not.
+                    down = power_of_two((exponent - k) // 2)
+                    row.rest.high *= down
+                    row.rest.low *= down
+                    down = power_of_two((exponent - k) - (exponent - k) // 2)
+                    row.rest.high *= down
+                    row.rest.low *= down
+                    exponent = k
+                best = top
+            # An all -inf block before the first number, or one too far below, adds exact zeros.
+            part = sum_block(
+                x + i, to, m, skip - i, shift, exponent, e != NULL, scratch, drain
+            )
         if e != NULL:
             exponents[i // BLOCK] = exponent
-        # An all -inf block before the first number, or one too far below, adds exact zeros.
-        part = row_exp(
-            block, e + i if e != NULL else scratch + BLOCK, m, skip - i, exponent, e != NULL,
-            x + i + BLOCK, drain,
-        )
         row.rest = add(row.rest, part)
         i += m
+    if drain != NULL:
+        drain_rest(drain, <storage *>NULL, <real>0)
     if i < n or best == <real>(-INFINITY):
         row.rest = Sum(NAN, 0)
         if e != NULL:
@@ -366,7 +473,6 @@ cdef inline void long_item(
     cdef Py_ssize_t classes = job.classes
     cdef Py_ssize_t index, i, m, target
     cdef RowSum row
-    cdef real *kept = NULL
     cdef bint keep = heap != NULL and classes <= KEPT
     cdef const storage *xs
     cdef storage *g
@@ -376,42 +482,43 @@ cdef inline void long_item(
         xs = x + index * classes
         target = class_of(job, index)
         end.rest[0] = end.rest_low[0] = end.exponent[0] = end.own_x[0] = 0
-        if keep:
-            # Two rows in turn: the other one is drained.
-            kept = heap + classes if kept == heap else heap
         if target >= 0:
             row = sum_long_row(
-                xs, scratch, kept, classes, target, &drain if keep else NULL
+                xs, scratch, heap if keep else NULL, classes, target, &drain if keep else NULL
             )
             end.rest[0] = row.rest.high + row.rest.low
             end.rest_low[0] = row.rest.low - (end.rest[0] - row.rest.high)
             end.exponent[0] = row.exponent
             # The difference of two doubles: exact for float, and where it matters for double.
             end.own_x[0] = value_at(xs, target, <double>0) - row.shift
-        end_rows(job, index, 1, &target, &end, &tally, losses)
+        end_rows(job, index, 1, &target, &end, &tally, losses, grad != NULL)
         if grad == NULL:
             continue
         g = grad + index * classes
         if keep:
             drain_rest(&drain, grad, <real>0)
-            set_factor(&drain, 0, kept, classes, target, target >= 0, &end)
+            set_factor(&drain, 0, heap, classes, target, target >= 0, &end)
             if job.streaming:
-                drain_begin(&drain, g, kept, 1, classes)
+                drain_begin(&drain, g, heap, 1, classes)
             else:
-                scaled(g, kept, classes, drain.by[0], drain.by_low[0])
+                scaled(
+                    g, heap, classes, drain_by(&drain, 0, <real>0), drain_low(&drain, 0, <real>0)
+                )
             continue
         # Computed once more: the exponentials have not been kept.
         i = 0
         while i < classes:
             m = min(classes - i, <Py_ssize_t>BLOCK)
             if target >= 0:
-                load(scratch, xs + i, m, <real>row.shift)
-                row_exp(
-                    scratch, scratch + BLOCK, m, -1, <real>row.exponent, True, xs + i + BLOCK,
-                    NULL,
+                sum_block(
+                    xs + i, scratch + BLOCK, m, -1, <real>row.shift, <real>row.exponent, True,
+                    scratch, NULL,
                 )
             set_factor(&drain, 0, scratch + BLOCK, m, target - i, target >= 0, &end)
-            scaled(g + i, scratch + BLOCK, m, drain.by[0], drain.by_low[0])
+            scaled(
+                g + i, scratch + BLOCK, m, drain_by(&drain, 0, <real>0),
+                drain_low(&drain, 0, <real>0),
+            )
             i += m
     drain_rest(&drain, grad, <real>0)
     result[0] = folded(&tally)
@@ -420,9 +527,9 @@ cdef inline void long_item(
 cdef inline Py_ssize_t heap_size(const Job *job) noexcept nogil:
     """Elements of a thread's scratch for a gradient, beside what is on the stack."""
     if job.inner == 1 and job.classes > BLOCK:
-        return 2 * job.classes if job.classes <= KEPT else 0
+        return job.classes if job.classes <= KEPT else 0
     if job.inner == 1 and job.classes > FIRST_TILE and job.streaming:
-        return 2 * BLOCK
+        return BLOCK
     return 0
 
 
@@ -512,22 +619,24 @@ cdef inline void tile_gradient(
     for lane in range(64):
         by[lane] = <real>end.scale[lane]
         correction[lane] = <real>end.scale_low[lane]
-        own[lane] = <real>end.own_gradient[lane]
-        # Whether some scale is no normal float, and is to be multiplied in double.
-        wide |= (
-            (end.scale[lane] < 1.2e-38) & (end.scale[lane] > -1.2e-38) & (end.scale[lane] != 0)
-        )
+        own[lane] = <real>-end.rest[lane]
+        if real is float:
+            # Whether some scale is too small for the two parts, and is to be multiplied in double.
+            wide |= (
+                (end.scale[lane] < least_scale()) & (end.scale[lane] > -least_scale())
+                & (end.scale[lane] != 0)
+            )
     if wide:
         for c in range(m):
             for lane in range(64):
-                g = own[lane] if tile.skip[lane] == c else <real>(e[lane] * end.scale[lane])
-                e[lane] = g if tile.used[lane] else <real>0
+                g = own[lane] if tile.skip[lane] == c else e[lane]
+                e[lane] = <real>(g * end.scale[lane]) if tile.used[lane] else <real>0
             e = e + width
         return
     for c in range(m):
         for lane in range(64):
-            g = mul_add(e[lane], by[lane], e[lane] * correction[lane])
-            g = own[lane] if tile.skip[lane] == c else g
+            g = own[lane] if tile.skip[lane] == c else e[lane]
+            g = mul_add(g, by[lane], g * correction[lane])
             e[lane] = g if tile.used[lane] else <real>0
         e = e + width
 
@@ -612,7 +721,7 @@ cdef inline void tiles_item(
             for lane in range(64):
                 end.rest[lane] = tile.high[lane] + tile.low[lane]
                 end.rest_low[lane] = tile.low[lane] - (end.rest[lane] - tile.high[lane])
-            finish(<real>0, &end, LANES)
+            finish(<real>0, &end, LANES, grad != NULL)
             for lane in range(64):
                 end.loss[lane] = (
                     weighted(tile.factor[lane], end.loss[lane]) if tile.used[lane] else 0.0

@@ -3,12 +3,13 @@
 # A gradient larger than the caches is written past them, and such stores take about as long as the
 # exponentials. So that both go on at once, the gradients of some rows wait as exponentials in a
 # scratch block, the drain, and are scaled and written a little at a time between the exponentials
-# of the next rows.
+# of the next rows, which take their places in the block: a second one would not fit into the cache.
 
 from libc.string cimport memcpy
 
 from .storage cimport (
-    HALF_LINES, float16, narrow, storage, stream_lines, stream_scaled, stream_scaled_half,
+    HALF_LINES, bfloat16, float16, narrow, storage, stream_lines, stream_scaled,
+    stream_scaled_bfloat, stream_scaled_half,
 )
 from .vecmath cimport mul_add, real
 
@@ -16,35 +17,56 @@ cdef struct Drain:
     const void *e            # exponentials of rows side by side, of the compute type
     char *to                 # gradient of element `at`, the beginning of a cache line
     Py_ssize_t at            # next element
-    Py_ssize_t stop          # number of elements
-    Py_ssize_t classes       # elements of a row, at least 64
+    Py_ssize_t stop          # a multiple of 64 elements further on
+    Py_ssize_t classes       # elements of a row, at least 32
     Py_ssize_t row           # row of the next element
     Py_ssize_t row_stop      # element at which it ends
-    double by[64]            # exponential to gradient, by row
-    double by_low[64]        # what `by` lost by rounding to the compute type
+    # Exponential to gradient, by row, and what that lost by rounding to the compute type: which of
+    # the two pairs is used is told by that type.
+    float by32[64]
+    float low32[64]
+    double by64[64]
+    double low64[64]
+
+
+cdef inline void drain_set(Drain *drain, Py_ssize_t row, real by, real low) noexcept nogil:
+    """The factor of a row, in two parts."""
+    if real is float:
+        drain.by32[row] = by
+        drain.low32[row] = low
+    else:
+        drain.by64[row] = by
+        drain.low64[row] = low
+
+
+cdef inline real drain_by(const Drain *drain, Py_ssize_t row, real unused) noexcept nogil:
+    return drain.by32[row] if real is float else drain.by64[row]
+
+
+cdef inline real drain_low(const Drain *drain, Py_ssize_t row, real unused) noexcept nogil:
+    return drain.low32[row] if real is float else drain.low64[row]
 
 
 cdef inline void scaled(
-    storage *to, const real *e, Py_ssize_t n, double by, double by_low
+    storage *to, const real *e, Py_ssize_t n, real by, real low
 ) noexcept nogil:
-    """to[:n] = e[:n] * (by + by_low), rounded once or twice; `to` and e do not overlap."""
+    """to[:n] = e[:n] * (by + low), rounded once or twice; `to` and e do not overlap."""
     cdef real stage[256]
     cdef storage narrowed[256]
     cdef Py_ssize_t i, j, m
-    cdef real f = <real>by, g = <real>by_low
     # Up to a cache line's beginning first: stores across lines cost twice as much.
     m = min(n, ((-<Py_ssize_t>to) & 63) // <Py_ssize_t>sizeof(storage))
     i = 0
     while i < n:
         if (storage is float and real is float) or (storage is double and real is double):
             for j in range(i, i + m):
-                to[j] = <storage>mul_add(e[j], f, e[j] * g)
+                to[j] = <storage>mul_add(e[j], by, e[j] * low)
             i += m
             m = n - i
         else:
             m = min(n - i, <Py_ssize_t>256)
             for j in range(m):
-                stage[j] = mul_add(e[i + j], f, e[i + j] * g)
+                stage[j] = mul_add(e[i + j], by, e[i + j] * low)
             narrow(&narrowed[0], &stage[0], m)
             memcpy(to + i, &narrowed[0], m * sizeof(storage))
             i += m
@@ -60,79 +82,89 @@ cdef inline void write_64(char *to, const real *values, storage unused) noexcept
 
 
 cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noexcept nogil:
-    """Write 64 elements, if as many are left; calls nothing, so that loops keep their registers."""
+    """Write 64 elements, if any are left; calls nothing, so that loops keep their registers."""
+    # What is written might, to the compiler, be the drain itself: all is read before.
+    cdef Py_ssize_t at = drain.at, row = drain.row, classes = drain.classes
+    cdef Py_ssize_t left = drain.row_stop - at
+    cdef const real *e = <const real *>drain.e + at
+    cdef char *to = drain.to
+    cdef real f, g, f_next, g_next, f_last, g_last
     cdef real stage[64]
-    cdef const real *e = <const real *>drain.e + drain.at
-    cdef real f, g, f_next, g_next
     cdef Py_ssize_t i
-    cdef int lane, within
-    if drain.stop - drain.at < 64:
+    cdef int lane, first, second
+    if at >= drain.stop:
         return
-    f = <real>drain.by[drain.row]
-    g = <real>drain.by_low[drain.row]
-    if drain.row_stop - drain.at >= 64:
+    f = drain_by(drain, row, unused_too)
+    g = drain_low(drain, row, unused_too)
+    drain.at = at + 64
+    drain.to = to + 64 * sizeof(storage)
+    while drain.row_stop <= at + 64:
+        drain.row += 1
+        drain.row_stop += classes
+    if left >= 64:
         if storage is float and real is float:
-            stream_scaled(drain.to, e, f, g)
+            stream_scaled(to, e, f, g)
         elif storage is float16 and HALF_LINES:
-            stream_scaled_half(drain.to, <const float *>e, <float>f, <float>g)
+            stream_scaled_half(to, <const float *>e, <float>f, <float>g)
+        elif storage is bfloat16 and HALF_LINES:
+            stream_scaled_bfloat(to, <const float *>e, <float>f, <float>g)
         else:
             for i in range(64):
                 stage[i] = mul_add(e[i], f, e[i] * g)
-            write_64(drain.to, &stage[0], <storage>0)
-        if drain.row_stop - drain.at == 64:
-            drain.row += 1
-            drain.row_stop += drain.classes
+            write_64(to, &stage[0], <storage>0)
     else:
-        within = <int>(drain.row_stop - drain.at)
-        drain.row += 1
-        drain.row_stop += drain.classes
-        f_next = <real>drain.by[drain.row]
-        g_next = <real>drain.by_low[drain.row]
-        for lane in range(64):
-            stage[lane] = mul_add(
-                e[lane], f if lane < within else f_next,
-                e[lane] * (g if lane < within else g_next),
-            )
-        write_64(drain.to, &stage[0], <storage>0)
-    drain.at += 64
-    drain.to += 64 * sizeof(storage)
+        # The ends of one row or two: 64 elements lie in three rows at most.
+        first = <int>left
+        f_next = drain_by(drain, row + 1, unused_too)
+        g_next = drain_low(drain, row + 1, unused_too)
+        if left + classes >= 64:
+            for lane in range(64):
+                stage[lane] = mul_add(
+                    e[lane], f if lane < first else f_next,
+                    e[lane] * (g if lane < first else g_next),
+                )
+        else:
+            second = <int>(left + classes)
+            f_last = drain_by(drain, row + 2, unused_too)
+            g_last = drain_low(drain, row + 2, unused_too)
+            for lane in range(64):
+                stage[lane] = mul_add(
+                    e[lane], f if lane < first else f_next if lane < second else f_last,
+                    e[lane] * (g if lane < first else g_next if lane < second else g_last),
+                )
+        write_64(to, &stage[0], <storage>0)
 
 
-cdef inline void drain_to(
-    Drain *drain, storage *unused, real unused_too, Py_ssize_t stop
+cdef inline void drain_until(
+    Drain *drain, Py_ssize_t stop, storage *unused, real unused_too
 ) noexcept nogil:
-    """Write elements up to `stop`, not past the caches."""
-    cdef Py_ssize_t m
-    while drain.at < stop:
-        m = min(stop, drain.row_stop) - drain.at
-        scaled(
-            <storage *>drain.to, <const real *>drain.e + drain.at, m, drain.by[drain.row],
-            drain.by_low[drain.row],
-        )
-        drain.at += m
-        drain.to += m * sizeof(storage)
-        if drain.at == drain.row_stop:
-            drain.row += 1
-            drain.row_stop += drain.classes
+    """Write all elements before `stop`, and some more."""
+    while drain.at < min(stop, drain.stop):
+        drain_some(drain, unused, unused_too)
 
 
 cdef inline void drain_rest(Drain *drain, storage *unused, real unused_too) noexcept nogil:
-    while drain.stop - drain.at >= 64:
-        drain_some(drain, unused, unused_too)
-    drain_to(drain, unused, unused_too, drain.stop)
+    drain_until(drain, drain.stop, unused, unused_too)
 
 
 cdef inline void drain_begin(
     Drain *drain, storage *to, const real *e, Py_ssize_t rows, Py_ssize_t classes
 ) noexcept nogil:
-    """Take over `rows` rows, whose factors are in `by` and `by_low`, from a drain that is empty."""
-    cdef Py_ssize_t head = ((-<Py_ssize_t>to) & 63) // <Py_ssize_t>sizeof(storage)
+    """Take over `rows` rows, whose factors are set, from a drain that is empty."""
+    cdef Py_ssize_t n = rows * classes
+    cdef Py_ssize_t head = min(n, ((-<Py_ssize_t>to) & 63) // <Py_ssize_t>sizeof(storage))
+    cdef Py_ssize_t stop = n - (n - head) % 64, at = stop, row, m
+    # Lines are written whole. What comes before the first and after the last is written at once.
+    scaled(to, e, head, drain_by(drain, 0, e[0]), drain_low(drain, 0, e[0]))
+    while at < n:
+        row = at // classes
+        m = (row + 1) * classes - at
+        scaled(to + at, e + at, m, drain_by(drain, row, e[0]), drain_low(drain, row, e[0]))
+        at += m
     drain.e = e
-    drain.to = <char *>to
-    drain.at = 0
-    drain.stop = rows * classes
+    drain.to = <char *>(to + head)
+    drain.at = head
+    drain.stop = stop
     drain.classes = classes
     drain.row = 0
     drain.row_stop = classes
-    # Lines are written whole, from the first one that begins in the gradient.
-    drain_to(drain, to, <real>0, min(head, drain.stop))

@@ -129,7 +129,7 @@ cdef inline void widen(
             to[i] = <real>(<const uint64_t *>source.data)[first + i]
 
 
-cdef inline void fetch(
+cdef void fetch(
     real *to, const Operand *source, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
     """to[:n] = the operand for elements first to first + n of the result."""
@@ -308,7 +308,7 @@ cdef inline void bce_probabilities(
         grad[i] = probability_slope(p[i], t[i])
 
 
-cdef inline void focal(
+cdef void focal(
     const double *x, const double *t, double alpha, double gamma, double *loss, double *grad,
     Py_ssize_t n
 ) noexcept nogil:
@@ -478,7 +478,7 @@ cdef inline bint odds_in_range(const float *e) noexcept nogil:
     return top <= bits32(<float>1e9)
 
 
-cdef inline bint sum_block(
+cdef bint sum_block(
     const float *x, const float *t, const Job *job, float *grad, double *high, double *low,
     Waiting *waiting, bint ahead
 ) noexcept nogil:
@@ -519,7 +519,7 @@ cdef inline bint sum_block(
 
 # ---- d) a block from memory to memory --------------------------------------------------------
 
-cdef inline void block(
+cdef void block(
     const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, double *loss, real *grad,
     bint want_gradient
 ) noexcept nogil:
@@ -582,7 +582,7 @@ cdef inline void block(
                 grad[i] = grad[i] if (t[i] == 0) | (t[i] == 1) else <real>grad64[i]
 
 
-cdef inline void in_double(
+cdef void in_double(
     const real *x, const Job *job, Py_ssize_t first, Py_ssize_t n, double *loss, double *grad
 ) noexcept nogil:
     """What `block` does, for what is computed in double whatever the type."""
@@ -688,7 +688,7 @@ cdef struct Part:
     bint outside             # whether such a number was found
 
 
-cdef inline Part item_of(
+cdef Part item_of(
     const storage *x, storage *grad, real *losses, const Job *job, Py_ssize_t start,
     Py_ssize_t stop, real *xs
 ) noexcept nogil:

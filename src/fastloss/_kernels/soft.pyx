@@ -255,7 +255,8 @@ cdef Sum float_exp(
             seen_before = <int>(64 - (n - i))
             i = n - 64
         chunk_exp(
-            x + i, <float *>NULL, seen_before, skip - i, magic, low_x, False, &sum
+            x + i, <float *>NULL, seen_before, skip - i, magic, low_x, <float>INFINITY, False,
+            &sum,
         )
         i += 64
     return sum_end(&sum, magic)

@@ -105,23 +105,54 @@ cdef extern from *:
     #endif
     }
 
-    /* The same to float16, where the processor converts whole lines. */
-    #if defined(__AVX512F__)
+    /* The same to float16 and bfloat16, where the processor has what makes whole lines of them. */
+    #if defined(__AVX512BW__)
     #define FASTLOSS_HALF_LINES 1
+    static inline __m512 fastloss_scaled16(const float *e, float by, float low) {
+        __m512 v = _mm512_loadu_ps(e);
+        return _mm512_fmadd_ps(v, _mm512_set1_ps(by), _mm512_mul_ps(v, _mm512_set1_ps(low)));
+    }
     static inline void fastloss_stream_scaled_half(char *to, const float *e, float by, float low) {
-        __m512 f = _mm512_set1_ps(by), g = _mm512_set1_ps(low);
         int i;
         for (i = 0; i < 64; i += 32) {
-            __m512 a = _mm512_loadu_ps(e + i), b = _mm512_loadu_ps(e + i + 16);
-            __m256i c = _mm512_cvtps_ph(_mm512_fmadd_ps(a, f, _mm512_mul_ps(a, g)), 0);
-            __m256i d = _mm512_cvtps_ph(_mm512_fmadd_ps(b, f, _mm512_mul_ps(b, g)), 0);
+            __m256i a = _mm512_cvtps_ph(fastloss_scaled16(e + i, by, low), 0);
+            __m256i b = _mm512_cvtps_ph(fastloss_scaled16(e + i + 16, by, low), 0);
             _mm512_stream_si512((__m512i *)(to + 2 * i),
-                                _mm512_inserti64x4(_mm512_castsi256_si512(c), d, 1));
+                                _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
+        }
+    }
+    /* No product may be a NaN with bits in its lower half: it would be rounded to a number. */
+    static inline void fastloss_stream_scaled_bfloat(char *to, const float *e, float by,
+                                                     float low) {
+        __m512i one = _mm512_set1_epi16(1), half = _mm512_set1_epi16((short)0x8000);
+        const __m512i even = _mm512_set_epi16(
+            62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32,
+            30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+        const __m512i odd = _mm512_or_si512(even, one);
+        int i;
+    #if defined(__GNUC__)
+        /* Constants that are kept in registers, and not made anew each time. */
+        __asm__("" : "+v"(one), "+v"(half));
+    #endif
+        for (i = 0; i < 64; i += 32) {
+            __m512i a = _mm512_castps_si512(fastloss_scaled16(e + i, by, low));
+            __m512i b = _mm512_castps_si512(fastloss_scaled16(e + i + 16, by, low));
+            __m512i upper = _mm512_permutex2var_epi16(a, odd, b);
+            __m512i lower = _mm512_permutex2var_epi16(a, even, b);
+            /* Up if beyond one half of the last place, and at one half if that place is odd. */
+            __m512i beyond = _mm512_ternarylogic_epi32(lower, upper, one, 0xf8); /* l | (u & 1) */
+            __mmask32 up = _mm512_cmpgt_epu16_mask(beyond, half);
+            _mm512_stream_si512((__m512i *)(to + 2 * i),
+                                _mm512_mask_add_epi16(upper, up, upper, one));
         }
     }
     #else
     #define FASTLOSS_HALF_LINES 0
     static inline void fastloss_stream_scaled_half(char *to, const float *e, float by, float low) {
+        (void)to; (void)e; (void)by; (void)low;
+    }
+    static inline void fastloss_stream_scaled_bfloat(char *to, const float *e, float by,
+                                                     float low) {
         (void)to; (void)e; (void)by; (void)low;
     }
     #endif
@@ -171,6 +202,18 @@ cdef extern from *:
     }
     #endif
 
+    /* Sixteen bfloat16 to float: by itself the compiler reads 32 and takes them apart. */
+    #if defined(__AVX512F__)
+    #define FASTLOSS_WIDEN_BFLOAT 1
+    static inline void fastloss_widen_bfloat16(float *d, const int16_t *s) {
+        __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)s));
+        _mm512_storeu_si512(d, _mm512_slli_epi32(x, 16));
+    }
+    #else
+    #define FASTLOSS_WIDEN_BFLOAT 0
+    static inline void fastloss_widen_bfloat16(float *d, const int16_t *s) { (void)d; (void)s; }
+    #endif
+
     /* Sixteen float16 to float and back with the processor's own conversion. */
     #if defined(__AVX512F__)
     #define FASTLOSS_F16C 16
@@ -209,12 +252,19 @@ cdef extern from *:
     void stream_scaled_half "fastloss_stream_scaled_half"(
         char *to, const float *e, float by, float low
     ) noexcept nogil
+    void stream_scaled_bfloat "fastloss_stream_scaled_bfloat"(
+        char *to, const float *e, float by, float low
+    ) noexcept nogil
     void stream_end "fastloss_stream_end"() noexcept nogil
     void turn4f "fastloss_turn4f"(
         float *to, Py_ssize_t to_stride, const float *source, Py_ssize_t stride
     ) noexcept nogil
     void turn4d "fastloss_turn4d"(
         double *to, Py_ssize_t to_stride, const double *source, Py_ssize_t stride
+    ) noexcept nogil
+    const int WIDEN_BFLOAT "FASTLOSS_WIDEN_BFLOAT"
+    void widen_bfloat16 "fastloss_widen_bfloat16"(
+        float *to, const int16_t *source
     ) noexcept nogil
     const int F16C "FASTLOSS_F16C"
     void widen16 "fastloss_widen16"(float *to, const uint16_t *source) noexcept nogil
@@ -289,8 +339,13 @@ cdef inline void load(
             to[i] = widen_half(x[i])
             i += 1
     elif storage is bfloat16:
-        for i in range(n):
+        if real is float:
+            while WIDEN_BFLOAT and i + 16 <= n:
+                widen_bfloat16(to + i, x + i)
+                i += 16
+        while i < n:
             to[i] = widen_bfloat(x[i])
+            i += 1
     else:
         for i in range(n):
             to[i] = <real>x[i]

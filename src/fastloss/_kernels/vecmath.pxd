@@ -112,14 +112,18 @@ cdef inline real exp_limit(real unused) noexcept nogil:
 
 
 cdef inline real exponent_of(real m) noexcept nogil:
-    """K, the integer nearest to m / ln 2; |m| <= exp_limit."""
+    """K, the even integer nearest to m / ln 2; |m| <= exp_limit.
+
+    Even, so that halfway between two integers x / ln 2 is rounded alike with every K: what other
+    rows a row is computed with changes no bit.
+    """
     cdef real magic
     if real is float:
         magic = <float>12582912.0
-        return mul_add(m, <float>1.4426950408889634, magic) - magic
+        return 2 * (mul_add(m, <float>0.7213475204444817, magic) - magic)
     else:
         magic = 6755399441055744.0
-        return mul_add(m, <double>1.4426950408889634, magic) - magic
+        return 2 * (mul_add(m, <double>0.7213475204444817, magic) - magic)
 
 
 cdef inline real exp_magic(real exponent) noexcept nogil:
@@ -138,6 +142,14 @@ cdef inline real exp_low(real exponent) noexcept nogil:
         return (exponent - spare_bits(exponent) - 1023) * 0.6931471805599453
 
 
+cdef inline real exp_high(real exponent) noexcept nogil:
+    """Where the scaled exponential of a row with exponent K becomes infinite."""
+    if real is float:
+        return (exponent - spare_bits(exponent) + 128) * <float>0.6931471805599453
+    else:
+        return (exponent - spare_bits(exponent) + 1024) * 0.6931471805599453
+
+
 cdef inline double exp_tail(double r, double square) noexcept nogil:
     """(e**r - 1 - r) / r**2 for |r| <= ln 2 / 2, with square = r * r."""
     cdef double p, low_part, high_part
@@ -153,7 +165,7 @@ cdef inline double exp_tail(double r, double square) noexcept nogil:
 
 
 cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
-    """e**x * 2**(SPARE - K): at most 1.5 ulp off for low < x <= K ln 2 + 1."""
+    """e**x * 2**(SPARE - K): at most 1.5 ulp off for low < x < exp_high(K)."""
     cdef real k, r, p, square, low_part
     x = low if x < low else x
     if real is float:
@@ -185,6 +197,11 @@ cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
         p = mul_add(p, square, r)
         r = double_of(bits64(k) << 52)
         return mul_add(p, r, r)
+
+
+cdef inline real exp_capped(real x, real magic, real low, real high) noexcept nogil:
+    """`exp_scaled` of any x: from `high` on infinite or NaN."""
+    return exp_scaled(high if x > high else x, magic, low)
 
 
 cdef inline real spare(real unused) noexcept nogil:
