@@ -197,32 +197,49 @@ def floor(rounds: int, budget: float, shape: Shape, advance: Advance) -> list[Ro
     ]
 
 
-def sweep(shapes: Sequence[Shape], rounds: int, budget: float, advance: Advance) -> list[Row]:
-    """Both calls over shapes; a shape that doesn't fit into memory is left out, with a line."""
+def sweep(
+    shapes: Sequence[Shape],
+    rounds: int,
+    budget: float,
+    advance: Advance,
+    *,
+    together: bool = False,
+) -> list[Row]:
+    """Both calls over shapes; a shape that doesn't fit into memory is left out, with a line.
+
+    With ``together`` all shapes are timed in the same rounds, else each by itself: inputs of
+    10^9 numbers can't lie side by side.
+    """
     import numpy as np
 
     rows = []
-    for shape in shapes:
-        if 2 * 4 * int(np.prod(shape)) * 1.15 > available_memory():
-            console.print(f"[yellow]left out {size_name(shape)}:[/] not enough memory")
-            advance(1 / len(shapes))
+    for batch in [list(shapes)] if together else [[shape] for shape in shapes]:
+        part = len(batch) / len(shapes)
+        if 2 * 4 * sum(int(np.prod(shape)) for shape in batch) * 1.15 > available_memory():
+            names = ", ".join(size_name(shape) for shape in batch)
+            console.print(f"[yellow]left out {names}:[/] not enough memory")
+            advance(part)
             continue
-        x, target = logits(shape)
+        named: dict[tuple[Shape, str], Callable[[], object]] = {}
+        for shape in batch:
+            x, target = logits(shape)
+            for mode, call in calls(x, target, np.zeros_like(x)).items():
+                named[shape, mode] = call
         timings = measure(
-            calls(x, target, np.zeros_like(x)),
+            {f"{size_name(shape)} {mode}": call for (shape, mode), call in named.items()},
             rounds=rounds,
-            budget=budget,
-            advance=lambda share: advance(share / len(shapes)),
+            budget=budget * len(batch),
+            advance=lambda share, part=part: advance(share * part),
         )
         rows += [
             {
-                "elements": x.size,
+                "elements": int(np.prod(shape)),
                 "classes": shape[1],
                 "shape": list(shape),
                 "mode": mode,
-                "timing": timing,
+                "timing": timings[f"{size_name(shape)} {mode}"],
             }
-            for mode, timing in timings.items()
+            for shape, mode in named
         ]
     return rows
 
@@ -602,7 +619,7 @@ def run(quick: bool, threads: int, rounds: int, budget: float, only: list[str]) 
     steps: dict[str, Callable[[Advance], list[Row]]] = {
         "floor": lambda advance: floor(max(rounds, 9), 4 * budget, big, advance),
         "growth": lambda advance: sweep(grown, rounds, budget, advance),
-        "classes": lambda advance: sweep(by_class, rounds, budget, advance),
+        "classes": lambda advance: sweep(by_class, rounds, budget, advance, together=True),
         "dtypes": lambda advance: dtypes_section(big, rounds, 2 * budget, advance),
         "levels": lambda advance: levels_section(by_level, rounds, budget, advance),
         "memory": lambda advance: memory_section(

@@ -21,10 +21,11 @@ from libc.string cimport memcpy, memset
 
 from .blocks cimport (
     LANES, SCRATCH, Ending, RunningSum, Sum, Tally, add, block_max, chunk_exp, clear, count,
-    finish, folded, least_scale, max_of, row_sum, sum_begin, sum_end, value_of,
+    finish, folded, least_scale, max_of, row_sum, row_sums, sum_begin, sum_end, value_of,
 )
 from .drain cimport (
-    Drain, drain_begin, drain_by, drain_low, drain_rest, drain_set, drain_some, drain_until, scaled,
+    Drain, drain_begin, drain_by, drain_low, drain_rest, drain_set, drain_some, drain_start,
+    drain_until, scaled,
 )
 from .samples cimport (
     OVERLAP, Check, Job, check, class_of, factor_of, item_size, offset_of, out_overlaps, weighted,
@@ -49,9 +50,9 @@ cdef enum:
 # ---- a) rows ---------------------------------------------------------------------------------
 #
 # The exponentials of a row are kept until its sum is known. Then they are scaled on the way to
-# memory: at once, or where the gradient is larger than the caches, a little at a time between the
-# exponentials of the next rows (see drain.pxd). Scratch of a thread, in elements: 2 * BLOCK on the
-# stack; where rows are long or are drained, more on the heap (see `heap_size`).
+# memory, a little at a time between the exponentials of the next rows (see drain.pxd). Scratch of
+# a thread, in elements: 2 * BLOCK on the stack; where rows are long, more on the heap (see
+# `heap_size`).
 #
 # No row's maximum is looked for where the exponent of the rows before will do (`sum_rows`,
 # `sum_long_row`): the power of two that a row's exponentials are scaled by changes no bit of the
@@ -276,8 +277,7 @@ cdef inline void sum_rows(
             # Nothing more is asked of the target's exponential.
             if target[row] >= 0:
                 e[row * n + target[row]] = 0
-        for row in range(rows):
-            sums[row] = row_sum(e + row * n, n)
+        row_sums(e, rows, n, &sums[0])
     else:
         for row in range(rows):
             i = row * n
@@ -313,9 +313,9 @@ cdef inline void sum_rows(
 
 cdef inline void short_item(
     const storage *x, storage *grad, real *losses, const Job *job,
-    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *scratch, real *heap,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result, real *e, real *scratch,
 ) noexcept nogil:
-    """Rows start to stop, of at most BLOCK classes each."""
+    """Rows start to stop, of at most BLOCK classes each; e, scratch: of BLOCK elements."""
     cdef Tally tally
     cdef Ending end
     cdef Drain drain
@@ -323,17 +323,16 @@ cdef inline void short_item(
     cdef Py_ssize_t group = min(max(GROUP // classes, 1), LANES)
     cdef Py_ssize_t first = start, n, g
     cdef Py_ssize_t target[64]
-    cdef real *e = scratch if heap == NULL else heap
     cdef real guess = <real>NAN
-    drain.at = drain.stop = 0
+    drain_start(&drain, job.streaming)
     clear(&tally)
     while first < stop:
         n = min(stop - first, group)
         for g in range(n):
             target[g] = class_of(job, first + g)
         sum_rows(
-            x + first * classes, e, n, classes, &target[0], grad != NULL,
-            &guess, scratch + BLOCK, &drain if heap != NULL else NULL, &end,
+            x + first * classes, e, n, classes, &target[0], grad != NULL, &guess, scratch,
+            &drain if grad != NULL else NULL, &end,
         )
         end_rows(job, first, n, &target[0], &end, &tally, losses, grad != NULL)
         if grad != NULL:
@@ -342,14 +341,7 @@ cdef inline void short_item(
                 set_factor(
                     &drain, g, e + g * classes, classes, target[g], target[g] >= 0, &end
                 )
-            if heap != NULL:
-                drain_begin(&drain, grad + first * classes, e, n, classes)
-            else:
-                for g in range(n):
-                    scaled(
-                        grad + (first + g) * classes, e + g * classes, classes,
-                        drain_by(&drain, g, <real>0), drain_low(&drain, g, <real>0),
-                    )
+            drain_begin(&drain, grad + first * classes, e, n, classes)
         first += n
     drain_rest(&drain, grad, <real>0)
     result[0] = folded(&tally)
@@ -476,7 +468,7 @@ cdef inline void long_item(
     cdef bint keep = heap != NULL and classes <= KEPT
     cdef const storage *xs
     cdef storage *g
-    drain.at = drain.stop = 0
+    drain_start(&drain, job.streaming)
     clear(&tally)
     for index in range(start, stop):
         xs = x + index * classes
@@ -498,12 +490,7 @@ cdef inline void long_item(
         if keep:
             drain_rest(&drain, grad, <real>0)
             set_factor(&drain, 0, heap, classes, target, target >= 0, &end)
-            if job.streaming:
-                drain_begin(&drain, g, heap, 1, classes)
-            else:
-                scaled(
-                    g, heap, classes, drain_by(&drain, 0, <real>0), drain_low(&drain, 0, <real>0)
-                )
+            drain_begin(&drain, g, heap, 1, classes)
             continue
         # Computed once more: the exponentials have not been kept.
         i = 0
@@ -528,8 +515,6 @@ cdef inline Py_ssize_t heap_size(const Job *job) noexcept nogil:
     """Elements of a thread's scratch for a gradient, beside what is on the stack."""
     if job.inner == 1 and job.classes > BLOCK:
         return job.classes if job.classes <= KEPT else 0
-    if job.inner == 1 and job.classes > FIRST_TILE and job.streaming:
-        return BLOCK
     return 0
 
 
@@ -822,32 +807,26 @@ cdef inline void item(
     const storage *x, storage *grad, float *losses32, double *losses64, const Job *job,
     Py_ssize_t start, Py_ssize_t stop, Sum *result, void *heap,
 ) noexcept nogil:
-    cdef float e[16384]      # 2 * BLOCK; for tiles SCRATCH is enough
+    cdef float room[16400]   # 2 * BLOCK, from a cache line's beginning; for tiles SCRATCH is enough
+    cdef double room64[16400]
     cdef float stage[8192]
-    cdef double e64[16384]
     cdef double stage64[8192]
+    cdef float *e = <float *>((<Py_ssize_t>&room[0] + 63) & -64)
+    cdef double *e64 = <double *>((<Py_ssize_t>&room64[0] + 63) & -64)
     if storage is double:
         if job.inner > 1 or job.classes <= FIRST_TILE:
-            tiles_item(x, grad, losses64, job, start, stop, result, &e64[0], &stage64[0])
+            tiles_item(x, grad, losses64, job, start, stop, result, e64, &stage64[0])
         elif job.classes <= BLOCK:
-            short_item(
-                x, grad, losses64, job, start, stop, result, &e64[0], <double *>heap
-            )
+            short_item(x, grad, losses64, job, start, stop, result, e64, e64 + BLOCK)
         else:
-            long_item(
-                x, grad, losses64, job, start, stop, result, &e64[0], <double *>heap
-            )
+            long_item(x, grad, losses64, job, start, stop, result, e64, <double *>heap)
     else:
         if job.inner > 1 or job.classes <= FIRST_TILE:
-            tiles_item(x, grad, losses32, job, start, stop, result, &e[0], &stage[0])
+            tiles_item(x, grad, losses32, job, start, stop, result, e, &stage[0])
         elif job.classes <= BLOCK:
-            short_item(
-                x, grad, losses32, job, start, stop, result, &e[0], <float *>heap
-            )
+            short_item(x, grad, losses32, job, start, stop, result, e, e + BLOCK)
         else:
-            long_item(
-                x, grad, losses32, job, start, stop, result, &e[0], <float *>heap
-            )
+            long_item(x, grad, losses32, job, start, stop, result, e, <float *>heap)
     if job.streaming:
         stream_end()
 

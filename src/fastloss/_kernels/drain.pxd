@@ -1,15 +1,16 @@
 # Gradients on their way to memory.
 #
-# A gradient larger than the caches is written past them, and such stores take about as long as the
-# exponentials. So that both go on at once, the gradients of some rows wait as exponentials in a
-# scratch block, the drain, and are scaled and written a little at a time between the exponentials
-# of the next rows, which take their places in the block: a second one would not fit into the cache.
+# Writing a gradient to memory takes about as long as the exponentials. So that both go on at once,
+# the gradients of some rows wait as exponentials in a scratch block, the drain, and are scaled and
+# written a little at a time between the exponentials of the next rows, which take their places in
+# the block: a second one would not fit into the cache. What is larger than the caches is written
+# past them.
 
 from libc.string cimport memcpy
 
 from .storage cimport (
-    HALF_LINES, bfloat16, float16, narrow, storage, stream_lines, stream_scaled,
-    stream_scaled_bfloat, stream_scaled_half,
+    PUT_SCALED, bfloat16, float16, narrow, put_lines, put_scaled, put_scaled_bfloat,
+    put_scaled_half, storage,
 )
 from .vecmath cimport mul_add, real
 
@@ -21,12 +22,19 @@ cdef struct Drain:
     Py_ssize_t classes       # elements of a row, at least 32
     Py_ssize_t row           # row of the next element
     Py_ssize_t row_stop      # element at which it ends
+    bint streaming           # whether to write past the caches
     # Exponential to gradient, by row, and what that lost by rounding to the compute type: which of
     # the two pairs is used is told by that type.
     float by32[64]
     float low32[64]
     double by64[64]
     double low64[64]
+
+
+cdef inline void drain_start(Drain *drain, bint streaming) noexcept nogil:
+    """Empty."""
+    drain.at = drain.stop = 0
+    drain.streaming = streaming
 
 
 cdef inline void drain_set(Drain *drain, Py_ssize_t row, real by, real low) noexcept nogil:
@@ -72,13 +80,15 @@ cdef inline void scaled(
             i += m
 
 
-cdef inline void write_64(char *to, const real *values, storage unused) noexcept nogil:
+cdef inline void write_64(
+    char *to, const real *values, storage unused, bint streaming
+) noexcept nogil:
     cdef storage narrowed[64]
     if (storage is float and real is float) or (storage is double and real is double):
-        stream_lines(to, values, sizeof(storage))
+        put_lines(to, values, sizeof(storage), streaming)
     else:
         narrow(&narrowed[0], values, 64)
-        stream_lines(to, &narrowed[0], sizeof(storage))
+        put_lines(to, &narrowed[0], sizeof(storage), streaming)
 
 
 cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noexcept nogil:
@@ -88,6 +98,7 @@ cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noex
     cdef Py_ssize_t left = drain.row_stop - at
     cdef const real *e = <const real *>drain.e + at
     cdef char *to = drain.to
+    cdef bint streaming = drain.streaming
     cdef real f, g, f_next, g_next, f_last, g_last
     cdef real stage[64]
     cdef Py_ssize_t i
@@ -102,16 +113,16 @@ cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noex
         drain.row += 1
         drain.row_stop += classes
     if left >= 64:
-        if storage is float and real is float:
-            stream_scaled(to, e, f, g)
-        elif storage is float16 and HALF_LINES:
-            stream_scaled_half(to, <const float *>e, <float>f, <float>g)
-        elif storage is bfloat16 and HALF_LINES:
-            stream_scaled_bfloat(to, <const float *>e, <float>f, <float>g)
+        if storage is float and real is float and PUT_SCALED:
+            put_scaled(to, <const float *>e, <float>f, <float>g, streaming)
+        elif storage is float16 and PUT_SCALED:
+            put_scaled_half(to, <const float *>e, <float>f, <float>g, streaming)
+        elif storage is bfloat16 and PUT_SCALED:
+            put_scaled_bfloat(to, <const float *>e, <float>f, <float>g, streaming)
         else:
             for i in range(64):
                 stage[i] = mul_add(e[i], f, e[i] * g)
-            write_64(to, &stage[0], <storage>0)
+            write_64(to, &stage[0], <storage>0, streaming)
     else:
         # The ends of one row or two: 64 elements lie in three rows at most.
         first = <int>left
@@ -132,7 +143,7 @@ cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noex
                     e[lane], f if lane < first else f_next if lane < second else f_last,
                     e[lane] * (g if lane < first else g_next if lane < second else g_last),
                 )
-        write_64(to, &stage[0], <storage>0)
+        write_64(to, &stage[0], <storage>0, streaming)
 
 
 cdef inline void drain_until(

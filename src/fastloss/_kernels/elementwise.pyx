@@ -15,8 +15,8 @@ from libc.string cimport memcpy
 
 from .blocks cimport Sum, accumulate, add, value_of
 from .storage cimport (
-    bfloat16, emit, float16, load, narrow, overlap, prefetch, prefetch_bytes, storage,
-    stream_bytes, stream_end, stream_lines, widen_bfloat, widen_half,
+    bfloat16, emit, float16, load, narrow, overlap, prefetch, prefetch_bytes, put_lines, storage,
+    stream_bytes, stream_end, widen_bfloat, widen_half,
 )
 from .vecmath cimport (
     INFINITY, NAN, bits32, exp_low, exp_magic, exp_negative, exp_scaled, float_of, log1p,
@@ -184,7 +184,7 @@ cdef struct Waiting:
 cdef inline void write_some(Waiting *waiting) noexcept nogil:
     """Write four lines; calls nothing, so that loops keep their registers."""
     if waiting.left >= 256:
-        stream_lines(waiting.to, waiting.values, 4)
+        put_lines(waiting.to, waiting.values, 4, True)
         waiting.values += 256
         waiting.to += 256
         waiting.left -= 256

@@ -72,58 +72,58 @@ cdef extern from *:
     #endif
     }
 
-    /* The same of `lines` whole cache lines, a constant where it is inlined. */
-    static inline void fastloss_stream_lines(char *to, const void *from, int lines) {
+    /* `lines` whole cache lines, a constant where it is inlined: past the caches if `stream`. */
+    static inline void fastloss_put_lines(char *to, const void *from, int lines, int stream) {
+    #if defined(__SSE2__)
         const char *s = (const char *)from;
         int i;
+        if (stream)
     #if defined(__AVX512F__)
-        for (i = 0; i < 64 * lines; i += 64)
-            _mm512_stream_si512((__m512i *)(to + i), _mm512_loadu_si512((const void *)(s + i)));
-    #elif defined(__SSE2__)
-        for (i = 0; i < 64 * lines; i += 16)
-            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(s + i)));
+            for (i = 0; i < 64 * lines; i += 64)
+                _mm512_stream_si512((__m512i *)(to + i), _mm512_loadu_si512((const void *)(s + i)));
     #else
-        (void)i;
-        memcpy(to, s, 64 * (size_t)lines);
+            for (i = 0; i < 64 * lines; i += 16)
+                _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(s + i)));
     #endif
+        else
+    #else
+        (void)stream;
+    #endif
+            memcpy(to, from, 64 * (size_t)lines);
     }
 
-    /* to[:64] = e[:64] * (by + low), past the caches. */
-    static inline void fastloss_stream_scaled(char *to, const float *e, float by, float low) {
-        int i;
-    #if defined(__AVX512F__)
-        for (i = 0; i < 64; i += 16) {
-            __m512 v = _mm512_loadu_ps(e + i);
-            v = _mm512_fmadd_ps(v, _mm512_set1_ps(by), _mm512_mul_ps(v, _mm512_set1_ps(low)));
-            _mm512_stream_ps((float *)to + i, v);
-        }
-    #else
-        float stage[64];
-        for (i = 0; i < 64; i++)
-            stage[i] = FASTLOSS_FMA ? fmaf(e[i], by, e[i] * low) : e[i] * by + e[i] * low;
-        fastloss_stream_lines(to, stage, 4);
-    #endif
-    }
-
-    /* The same to float16 and bfloat16, where the processor has what makes whole lines of them. */
+    /* Lines of 64 elements: to[:64] = e[:64] * (by + low). */
     #if defined(__AVX512BW__)
-    #define FASTLOSS_HALF_LINES 1
+    #define FASTLOSS_PUT_SCALED 1
+    static inline void fastloss_put(char *to, __m512i line, int stream) {
+        if (stream)
+            _mm512_stream_si512((__m512i *)to, line);
+        else
+            _mm512_store_si512((void *)to, line);
+    }
     static inline __m512 fastloss_scaled16(const float *e, float by, float low) {
         __m512 v = _mm512_loadu_ps(e);
         return _mm512_fmadd_ps(v, _mm512_set1_ps(by), _mm512_mul_ps(v, _mm512_set1_ps(low)));
     }
-    static inline void fastloss_stream_scaled_half(char *to, const float *e, float by, float low) {
+    static inline void fastloss_put_scaled(char *to, const float *e, float by, float low,
+                                           int stream) {
+        int i;
+        for (i = 0; i < 64; i += 16)
+            fastloss_put(to + 4 * i, _mm512_castps_si512(fastloss_scaled16(e + i, by, low)),
+                         stream);
+    }
+    static inline void fastloss_put_scaled_half(char *to, const float *e, float by, float low,
+                                                int stream) {
         int i;
         for (i = 0; i < 64; i += 32) {
             __m256i a = _mm512_cvtps_ph(fastloss_scaled16(e + i, by, low), 0);
             __m256i b = _mm512_cvtps_ph(fastloss_scaled16(e + i + 16, by, low), 0);
-            _mm512_stream_si512((__m512i *)(to + 2 * i),
-                                _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1));
+            fastloss_put(to + 2 * i, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1), stream);
         }
     }
     /* No product may be a NaN with bits in its lower half: it would be rounded to a number. */
-    static inline void fastloss_stream_scaled_bfloat(char *to, const float *e, float by,
-                                                     float low) {
+    static inline void fastloss_put_scaled_bfloat(char *to, const float *e, float by, float low,
+                                                  int stream) {
         __m512i one = _mm512_set1_epi16(1), half = _mm512_set1_epi16((short)0x8000);
         const __m512i even = _mm512_set_epi16(
             62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32,
@@ -142,19 +142,17 @@ cdef extern from *:
             /* Up if beyond one half of the last place, and at one half if that place is odd. */
             __m512i beyond = _mm512_ternarylogic_epi32(lower, upper, one, 0xf8); /* l | (u & 1) */
             __mmask32 up = _mm512_cmpgt_epu16_mask(beyond, half);
-            _mm512_stream_si512((__m512i *)(to + 2 * i),
-                                _mm512_mask_add_epi16(upper, up, upper, one));
+            fastloss_put(to + 2 * i, _mm512_mask_add_epi16(upper, up, upper, one), stream);
         }
     }
     #else
-    #define FASTLOSS_HALF_LINES 0
-    static inline void fastloss_stream_scaled_half(char *to, const float *e, float by, float low) {
-        (void)to; (void)e; (void)by; (void)low;
+    #define FASTLOSS_PUT_SCALED 0
+    static inline void fastloss_put_scaled(char *to, const float *e, float by, float low,
+                                           int stream) {
+        (void)to; (void)e; (void)by; (void)low; (void)stream;
     }
-    static inline void fastloss_stream_scaled_bfloat(char *to, const float *e, float by,
-                                                     float low) {
-        (void)to; (void)e; (void)by; (void)low;
-    }
+    #define fastloss_put_scaled_half fastloss_put_scaled
+    #define fastloss_put_scaled_bfloat fastloss_put_scaled
     #endif
 
     /* Order streamed lines before whatever tells another thread that they are there. */
@@ -242,18 +240,18 @@ cdef extern from *:
     void prefetch "fastloss_prefetch"(const void *p) noexcept nogil
     void prefetch_bytes "fastloss_prefetch_bytes"(const void *p, size_t n) noexcept nogil
     void stream_bytes "fastloss_stream"(void *to, const void *source, size_t n) noexcept nogil
-    void stream_lines "fastloss_stream_lines"(
-        char *to, const void *source, int lines
+    void put_lines "fastloss_put_lines"(
+        char *to, const void *source, int lines, bint stream
     ) noexcept nogil
-    void stream_scaled "fastloss_stream_scaled"(
-        char *to, const float *e, float by, float low
+    const int PUT_SCALED "FASTLOSS_PUT_SCALED"
+    void put_scaled "fastloss_put_scaled"(
+        char *to, const float *e, float by, float low, bint stream
     ) noexcept nogil
-    const int HALF_LINES "FASTLOSS_HALF_LINES"
-    void stream_scaled_half "fastloss_stream_scaled_half"(
-        char *to, const float *e, float by, float low
+    void put_scaled_half "fastloss_put_scaled_half"(
+        char *to, const float *e, float by, float low, bint stream
     ) noexcept nogil
-    void stream_scaled_bfloat "fastloss_stream_scaled_bfloat"(
-        char *to, const float *e, float by, float low
+    void put_scaled_bfloat "fastloss_put_scaled_bfloat"(
+        char *to, const float *e, float by, float low, bint stream
     ) noexcept nogil
     void stream_end "fastloss_stream_end"() noexcept nogil
     void turn4f "fastloss_turn4f"(
