@@ -311,7 +311,7 @@ cdef inline void sum_rows(
         end.rest_low[row] = sums[row].low - (end.rest[row] - sums[row].high)
 
 
-cdef inline void short_item(
+cdef void short_item(
     const storage *x, storage *grad, real *losses, const Job *job,
     Py_ssize_t start, Py_ssize_t stop, Sum *result, real *e, real *scratch,
 ) noexcept nogil:
@@ -454,7 +454,7 @@ cdef inline RowSum sum_long_row(
     return row
 
 
-cdef inline void long_item(
+cdef void long_item(
     const storage *x, storage *grad, real *losses, const Job *job,
     Py_ssize_t start, Py_ssize_t stop, Sum *result, real *scratch, real *heap,
 ) noexcept nogil:
@@ -640,7 +640,7 @@ cdef inline void fit_block(
             end.own_x[lane] = xs[tile.skip[lane] * width + lane]
 
 
-cdef inline void tiles_item(
+cdef void tiles_item(
     const storage *x, storage *grad, real *losses, const Job *job,
     Py_ssize_t start, Py_ssize_t stop, Sum *result, real *xs, real *stage,
 ) noexcept nogil:
@@ -764,7 +764,7 @@ cdef inline void targets_of(
 
 # ---- c) negative log-likelihood --------------------------------------------------------------
 
-cdef inline void nll_item(
+cdef void nll_item(
     const storage *x, real *losses, const Job *job,
     Py_ssize_t start, Py_ssize_t stop, Sum *result, real unused,
 ) noexcept nogil:

@@ -116,7 +116,7 @@ cdef inline Row read_row(
     return row
 
 
-cdef inline void rows_item(
+cdef void rows_item(
     const storage *x, storage *y, const Job *job, Py_ssize_t start, Py_ssize_t stop,
     real *xs, real *e
 ) noexcept nogil:
@@ -225,7 +225,7 @@ cdef inline void end_of(
 
 # ---- b) tiles --------------------------------------------------------------------------------
 
-cdef inline void tiles_item(
+cdef void tiles_item(
     const storage *x, storage *y, const Job *job, Py_ssize_t start, Py_ssize_t stop,
     real *xs, real *e, real *stage
 ) noexcept nogil:

@@ -85,13 +85,13 @@ cdef inline real mul_add(real a, real b, real c) noexcept nogil:
 #
 # e**x = 2**k * e**r with k the integer nearest to x / ln 2. The sum of a softmax needs its terms
 # relative to the largest one only up to a power of two, so nothing is subtracted from x: the
-# maximum m enters as the integer K = round(m / ln 2), and the term is e**x * 2**(SPARE - K). No
+# maximum m enters as an integer K near m / ln 2, and the term is e**x * 2**(SPARE - K). No
 # rounding of x - m is lost because there is no x - m.
 #
 # Adding the number `magic` = 1.5 * 2**(mantissa bits) + (SPARE - K + exponent bias) rounds x / ln 2
 # to an integer and leaves, in the low bits of the sum, the exponent field of 2**(k + SPARE - K):
 # one shift makes it a number. SPARE keeps terms normal numbers that are subnormal relative to the
-# maximum, and leaves room for K to be that of a somewhat larger number than the maximum; it goes
+# maximum, and leaves room for K to be that of a larger or smaller number than the maximum; it goes
 # away when a result is scaled, in one rounding.
 #
 # `low` is where that exponent field is 0: x is clamped there, the power of two is then exactly 0
