@@ -18,255 +18,43 @@ ctypedef fused storage:
     float16
     bfloat16
 
-cdef extern from *:
-    """
-    #if defined(__SSE2__)
-    #include <immintrin.h>
-    #endif
-    #include <stddef.h>
-    #include <stdint.h>
-    #include <string.h>
-
-    #if defined(__GNUC__)
-    #define fastloss_prefetch(p) __builtin_prefetch((p), 0, 3)
-    #define fastloss_effect() __asm__ volatile("")
-    #else
-    #define fastloss_prefetch(p) ((void)(p))
-    #define fastloss_effect() ((void)0)
-    #endif
-
-    /* n bytes. GCC leaves out calls of what has no effect, and fetching has none in its eyes. */
-    static inline void fastloss_prefetch_bytes(const void *p, size_t n) {
-        size_t i;
-        for (i = 0; i < n; i += 64) fastloss_prefetch((const char *)p + i);
-        fastloss_effect();
-    }
-
-    /* Copy past the caches: lines that are written whole need not be read first. */
-    static inline void fastloss_stream(void *to, const void *from, size_t n) {
-    #if defined(__SSE2__)
-        char *d = (char *)to;
-        const char *s = (const char *)from;
-        size_t head = (size_t)(-(uintptr_t)d & 63);
-        size_t i;
-        if (n < 256) { memcpy(d, s, n); return; }
-        memcpy(d, s, head);
-        d += head; s += head; n -= head;
-        for (i = 0; i + 64 <= n; i += 64) {
-    #if defined(__AVX512F__)
-            _mm512_stream_si512((__m512i *)(d + i), _mm512_loadu_si512((const void *)(s + i)));
-    #else
-            __m128i a = _mm_loadu_si128((const __m128i *)(s + i));
-            __m128i b = _mm_loadu_si128((const __m128i *)(s + i + 16));
-            __m128i c = _mm_loadu_si128((const __m128i *)(s + i + 32));
-            __m128i e = _mm_loadu_si128((const __m128i *)(s + i + 48));
-            _mm_stream_si128((__m128i *)(d + i), a);
-            _mm_stream_si128((__m128i *)(d + i + 16), b);
-            _mm_stream_si128((__m128i *)(d + i + 32), c);
-            _mm_stream_si128((__m128i *)(d + i + 48), e);
-    #endif
-        }
-        memcpy(d + i, s + i, n - i);
-    #else
-        memcpy(to, from, n);
-    #endif
-    }
-
-    /* `lines` whole cache lines, a constant where it is inlined: past the caches if `stream`. */
-    static inline void fastloss_put_lines(char *to, const void *from, int lines, int stream) {
-    #if defined(__SSE2__)
-        const char *s = (const char *)from;
-        int i;
-        if (stream)
-    #if defined(__AVX512F__)
-            for (i = 0; i < 64 * lines; i += 64)
-                _mm512_stream_si512((__m512i *)(to + i), _mm512_loadu_si512((const void *)(s + i)));
-    #else
-            for (i = 0; i < 64 * lines; i += 16)
-                _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(s + i)));
-    #endif
-        else
-    #else
-        (void)stream;
-    #endif
-            memcpy(to, from, 64 * (size_t)lines);
-    }
-
-    /* Lines of 64 elements: to[:64] = e[:64] * (by + low). */
-    #if defined(__AVX512BW__)
-    #define FASTLOSS_PUT_SCALED 1
-    static inline void fastloss_put(char *to, __m512i line, int stream) {
-        if (stream)
-            _mm512_stream_si512((__m512i *)to, line);
-        else
-            _mm512_store_si512((void *)to, line);
-    }
-    static inline __m512 fastloss_scaled16(const float *e, float by, float low) {
-        __m512 v = _mm512_loadu_ps(e);
-        return _mm512_fmadd_ps(v, _mm512_set1_ps(by), _mm512_mul_ps(v, _mm512_set1_ps(low)));
-    }
-    static inline void fastloss_put_scaled(char *to, const float *e, float by, float low,
-                                           int stream) {
-        int i;
-        for (i = 0; i < 64; i += 16)
-            fastloss_put(to + 4 * i, _mm512_castps_si512(fastloss_scaled16(e + i, by, low)),
-                         stream);
-    }
-    static inline void fastloss_put_scaled_half(char *to, const float *e, float by, float low,
-                                                int stream) {
-        int i;
-        for (i = 0; i < 64; i += 32) {
-            __m256i a = _mm512_cvtps_ph(fastloss_scaled16(e + i, by, low), 0);
-            __m256i b = _mm512_cvtps_ph(fastloss_scaled16(e + i + 16, by, low), 0);
-            fastloss_put(to + 2 * i, _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1), stream);
-        }
-    }
-    /* No product may be a NaN with bits in its lower half: it would be rounded to a number. */
-    static inline void fastloss_put_scaled_bfloat(char *to, const float *e, float by, float low,
-                                                  int stream) {
-        __m512i one = _mm512_set1_epi16(1), half = _mm512_set1_epi16((short)0x8000);
-        const __m512i even = _mm512_set_epi16(
-            62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32,
-            30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-        const __m512i odd = _mm512_or_si512(even, one);
-        int i;
-    #if defined(__GNUC__)
-        /* Constants that are kept in registers, and not made anew each time. */
-        __asm__("" : "+v"(one), "+v"(half));
-    #endif
-        for (i = 0; i < 64; i += 32) {
-            __m512i a = _mm512_castps_si512(fastloss_scaled16(e + i, by, low));
-            __m512i b = _mm512_castps_si512(fastloss_scaled16(e + i + 16, by, low));
-            __m512i upper = _mm512_permutex2var_epi16(a, odd, b);
-            __m512i lower = _mm512_permutex2var_epi16(a, even, b);
-            /* Up if beyond one half of the last place, and at one half if that place is odd. */
-            __m512i beyond = _mm512_ternarylogic_epi32(lower, upper, one, 0xf8); /* l | (u & 1) */
-            __mmask32 up = _mm512_cmpgt_epu16_mask(beyond, half);
-            fastloss_put(to + 2 * i, _mm512_mask_add_epi16(upper, up, upper, one), stream);
-        }
-    }
-    #else
-    #define FASTLOSS_PUT_SCALED 0
-    static inline void fastloss_put_scaled(char *to, const float *e, float by, float low,
-                                           int stream) {
-        (void)to; (void)e; (void)by; (void)low; (void)stream;
-    }
-    #define fastloss_put_scaled_half fastloss_put_scaled
-    #define fastloss_put_scaled_bfloat fastloss_put_scaled
-    #endif
-
-    /* Order streamed lines before whatever tells another thread that they are there. */
-    static inline void fastloss_stream_end(void) {
-    #if defined(__SSE2__)
-        _mm_sfence();
-    #endif
-    }
-
-    /* A block of 4 x 4: to[j * to_stride + i] = from[i * from_stride + j]. */
-    #if defined(__SSE2__)
-    static inline void fastloss_turn4f(float *to, ptrdiff_t to_stride,
-                                       const float *from, ptrdiff_t from_stride) {
-        __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_stride);
-        __m128 c = _mm_loadu_ps(from + 2 * from_stride), d = _mm_loadu_ps(from + 3 * from_stride);
-        _MM_TRANSPOSE4_PS(a, b, c, d);
-        _mm_storeu_ps(to, a);
-        _mm_storeu_ps(to + to_stride, b);
-        _mm_storeu_ps(to + 2 * to_stride, c);
-        _mm_storeu_ps(to + 3 * to_stride, d);
-    }
-    static inline void fastloss_turn4d(double *to, ptrdiff_t to_stride,
-                                       const double *from, ptrdiff_t from_stride) {
-        int i, j;
-        for (i = 0; i < 4; i += 2)
-            for (j = 0; j < 4; j += 2) {
-                __m128d a = _mm_loadu_pd(from + i * from_stride + j);
-                __m128d b = _mm_loadu_pd(from + (i + 1) * from_stride + j);
-                _mm_storeu_pd(to + j * to_stride + i, _mm_unpacklo_pd(a, b));
-                _mm_storeu_pd(to + (j + 1) * to_stride + i, _mm_unpackhi_pd(a, b));
-            }
-    }
-    #else
-    static inline void fastloss_turn4f(float *to, ptrdiff_t to_stride,
-                                       const float *from, ptrdiff_t from_stride) {
-        int i, j;
-        for (i = 0; i < 4; i++)
-            for (j = 0; j < 4; j++) to[j * to_stride + i] = from[i * from_stride + j];
-    }
-    static inline void fastloss_turn4d(double *to, ptrdiff_t to_stride,
-                                       const double *from, ptrdiff_t from_stride) {
-        int i, j;
-        for (i = 0; i < 4; i++)
-            for (j = 0; j < 4; j++) to[j * to_stride + i] = from[i * from_stride + j];
-    }
-    #endif
-
-    /* Sixteen bfloat16 to float: by itself the compiler reads 32 and takes them apart. */
-    #if defined(__AVX512F__)
-    #define FASTLOSS_WIDEN_BFLOAT 1
-    static inline void fastloss_widen_bfloat16(float *d, const int16_t *s) {
-        __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)s));
-        _mm512_storeu_si512(d, _mm512_slli_epi32(x, 16));
-    }
-    #else
-    #define FASTLOSS_WIDEN_BFLOAT 0
-    static inline void fastloss_widen_bfloat16(float *d, const int16_t *s) { (void)d; (void)s; }
-    #endif
-
-    /* Sixteen float16 to float and back with the processor's own conversion. */
-    #if defined(__AVX512F__)
-    #define FASTLOSS_F16C 16
-    static inline void fastloss_widen16(float *d, const uint16_t *s) {
-        _mm512_storeu_ps(d, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)s)));
-    }
-    static inline void fastloss_narrow16(uint16_t *d, const float *s) {
-        _mm256_storeu_si256((__m256i *)d, _mm512_cvtps_ph(_mm512_loadu_ps(s), 0));
-    }
-    #elif defined(__F16C__)
-    #define FASTLOSS_F16C 16
-    static inline void fastloss_widen16(float *d, const uint16_t *s) {
-        _mm256_storeu_ps(d, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)s)));
-        _mm256_storeu_ps(d + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(s + 8))));
-    }
-    static inline void fastloss_narrow16(uint16_t *d, const float *s) {
-        _mm_storeu_si128((__m128i *)d, _mm256_cvtps_ph(_mm256_loadu_ps(s), 0));
-        _mm_storeu_si128((__m128i *)(d + 8), _mm256_cvtps_ph(_mm256_loadu_ps(s + 8), 0));
-    }
-    #else
-    #define FASTLOSS_F16C 0
-    static inline void fastloss_widen16(float *d, const uint16_t *s) { (void)d; (void)s; }
-    static inline void fastloss_narrow16(uint16_t *d, const float *s) { (void)d; (void)s; }
-    #endif
-    """
-    void prefetch "fastloss_prefetch"(const void *p) noexcept nogil
-    void prefetch_bytes "fastloss_prefetch_bytes"(const void *p, size_t n) noexcept nogil
-    void stream_bytes "fastloss_stream"(void *to, const void *source, size_t n) noexcept nogil
+cdef extern from "simd/stream.h" nogil:
+    void prefetch "fastloss_prefetch"(const void *p) noexcept
+    void prefetch_bytes "fastloss_prefetch_bytes"(const void *p, size_t n) noexcept
+    void stream_bytes "fastloss_stream"(void *to, const void *source, size_t n) noexcept
     void put_lines "fastloss_put_lines"(
         char *to, const void *source, int lines, bint stream
-    ) noexcept nogil
+    ) noexcept
+    void stream_end "fastloss_stream_end"() noexcept
+
+cdef extern from "simd/scale.h" nogil:
     const int PUT_SCALED "FASTLOSS_PUT_SCALED"
     void put_scaled "fastloss_put_scaled"(
         char *to, const float *e, float by, float low, bint stream
-    ) noexcept nogil
+    ) noexcept
     void put_scaled_half "fastloss_put_scaled_half"(
         char *to, const float *e, float by, float low, bint stream
-    ) noexcept nogil
+    ) noexcept
     void put_scaled_bfloat "fastloss_put_scaled_bfloat"(
         char *to, const float *e, float by, float low, bint stream
-    ) noexcept nogil
-    void stream_end "fastloss_stream_end"() noexcept nogil
+    ) noexcept
+
+cdef extern from "simd/transpose.h" nogil:
     void turn4f "fastloss_turn4f"(
         float *to, Py_ssize_t to_stride, const float *source, Py_ssize_t stride
-    ) noexcept nogil
+    ) noexcept
     void turn4d "fastloss_turn4d"(
         double *to, Py_ssize_t to_stride, const double *source, Py_ssize_t stride
-    ) noexcept nogil
+    ) noexcept
+
+cdef extern from "simd/halves.h" nogil:
     const int WIDEN_BFLOAT "FASTLOSS_WIDEN_BFLOAT"
     void widen_bfloat16 "fastloss_widen_bfloat16"(
         float *to, const int16_t *source
-    ) noexcept nogil
+    ) noexcept
     const int F16C "FASTLOSS_F16C"
-    void widen16 "fastloss_widen16"(float *to, const uint16_t *source) noexcept nogil
-    void narrow16 "fastloss_narrow16"(uint16_t *to, const float *source) noexcept nogil
+    void widen16 "fastloss_widen16"(float *to, const uint16_t *source) noexcept
+    void narrow16 "fastloss_narrow16"(uint16_t *to, const float *source) noexcept
 
 
 cdef inline bint overlap(

@@ -15,15 +15,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-cdef extern from *:
-    """
-    #include <math.h>
-    #if defined(__FP_FAST_FMAF) && defined(__FP_FAST_FMA)
-    #define FASTLOSS_FMA 1
-    #else
-    #define FASTLOSS_FMA 0
-    #endif
-    """
+cdef extern from "simd/fma.h" nogil:
     const bint FMA "FASTLOSS_FMA"
 
 cdef extern from "<math.h>" nogil:
