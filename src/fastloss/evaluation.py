@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastloss import _arrays, _threads
-from fastloss._kernels import softmax as _softmax
+from fastloss._kernels import classes as _kernels
 
 __all__ = ["SampleScores", "StreamingLoss", "score_samples"]
 
@@ -30,7 +30,7 @@ class SampleScores(NamedTuple):
     entropy: NDArray[Any]
 
 
-_EVALUATE = {name: _softmax.evaluate[name] for name in _softmax.evaluate.__signatures__}
+_EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
 
 
 def score_samples(logits: ArrayLike, target: ArrayLike, *, axis: int | None = None) -> SampleScores:
@@ -85,20 +85,17 @@ def score_samples(logits: ArrayLike, target: ArrayLike, *, axis: int | None = No
     storage = _arrays.STORAGE[a.logits.dtype]
     numbers = np.full((3, shape[0], shape[2]), np.nan)
     predicted = np.zeros((shape[0], shape[2]), np.int64)
-    bad = _EVALUATE[storage.kernel](
-        _softmax.Kind.SCORE,
+    what, where, _, _ = _EVALUATE[storage.kernel](
+        _kernels.KINDS["score"],
         _arrays.seen_by_kernel(a.logits, shape),
-        None,
         a.target,
-        numbers[0],
-        predicted,
-        numbers[1],
-        numbers[2],
-        _threads.for_work(a.logits.size),
+        numbers=numbers,
+        predicted=predicted,
+        threads=_threads.for_work(a.logits.size),
     )
     assert a.target is not None
-    if bad >= 0:
-        _arrays.wrong_index(a.target.reshape(a.samples), bad, shape[1])
+    if what:
+        _arrays.wrong_index(a.target.reshape(a.samples), where, shape[1])
     log_prob, predicted_log_prob, entropy = numbers.astype(storage.loss).reshape(3, *a.samples)
     return SampleScores(log_prob, predicted.reshape(a.samples), predicted_log_prob, entropy)
 

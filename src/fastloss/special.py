@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
-from fastloss._kernels import softmax as _softmax
+from fastloss._kernels import classes as _kernels
 from fastloss.losses._elementwise import Kind, function
 
 __all__ = ["log_sigmoid", "log_softmax", "logsumexp", "sigmoid", "softmax", "softplus"]
 
-_EVALUATE = {name: _softmax.evaluate[name] for name in _softmax.evaluate.__signatures__}
+_EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
 
 
 def _split(x: Array, axis: int) -> tuple[int, int, int]:
@@ -35,13 +35,8 @@ def _softmax_like(kind: int, x: ArrayLike, axis: int) -> Array:
     _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
         kind,
         _arrays.seen_by_kernel(x, shape),
-        _arrays.seen_by_kernel(y, shape),
-        None,
-        None,
-        None,
-        None,
-        None,
-        _threads.for_work(x.size),
+        out=_arrays.seen_by_kernel(y, shape),
+        threads=_threads.for_work(x.size),
     )
     return y
 
@@ -81,15 +76,10 @@ def logsumexp(x: ArrayLike, axis: int = -1, keepdims: bool = False) -> np.floati
     shape = _split(x, axis)
     result = np.full((shape[0], shape[2]), -np.inf)
     _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
-        _softmax.Kind.LOGSUMEXP,
+        _kernels.KINDS["logsumexp"],
         _arrays.seen_by_kernel(x, shape),
-        None,
-        None,
-        result,
-        None,
-        None,
-        None,
-        _threads.for_work(x.size),
+        numbers=result[None],
+        threads=_threads.for_work(x.size),
     )
     rest = (1,) if keepdims else ()
     answer = result.astype(x.dtype).reshape(x.shape[:axis] + rest + x.shape[axis + 1 :])
@@ -124,7 +114,7 @@ def softmax(x: ArrayLike, axis: int = -1) -> Array:
     >>> fastloss.softmax([1.0, 2.0, 3.0]).round(4)
     array([0.09  , 0.2447, 0.6652])
     """
-    return _softmax_like(_softmax.Kind.SOFTMAX, x, axis)
+    return _softmax_like(_kernels.KINDS["softmax"], x, axis)
 
 
 def log_softmax(x: ArrayLike, axis: int = -1) -> Array:
@@ -155,7 +145,7 @@ def log_softmax(x: ArrayLike, axis: int = -1) -> Array:
     >>> fastloss.log_softmax([1.0, 2.0, 3.0]).round(4)
     array([-2.4076, -1.4076, -0.4076])
     """
-    return _softmax_like(_softmax.Kind.LOG_SOFTMAX, x, axis)
+    return _softmax_like(_kernels.KINDS["log_softmax"], x, axis)
 
 
 def sigmoid(x: ArrayLike) -> np.floating[Any] | Array:

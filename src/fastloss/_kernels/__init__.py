@@ -2,7 +2,7 @@
 
 ``level`` is the name of the level in use, ``built`` the levels in this build, best last, and
 ``supported`` those of them that this processor can run.  The kernels themselves are the modules
-of the chosen level, bound here by name (``categorical``, ``binary`` …).
+of the chosen level, bound here by name (``classes``, ``elementwise`` …).
 
 ``FASTLOSS_ISA=baseline|avx2|avx512`` in the environment forces a level.
 """
@@ -22,7 +22,7 @@ __all__ = ["KERNELS", "LEVELS", "built", "level", "load", "runtime", "supported"
 LEVELS = {"baseline": 0, "avx2": 3, "avx512": 4}
 
 #: Modules that every level has.
-KERNELS = ("categorical", "elementwise", "soft", "softmax", "vecmath")
+KERNELS = ("classes", "elementwise", "vecmath")
 
 
 def load(level: str) -> dict[str, ModuleType]:
@@ -62,10 +62,8 @@ built = _find_built()
 supported = tuple(name for name in built if LEVELS[name] <= runtime.x86_64_level())
 level = _choose()
 
-# The chosen level's modules, for `from fastloss._kernels import categorical`.
-categorical: ModuleType
+# The chosen level's modules, for `from fastloss._kernels import classes`.
+classes: ModuleType
 elementwise: ModuleType
-soft: ModuleType
-softmax: ModuleType
 vecmath: ModuleType
 globals().update(load(level))

@@ -1,4 +1,4 @@
-# Samples of a loss over classes: what is known of them, how they are dealt out and summed.
+# Samples of a loss over classes: what a call says of them, and how they are dealt out.
 #
 # A sample is one (outer, inner) position of logits of shape (outer, C, inner), numbered
 # o * inner + i. Samples are dealt out to threads as items of a size that depends on the shape
@@ -7,24 +7,62 @@
 
 from libc.stdint cimport int64_t
 
-from .blocks cimport LANES, Sum, Tally, clear, count, folded, value_of
 from .storage cimport overlap
+from .sums cimport LANES, Sum, Tally, clear, count, folded, value_of
 from .vecmath cimport INFINITY
+from .workspace cimport FINE, OVERLAPS, WRONG_INDEX, Status
 
 cdef enum:
     ITEM = 65536         # elements that one item of work holds, about
     MAX_ITEMS = 4096
 
+# What to compute. An ending (endings.pxd) makes it of a sample's sums.
+cdef enum:
+    CROSS_ENTROPY = 0    # of class indices
+    SOFT = 1             # cross-entropy with a target for each class: smoothing or probabilities
+    FOCAL = 2
+    NLL = 3              # of log-probabilities, which needs no sums
+    LOGSUMEXP = 4
+    SOFTMAX = 5
+    LOG_SOFTMAX = 6
+    SCORE = 7
+
 cdef struct Job:
+    int kind
     Py_ssize_t samples
     Py_ssize_t classes
     Py_ssize_t inner
-    const int64_t *target
+    const int64_t *target    # class indices, or NULL
     const double *weight     # by class, or NULL
     const double *factor     # by sample, or NULL
     int64_t ignore_index
     double scale             # of the gradient: upstream gradient over the mean's denominator
-    bint streaming
+    # Of SOFT: a class's target is weight * unit * (keep * p + spread), p its probability or 1 at
+    # an index; losses and gradients are taken by 1 / unit.
+    const float *p32         # probabilities, or NULL
+    const double *p64
+    double keep              # 1 - smoothing
+    double spread            # smoothing / C
+    double unit              # a power of two that brings the largest class weight near 1
+    # Options.
+    double z_loss
+    double gamma             # of FOCAL
+    double temperature
+    double softcap           # 0: none
+    # OUT, of SCORE and LOGSUMEXP, by sample.
+    double *number           # the target's log-probability, or the logsumexp
+    int64_t *predicted
+    double *predicted_log_prob
+    double *entropy
+    bint streaming           # what is written is larger than the caches
+    double heaviest          # largest class weight, times the gradient's scale if that is above 1
+    bint heavy               # whether some sample's factor is huge
+
+
+cdef inline bint has_indices(const Job *job) noexcept nogil:
+    """Whether the class that is left out of a sample's sum is its target, not its largest."""
+    return job.kind == CROSS_ENTROPY or job.kind == FOCAL
+
 
 cdef inline double factor_of(const Job *job, Py_ssize_t sample, Py_ssize_t t) noexcept nogil:
     """What the sample's loss is multiplied by: class weight and sample factor."""
@@ -43,6 +81,30 @@ cdef inline double weighted(double factor, double loss) noexcept nogil:
     return 0.0 if (factor == 0) & (loss == INFINITY) else factor * loss
 
 
+cdef inline double huge() noexcept nogil:
+    """Factors from which on exponentials that a float has lost count in a float's loss.
+
+    A class whose exponential is 2**-164 of the largest, or less, may be lost.
+    """
+    return 1e10
+
+
+cdef inline bint is_heavy(const Job *job, Py_ssize_t sample) noexcept nogil:
+    """Whether a sample's factor is as large as that."""
+    cdef double factor = 1.0 if job.factor == NULL else job.factor[sample]
+    return not -huge() < factor * job.heaviest < huge()
+
+
+cdef inline bint any_heavy(const Job *job) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef int heavy = 0
+    if job.factor == NULL:
+        return is_heavy(job, 0)
+    for i in range(job.samples):
+        heavy |= not -huge() < job.factor[i] * job.heaviest < huge()
+    return heavy != 0
+
+
 cdef inline Py_ssize_t offset_of(const Job *job, Py_ssize_t sample, Py_ssize_t c) noexcept nogil:
     """Where class c of a sample lies."""
     return (sample // job.inner * job.classes + c) * job.inner + sample % job.inner
@@ -55,57 +117,54 @@ cdef inline Py_ssize_t item_size(const Job *job) noexcept nogil:
     return (size + LANES - 1) // LANES * LANES if job.classes * LANES <= ITEM else size
 
 
-cdef struct Check:
-    Py_ssize_t bad           # position of the first bad target, or -1
-    double weights
-
-
-cdef inline Check check(const Job *job) noexcept nogil:
-    """Look for indices outside the classes and sum the weights of the samples not ignored."""
-    cdef Check result
+cdef inline Status check(const Job *job, double *weights) noexcept nogil:
+    """Look for indices outside the classes; `weights`: sum over the samples not ignored."""
     cdef Tally tally
-    cdef double value[64]
-    cdef Py_ssize_t i, n, first
-    cdef int64_t t, kept = 0, bad = 0, known
-    clear(&tally)
-    for i in range(job.samples):
-        t = job.target[i]
-        known = t != job.ignore_index
-        kept += known
-        bad |= known & (t < 0 or t >= job.classes)
-    result.bad = -1
-    result.weights = <double>kept
-    if bad:
+    cdef double value[LANES]
+    cdef Py_ssize_t i, n, t, first = 0
+    cdef int64_t index, kept = 0, bad = 0, known
+    if job.target != NULL:
         for i in range(job.samples):
-            t = job.target[i]
-            if t != job.ignore_index and not 0 <= t < job.classes:
-                result.bad = i
-                return result
-    if job.weight != NULL or job.factor != NULL:
-        for first in range(0, job.samples, 64):
+            index = job.target[i]
+            known = index != job.ignore_index
+            kept += known
+            bad |= known & (index < 0 or index >= job.classes)
+        if bad:
+            for i in range(job.samples):
+                index = job.target[i]
+                if index != job.ignore_index and not 0 <= index < job.classes:
+                    return Status(WRONG_INDEX, i)
+    else:
+        kept = job.samples
+    weights[0] = <double>kept
+    if (job.target != NULL and job.weight != NULL) or job.factor != NULL:
+        clear(&tally)
+        while first < job.samples:
             n = min(job.samples - first, <Py_ssize_t>LANES)
             for i in range(n):
-                t = class_of(job, first + i)
-                value[i] = factor_of(job, first + i, t) if t >= 0 else 0.0
+                if job.target == NULL:
+                    value[i] = job.factor[first + i]
+                else:
+                    t = class_of(job, first + i)
+                    value[i] = factor_of(job, first + i, t) if t >= 0 else 0.0
             count(&tally, &value[0], n)
-        result.weights = value_of(folded(&tally))
-    return result
-
-
-cdef enum:
-    # What a kernel returns for the position of a bad target, where `out` must not be written.
-    OVERLAP = -2
+            first += n
+        weights[0] = value_of(folded(&tally))
+    return Status(FINE, 0)
 
 
 cdef inline bint out_overlaps(
-    const void *grad, const void *logits, Py_ssize_t nbytes, const Job *job
+    const void *out, const void *logits, Py_ssize_t nbytes, const Job *job
 ) noexcept nogil:
-    """Whether the gradient shares memory with what is read; the logits as a whole are allowed."""
-    if grad == NULL:
+    """Whether what is written shares memory with what is read; all of the logits is allowed."""
+    cdef Py_ssize_t elements = job.samples * job.classes
+    if out == NULL:
         return False
     return (
-        (grad != logits and overlap(grad, nbytes, logits, nbytes))
-        or overlap(grad, nbytes, job.target, job.samples * 8)
-        or overlap(grad, nbytes, job.weight, job.classes * 8)
-        or overlap(grad, nbytes, job.factor, job.samples * 8)
+        (out != logits and overlap(out, nbytes, logits, nbytes))
+        or overlap(out, nbytes, job.target, job.samples * 8)
+        or overlap(out, nbytes, job.weight, job.classes * 8)
+        or overlap(out, nbytes, job.factor, job.samples * 8)
+        or overlap(out, nbytes, job.p32, elements * 4)
+        or overlap(out, nbytes, job.p64, elements * 8)
     )

@@ -31,6 +31,18 @@ cdef inline Sum add(Sum a, Sum b) noexcept nogil:
     return s
 
 
+cdef inline void two_sum(real unused, double *high, double *low, double value) noexcept nogil:
+    """Add to a running sum: compute type double keeps what is lost in `low`."""
+    cdef double t, z
+    if real is float:
+        high[0] = high[0] + value
+    else:
+        t = high[0] + value
+        z = t - high[0]
+        low[0] = low[0] + ((high[0] - (t - z)) + (value - z))
+        high[0] = t
+
+
 cdef inline double value_of(Sum s) noexcept nogil:
     """The sum as one number; an infinity is not turned into NaN by its own error term."""
     return s.high + s.low if s.low - s.low == 0 else s.high
@@ -186,11 +198,10 @@ cdef inline Sum row_sum(const real *e, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void row_sums(
-    const real *e, Py_ssize_t rows, Py_ssize_t n, Sum *sums
+    const real *e, Py_ssize_t rows, Py_ssize_t n, double *parts, Sum *sums
 ) noexcept nogil:
-    """`row_sum` of at most LANES rows side by side, bit for bit."""
+    """`row_sum` of at most LANES rows side by side, bit for bit; parts: scratch, 8 for each."""
     cdef RunningSum sum
-    cdef double parts[8 * LANES]
     cdef double high[LANES]
     cdef Py_ssize_t row
     if real is float:

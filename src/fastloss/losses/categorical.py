@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
-from fastloss._kernels import categorical as _indexed
-from fastloss._kernels import soft as _soft
+from fastloss._kernels import classes as _kernels
 from fastloss.losses._reduction import Totals, reduced
 
 Reduction = Literal["mean", "sum", "none"]
@@ -34,11 +33,9 @@ __all__ = [
 # ---- a) the shared steps ---------------------------------------------------------------------
 
 # A fused kernel's specialisations by name: one dictionary look-up instead of a dispatch.
-_INDEXED = {name: _indexed.cross_entropy[name] for name in _indexed.cross_entropy.__signatures__}
-_SOFT = {
-    tuple(name.split("|")): _soft.cross_entropy[name] for name in _soft.cross_entropy.__signatures__
-}
-_NO_PROBABILITIES = np.empty((0, 0, 0))
+_EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
+_KINDS = _kernels.KINDS
+_CROSS_ENTROPY, _SOFT = _KINDS["cross_entropy"], _KINDS["soft_cross_entropy"]
 #: The upstream gradient where there is none.
 _ONE = object()
 
@@ -54,6 +51,11 @@ def evaluate(
     axis: Any,
     *,
     log_probs: bool = False,
+    focal: bool = False,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
+    gamma: float = 0.0,
     value: bool = True,
     gradient: bool = False,
     upstream: Any = _ONE,
@@ -105,48 +107,48 @@ def evaluate(
         else:
             losses32 = losses
     # 2. Kernel.
-    threads = _threads.for_work(x.size)
-    kernel_x = _arrays.seen_by_kernel(x, shape)
-    if a.probabilities is None and smoothing == 0.0:
-        bad, total, weights = _INDEXED[storage.kernel](
-            kernel_x,
-            a.target,
-            a.weight,
-            factor,
-            ignore_index,
-            scale,
-            reduction == "mean",
-            losses32,
-            losses64,
-            view,
-            threads,
-            log_probs,
-        )
-    else:
-        probabilities = _NO_PROBABILITIES
-        if a.probabilities is not None:
-            probabilities = a.probabilities.reshape(shape)
-        kind = "float" if probabilities.dtype == np.float32 else "double"
-        bad, total, weights = _SOFT[storage.kernel, kind](
-            kernel_x,
-            a.target,
-            probabilities,
-            a.weight,
-            factor,
-            ignore_index,
-            smoothing,
-            scale,
-            reduction == "mean",
-            losses32,
-            losses64,
-            view,
-            threads,
-        )
-    if bad == -2:  # OVERLAP in samples.pxd
-        _arrays.overlapping()
-    if bad >= 0:
+    kind = _KINDS["nll_loss"] if log_probs else _CROSS_ENTROPY
+    p32 = p64 = None
+    if a.probabilities is not None:
+        kind = _SOFT
+        if a.probabilities.dtype == np.float32:
+            p32 = a.probabilities.reshape(shape)
+        else:
+            p64 = a.probabilities.reshape(shape)
+    elif smoothing != 0.0:
+        kind = _SOFT
+    if focal:
+        kind = _KINDS["softmax_focal_loss"]
+    what, where, total, weights = _EVALUATE[storage.kernel](
+        kind,
+        _arrays.seen_by_kernel(x, shape),
+        a.target,
+        p32,
+        p64,
+        a.weight,
+        factor,
+        ignore_index,
+        smoothing,
+        z_loss,
+        gamma,
+        temperature,
+        softcap,
+        scale,
+        reduction == "mean",
+        losses32,
+        losses64,
+        view,
+        None,
+        None,
+        _threads.for_work(x.size),
+    )
+    if what:
+        if what == 1:
+            raise MemoryError
+        if what == 2:
+            _arrays.overlapping()
         assert a.target is not None
-        _arrays.wrong_index(a.target.reshape(samples), bad, shape[1])
+        _arrays.wrong_index(a.target.reshape(samples), where, shape[1])
     # 3. Reduction.
     totals = Totals(total, weights)
     loss = reduced(reduction, totals, losses, storage.loss, samples) if value else None

@@ -12,23 +12,27 @@ from .storage cimport (
     PUT_SCALED, bfloat16, float16, narrow, put_lines, put_scaled, put_scaled_bfloat,
     put_scaled_half, storage,
 )
+from .sums cimport LANES
 from .vecmath cimport mul_add, real
+
+cdef enum:
+    STAGE = 256              # elements that are rounded at a time
 
 cdef struct Drain:
     const void *e            # exponentials of rows side by side, of the compute type
     char *to                 # gradient of element `at`, the beginning of a cache line
     Py_ssize_t at            # next element
-    Py_ssize_t stop          # a multiple of 64 elements further on
+    Py_ssize_t stop          # a multiple of LANES elements further on
     Py_ssize_t classes       # elements of a row, at least 32
     Py_ssize_t row           # row of the next element
     Py_ssize_t row_stop      # element at which it ends
     bint streaming           # whether to write past the caches
     # Exponential to gradient, by row, and what that lost by rounding to the compute type: which of
     # the two pairs is used is told by that type.
-    float by32[64]
-    float low32[64]
-    double by64[64]
-    double low64[64]
+    float by32[LANES]
+    float low32[LANES]
+    double by64[LANES]
+    double low64[LANES]
 
 
 cdef inline void drain_start(Drain *drain, bint streaming) noexcept nogil:
@@ -55,12 +59,12 @@ cdef inline real drain_low(const Drain *drain, Py_ssize_t row, real unused) noex
     return drain.low32[row] if real is float else drain.low64[row]
 
 
-cdef inline void scaled(
+cdef void scaled(
     storage *to, const real *e, Py_ssize_t n, real by, real low
 ) noexcept nogil:
     """to[:n] = e[:n] * (by + low), rounded once or twice; `to` and e do not overlap."""
-    cdef real stage[256]
-    cdef storage narrowed[256]
+    cdef real stage[STAGE]
+    cdef storage narrowed[STAGE]
     cdef Py_ssize_t i, j, m
     # Up to a cache line's beginning first: stores across lines cost twice as much.
     m = min(n, ((-<Py_ssize_t>to) & 63) // <Py_ssize_t>sizeof(storage))
@@ -72,7 +76,7 @@ cdef inline void scaled(
             i += m
             m = n - i
         else:
-            m = min(n - i, <Py_ssize_t>256)
+            m = min(n - i, <Py_ssize_t>STAGE)
             for j in range(m):
                 stage[j] = mul_add(e[i + j], by, e[i + j] * low)
             narrow(&narrowed[0], &stage[0], m)
@@ -83,16 +87,16 @@ cdef inline void scaled(
 cdef inline void write_64(
     char *to, const real *values, storage unused, bint streaming
 ) noexcept nogil:
-    cdef storage narrowed[64]
+    cdef storage narrowed[LANES]
     if (storage is float and real is float) or (storage is double and real is double):
         put_lines(to, values, sizeof(storage), streaming)
     else:
-        narrow(&narrowed[0], values, 64)
+        narrow(&narrowed[0], values, LANES)
         put_lines(to, &narrowed[0], sizeof(storage), streaming)
 
 
 cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noexcept nogil:
-    """Write 64 elements, if any are left; calls nothing, so that loops keep their registers."""
+    """Write LANES elements, if any are left; calls nothing, so that loops keep their registers."""
     # What is written might, to the compiler, be the drain itself: all is read before.
     cdef Py_ssize_t at = drain.at, row = drain.row, classes = drain.classes
     cdef Py_ssize_t left = drain.row_stop - at
@@ -100,19 +104,19 @@ cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noex
     cdef char *to = drain.to
     cdef bint streaming = drain.streaming
     cdef real f, g, f_next, g_next, f_last, g_last
-    cdef real stage[64]
+    cdef real stage[LANES]
     cdef Py_ssize_t i
     cdef int lane, first, second
     if at >= drain.stop:
         return
     f = drain_by(drain, row, unused_too)
     g = drain_low(drain, row, unused_too)
-    drain.at = at + 64
-    drain.to = to + 64 * sizeof(storage)
-    while drain.row_stop <= at + 64:
+    drain.at = at + LANES
+    drain.to = to + LANES * sizeof(storage)
+    while drain.row_stop <= at + LANES:
         drain.row += 1
         drain.row_stop += classes
-    if left >= 64:
+    if left >= LANES:
         if storage is float and real is float and PUT_SCALED:
             put_scaled(to, <const float *>e, <float>f, <float>g, streaming)
         elif storage is float16 and PUT_SCALED:
@@ -120,16 +124,16 @@ cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noex
         elif storage is bfloat16 and PUT_SCALED:
             put_scaled_bfloat(to, <const float *>e, <float>f, <float>g, streaming)
         else:
-            for i in range(64):
+            for i in range(LANES):
                 stage[i] = mul_add(e[i], f, e[i] * g)
             write_64(to, &stage[0], <storage>0, streaming)
     else:
-        # The ends of one row or two: 64 elements lie in three rows at most.
+        # The ends of one row or two: LANES elements lie in three rows at most.
         first = <int>left
         f_next = drain_by(drain, row + 1, unused_too)
         g_next = drain_low(drain, row + 1, unused_too)
-        if left + classes >= 64:
-            for lane in range(64):
+        if left + classes >= LANES:
+            for lane in range(LANES):
                 stage[lane] = mul_add(
                     e[lane], f if lane < first else f_next,
                     e[lane] * (g if lane < first else g_next),
@@ -138,7 +142,7 @@ cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noex
             second = <int>(left + classes)
             f_last = drain_by(drain, row + 2, unused_too)
             g_last = drain_low(drain, row + 2, unused_too)
-            for lane in range(64):
+            for lane in range(LANES):
                 stage[lane] = mul_add(
                     e[lane], f if lane < first else f_next if lane < second else f_last,
                     e[lane] * (g if lane < first else g_next if lane < second else g_last),
@@ -146,7 +150,7 @@ cdef inline void drain_some(Drain *drain, storage *unused, real unused_too) noex
         write_64(to, &stage[0], <storage>0, streaming)
 
 
-cdef inline void drain_until(
+cdef void drain_until(
     Drain *drain, Py_ssize_t stop, storage *unused, real unused_too
 ) noexcept nogil:
     """Write all elements before `stop`, and some more."""
@@ -158,13 +162,13 @@ cdef inline void drain_rest(Drain *drain, storage *unused, real unused_too) noex
     drain_until(drain, drain.stop, unused, unused_too)
 
 
-cdef inline void drain_begin(
+cdef void drain_begin(
     Drain *drain, storage *to, const real *e, Py_ssize_t rows, Py_ssize_t classes
 ) noexcept nogil:
     """Take over `rows` rows, whose factors are set, from a drain that is empty."""
     cdef Py_ssize_t n = rows * classes
     cdef Py_ssize_t head = min(n, ((-<Py_ssize_t>to) & 63) // <Py_ssize_t>sizeof(storage))
-    cdef Py_ssize_t stop = n - (n - head) % 64, at = stop, row, m
+    cdef Py_ssize_t stop = n - (n - head) % LANES, at = stop, row, m
     # Lines are written whole. What comes before the first and after the last is written at once.
     scaled(to, e, head, drain_by(drain, 0, e[0]), drain_low(drain, 0, e[0]))
     while at < n:

@@ -1,0 +1,322 @@
+# Everything over classes: cross-entropy, focal loss, negative log-likelihood, the softmax and its
+# relatives, and the scores of samples.
+#
+# Arrays arrive as (outer, C, inner); samples.pxd says what a sample is and how samples are dealt
+# out. What a loss is stands in endings.pxi. Here an item of work is sent one of these ways through
+# memory, chosen by shape and options alone:
+#
+#   rows      rows.pxi       the classes of a sample lie side by side, FIRST_ROW of them or more
+#   tiles     tiles.pxi      any other shape
+#   tempered  tempered.pxi   the softmax is taken of logits changed by temperature or softcap
+#
+# These are included, since a .pxd may hold inline functions alone: what a loop calls is inlined, and
+# a function with a loop of its own is not (see CMakeLists.txt).
+#
+# Nothing here raises. A wrong class index is found before anything is written, and reported by
+# position; indices are checked again where they are used.
+
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+from .samples cimport (
+    CROSS_ENTROPY, FOCAL, LOGSUMEXP, LOG_SOFTMAX, NLL, SCORE, SOFT, SOFTMAX, Job, any_heavy, check,
+    class_of, factor_of, is_heavy, item_size, offset_of, out_overlaps, weighted,
+)
+from .storage cimport emit, storage, stream_end, value_at
+from .sums cimport LANES, Sum, Tally, add, clear, count, folded, value_of
+from .vecmath cimport real
+from .workspace cimport (
+    FINE, NO_MEMORY, OVERLAPS, PROBS_OUTSIDE, Status, TARGET_OUTSIDE, WRONG_INDEX, WRONG_TARGET,
+    Workspace, give_back, part_of, take,
+)
+
+cdef enum:
+    FIRST_ROW = 32       # fewest classes of a row; samples of fewer are turned into tiles
+    # What is written is written past the caches where it is larger than they are.
+    STREAM = 16777216
+
+include "endings.pxi"
+include "drain.pxi"
+include "rows.pxi"
+include "tiles.pxi"
+include "tempered.pxi"
+
+#: What `evaluate` computes, by name.
+KINDS = {
+    "cross_entropy": CROSS_ENTROPY,
+    "soft_cross_entropy": SOFT,
+    "softmax_focal_loss": FOCAL,
+    "nll_loss": NLL,
+    "logsumexp": LOGSUMEXP,
+    "softmax": SOFTMAX,
+    "log_softmax": LOG_SOFTMAX,
+    "score": SCORE,
+}
+
+#: What a kernel reports, by name.
+STATUS = {
+    "FINE": FINE,
+    "NO_MEMORY": NO_MEMORY,
+    "OVERLAPS": OVERLAPS,
+    "WRONG_INDEX": WRONG_INDEX,
+    "WRONG_TARGET": WRONG_TARGET,
+    "PROBS_OUTSIDE": PROBS_OUTSIDE,
+    "TARGET_OUTSIDE": TARGET_OUTSIDE,
+}
+
+
+# ---- a) negative log-likelihood --------------------------------------------------------------
+
+cdef void nll_item(
+    const storage *x, real *losses, const Job *job, Py_ssize_t start, Py_ssize_t stop, Sum *result
+) noexcept nogil:
+    cdef Tally tally
+    cdef Py_ssize_t first = start, i, n, t
+    cdef double loss[LANES]
+    clear(&tally)
+    while first < stop:
+        n = min(stop - first, <Py_ssize_t>LANES)
+        for i in range(n):
+            t = class_of(job, first + i)
+            loss[i] = 0
+            if t >= 0:
+                loss[i] = weighted(
+                    factor_of(job, first + i, t),
+                    -value_at(x, offset_of(job, first + i, t), <double>0),
+                )
+            if losses != NULL:
+                losses[first + i] = <real>loss[i]
+        count(&tally, &loss[0], n)
+        first += n
+    result[0] = folded(&tally)
+
+
+cdef inline void nll_gradient(storage *grad, const Job *job, real unused) noexcept nogil:
+    """The targets' gradients, over zeros."""
+    cdef Py_ssize_t sample, t
+    cdef real g
+    for sample in range(job.samples):
+        t = class_of(job, sample)
+        if t >= 0:
+            g = <real>(-factor_of(job, sample, t) * job.scale)
+            emit(grad + offset_of(job, sample, t), &g, 1, False)
+
+
+# ---- b) an item of work ----------------------------------------------------------------------
+
+cdef Py_ssize_t scratch_size(const Job *job, bint written_too, Py_ssize_t size) noexcept nogil:
+    """Bytes of a thread's scratch; size: of an element as it is computed with."""
+    cdef char *parts[4]
+    cdef RowSpace rows
+    cdef TileSpace tiles
+    cdef Py_ssize_t nbytes = 0
+    if job.kind == NLL:
+        return 0
+    if tempered(job) or job.heavy:
+        nbytes = tempered_space(NULL, job, written_too, &parts[0])
+    if tempered(job):
+        return nbytes
+    if job.inner == 1 and job.classes >= FIRST_ROW:
+        return max(nbytes, rows_space(&rows, NULL, job, written_too, size))
+    return max(nbytes, tiles_space(&tiles, NULL, job, size))
+
+
+cdef inline void send(
+    const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
+    Py_ssize_t stop, Sum *result, char *scratch
+) noexcept nogil:
+    """Samples start to stop, through memory by the way that is theirs."""
+    if job.kind == NLL:
+        nll_item(x, losses, job, start, stop, result)
+    elif tempered(job):
+        tempered_item(x, out, losses, job, start, stop, result, scratch)
+    elif job.inner == 1 and job.classes >= FIRST_ROW:
+        rows_item(x, out, losses, job, start, stop, result, scratch)
+    else:
+        tiles_item(x, out, losses, job, start, stop, result, scratch)
+
+
+cdef inline void item(
+    const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
+    Py_ssize_t stop, Sum *result, char *scratch
+) noexcept nogil:
+    """Samples start to stop: those of a huge weight by themselves, in double."""
+    cdef Py_ssize_t first = start, last
+    cdef Sum part
+    if not job.heavy:
+        send(x, out, losses, job, start, stop, result, scratch)
+    else:
+        result[0] = Sum(0, 0)
+        while first < stop:
+            last = first + 1
+            if is_heavy(job, first):
+                tempered_item(x, out, losses, job, first, last, &part, scratch)
+            else:
+                while last < stop and not is_heavy(job, last):
+                    last += 1
+                send(x, out, losses, job, first, last, &part, scratch)
+            result[0] = add(result[0], part)
+            first = last
+    if job.streaming:
+        stream_end()
+
+
+cdef void work(
+    const storage *x, storage *out, float *losses32, double *losses64, const Job *job,
+    Py_ssize_t start, Py_ssize_t stop, Sum *result, char *scratch
+) noexcept nogil:
+    """Samples start to stop, in the compute type of the logits' type."""
+    if storage is double:
+        item(x, out, losses64, job, start, stop, result, scratch)
+    else:
+        item(x, out, losses32, job, start, stop, result, scratch)
+
+
+# ---- c) what Python calls --------------------------------------------------------------------
+
+cdef double largest_weight(const Job *job) noexcept nogil:
+    cdef double w, most = 0
+    cdef Py_ssize_t c
+    if job.weight == NULL:
+        return 1
+    for c in range(job.classes):
+        w = job.weight[c]
+        most = max(most, w if w >= 0 else -w)
+    return most
+
+
+cdef double unit_of(double most) noexcept nogil:
+    """A power of two that brings the largest weight near 1; 1 where there is none to bring."""
+    cdef double unit = 1
+    while most * unit > 2 and unit > 1e-300:
+        unit *= 0.5
+    while 0 < most * unit < 0.5 and unit < 1e300:
+        unit *= 2
+    return unit
+
+
+def evaluate(
+    int kind,
+    const storage[:, :, ::1] logits,          # IN   (outer, C, inner)
+    const int64_t[:, ::1] target=None,        # IN   (outer, inner), class indices
+    const float[:, :, ::1] p32=None,          # IN   (outer, C, inner), probabilities of SOFT
+    const double[:, :, ::1] p64=None,         # IN   the same in double
+    const double[::1] weight=None,            # IN   (C,)
+    const double[:, ::1] factor=None,         # IN   (outer, inner), multiplies each loss
+    int64_t ignore_index=-1,
+    double smoothing=0,
+    double z_loss=0,
+    double gamma=0,                           # IN   of the focal loss
+    double temperature=1,
+    double softcap=0,                         # IN   0: none
+    double scale=1,                           # IN   upstream gradient, one for all samples
+    bint mean=False,                          # IN   whether to divide by the sum of the weights
+    float[:, ::1] losses32=None,              # OUT  (outer, inner)
+    double[:, ::1] losses64=None,             # OUT  the same for double logits
+    storage[:, :, ::1] out=None,              # OUT  (outer, C, inner), gradient or softmax; may be
+                                              #      the logits
+    double[:, :, ::1] numbers=None,           # OUT  (1, outer, inner) of LOGSUMEXP; (3, outer,
+                                              #      inner) of SCORE: log-probabilities of target
+                                              #      and prediction, entropy
+    int64_t[:, ::1] predicted=None,           # OUT  (outer, inner) of SCORE
+    int threads=1,
+):
+    """Return (status, its position, sum of the losses, sum of the weights)."""
+    cdef Job job
+    cdef Status status
+    cdef Workspace space, sums
+    cdef Sum alone
+    cdef Sum *partial = &alone
+    cdef Sum total = Sum(0, 0)
+    cdef double weights = 0
+    cdef Py_ssize_t size, items, i
+    cdef const storage *x = NULL
+    cdef storage *to = NULL
+    cdef float *out32 = NULL
+    cdef double *out64 = NULL
+    job.kind = kind
+    job.samples = logits.shape[0] * logits.shape[2]
+    job.classes = logits.shape[1]
+    job.inner = logits.shape[2]
+    if job.samples == 0:
+        return FINE, 0, 0.0, 0.0
+    job.target = &target[0, 0] if target is not None else NULL
+    job.weight = &weight[0] if weight is not None and job.classes > 0 else NULL
+    job.factor = &factor[0, 0] if factor is not None else NULL
+    job.p32 = NULL
+    job.p64 = NULL
+    job.ignore_index = ignore_index
+    job.keep = 1 - smoothing
+    job.spread = smoothing / job.classes if job.classes > 0 else 0
+    job.unit = 1
+    job.heavy = False
+    job.z_loss = z_loss
+    job.gamma = gamma
+    job.temperature = temperature
+    job.softcap = softcap
+    job.streaming = (
+        out is not None and job.samples * job.classes * <Py_ssize_t>sizeof(storage) >= STREAM
+    )
+    if losses32 is not None:
+        out32 = &losses32[0, 0]
+    if losses64 is not None:
+        out64 = &losses64[0, 0]
+    if numbers is not None:
+        job.number = &numbers[0, 0, 0]
+    if kind == SCORE:
+        job.predicted_log_prob = &numbers[1, 0, 0]
+        job.entropy = &numbers[2, 0, 0]
+        job.predicted = &predicted[0, 0]
+    if job.classes > 0:
+        x = &logits[0, 0, 0]
+        if out is not None:
+            to = &out[0, 0, 0]
+        if p32 is not None:
+            job.p32 = &p32[0, 0, 0]
+        if p64 is not None:
+            job.p64 = &p64[0, 0, 0]
+        job.heaviest = largest_weight(&job)
+        if kind == SOFT:
+            job.unit = unit_of(job.heaviest)
+        if out_overlaps(to, x, job.samples * job.classes * <Py_ssize_t>sizeof(storage), &job):
+            return OVERLAPS, 0, 0.0, 0.0
+    with nogil:
+        status = check(&job, &weights)
+        if status.what == FINE and job.classes > 0:
+            if mean:
+                scale = scale / weights if weights != 0 else 0
+            job.scale = scale
+            if storage is not double:
+                job.heaviest *= max(1.0, scale if scale >= 0 else -scale)
+                job.heavy = kind <= FOCAL and any_heavy(&job)
+            size = item_size(&job)
+            items = (job.samples + size - 1) // size
+            threads = <int>min(<Py_ssize_t>max(threads, 1), items)
+            sums.taken = NULL
+            if not take(
+                &space,
+                scratch_size(&job, to != NULL, 8 if storage is double else 4),
+                threads,
+            ) or (items > 1 and not take(&sums, items * sizeof(Sum), 1)):
+                status.what = NO_MEMORY
+            else:
+                if items > 1:
+                    partial = <Sum *>sums.parts
+                for i in prange(items, schedule="dynamic", num_threads=threads):
+                    work(
+                        x, to, out32, out64, &job, i * size, min(job.samples, (i + 1) * size),
+                        partial + i, part_of(&space, threadid()),
+                    )
+                for i in range(items):
+                    total = add(total, partial[i])
+                if kind == NLL and to != NULL:
+                    # Losses first: the gradient may be written over the log-probabilities.
+                    memset(to, 0, job.samples * job.classes * sizeof(storage))
+                    if storage is double:
+                        nll_gradient(to, &job, <double>0)
+                    else:
+                        nll_gradient(to, &job, <float>0)
+            give_back(&sums)
+            give_back(&space)
+    return status.what, status.where, value_of(total), weights

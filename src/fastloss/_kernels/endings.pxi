@@ -1,0 +1,251 @@
+# Endings: what each loss, and each function over classes, makes of its samples' sums.
+#
+# Layout: a) before the sums, b) an ending for each kind, c) the choice between them.
+#
+# The traversals (rows.pxd, tiles.pxd) know exponentials and sums, and nothing of losses. An ending
+# sees up to LANES samples at once, outside the hot loops. It fills in their losses, and what turns
+# exponentials into what is written: see `Written`.
+
+from libc.stdint cimport int64_t
+
+from .group cimport Group, divide, settle
+from .samples cimport (
+    CROSS_ENTROPY, FOCAL, LOGSUMEXP, LOG_SOFTMAX, SCORE, SOFT, SOFTMAX, Job, class_of, factor_of,
+    has_indices, offset_of, weighted,
+)
+from .storage cimport storage, value_at
+from .sums cimport LANES, Sum, Tally, add, count
+from .vecmath cimport INFINITY, NAN, exp_negative, log_positive, real
+
+# How an element of the result is made of the exponential e of its class.
+cdef enum Written:
+    SCALED = 0           # e * by, and at * by for the class left out
+    AGAINST_TARGET = 1   # (e * by - target) * scale, and at * scale for the class left out
+    LOGARITHM = 2        # logit less the logarithm of the sum
+
+
+cdef inline Written written(const Job *job) noexcept nogil:
+    if job.kind == SOFT:
+        return AGAINST_TARGET
+    return LOGARITHM if job.kind == LOG_SOFTMAX else SCALED
+
+
+cdef inline bint wants_largest(const Job *job) noexcept nogil:
+    """Whether the class that is left out of a sample's sum is its largest."""
+    return not has_indices(job) and job.kind != SOFTMAX
+
+
+cdef inline bint wants_distance(const Job *job) noexcept nogil:
+    """Whether the ending reads `distance` (and of SOFT the masses)."""
+    return job.kind == SOFT or job.kind == SCORE
+
+
+# ---- a) before the sums ----------------------------------------------------------------------
+
+cdef void begin(
+    const Job *job, Py_ssize_t first, Py_ssize_t n, Group *group
+) noexcept nogil:
+    """factor of n samples, and own_class: the target, or -1 where the sample does not count.
+
+    Elsewhere own_class is 0, till the largest class is found.
+    """
+    cdef Py_ssize_t i, t
+    cdef bint indices = has_indices(job)
+    for i in range(n):
+        t = 0
+        if job.target != NULL and job.kind != SCORE:
+            t = class_of(job, first + i)
+        group.own_class[i] = t if indices or t < 0 else 0
+        group.factor[i] = 1 / job.unit if t >= 0 else 0
+    if indices and (job.weight != NULL or job.factor != NULL):
+        for i in range(n):
+            if group.own_class[i] >= 0:
+                group.factor[i] = factor_of(job, first + i, group.own_class[i])
+    elif job.factor != NULL:
+        for i in range(n):
+            if group.own_class[i] >= 0:
+                group.factor[i] = group.factor[i] * job.factor[first + i]
+
+
+# ---- b) endings ------------------------------------------------------------------------------
+
+cdef inline double log_of_sum(const Group *group, Py_ssize_t i) noexcept nogil:
+    """Logarithm of the sum of a sample's exponentials, as they were given."""
+    return (group.own_x[i] + group.shift[i]) + group.log_rest[i]
+
+
+cdef inline void cross_entropy_ending(
+    real unused, const Job *job, Py_ssize_t n, bint gradient, Group *group
+) noexcept nogil:
+    """loss = L, gradient = p, and p - 1 = -rest / total at the target.
+
+    With z_loss: loss + z S**2, S the logarithm of the sum, and all p times 1 + 2 z S.
+    """
+    cdef Py_ssize_t i
+    cdef double s, slope
+    cdef double by_what[LANES]
+    for i in range(n):
+        group.loss[i] = group.log_rest[i]
+        group.at[i] = -group.rest[i]
+        by_what[i] = job.scale * group.factor[i]
+    if job.z_loss != 0:
+        for i in range(n):
+            s = log_of_sum(group, i)
+            group.loss[i] = group.loss[i] + job.z_loss * s * s
+            slope = 2 * job.z_loss * s
+            s = 1 + slope
+            # `at` is a multiple of this; the product of both is finite even where it vanishes.
+            s = 1e-200 if -1e-200 < s < 1e-200 else s
+            by_what[i] = by_what[i] * s
+            group.at[i] = (slope * group.own[i] - group.rest[i]) / s
+    if gradient:
+        divide(unused, group, n, &by_what[0], NULL)
+
+
+cdef inline void focal_ending(
+    real unused, const Job *job, Py_ssize_t n, bint gradient, Group *group
+) noexcept nogil:
+    """loss = u**gamma L with u = 1 - p_t = rest / total.
+
+    Its derivative is that of the cross-entropy times u**gamma + gamma u**(gamma - 1) p_t L.
+    """
+    cdef Py_ssize_t i
+    cdef double u, power, slope
+    cdef double by_what[LANES]
+    for i in range(n):
+        u = group.rest[i] / group.total[i]
+        if job.gamma == 2:
+            power = u * u
+            slope = 2 * u
+        elif job.gamma == 1 or job.gamma == 0:
+            power = u if job.gamma == 1 else 1.0
+            slope = job.gamma
+        else:
+            power = exp_negative(job.gamma * log_positive(u))
+            slope = job.gamma * (power / u if u > 0 else 0.0)
+        group.loss[i] = power * group.log_rest[i]
+        group.at[i] = -group.rest[i]
+        slope = slope * (group.own[i] / group.total[i]) * group.log_rest[i]
+        by_what[i] = job.scale * group.factor[i] * (power + slope)
+    if gradient:
+        divide(unused, group, n, &by_what[0], NULL)
+
+
+cdef inline void soft_ending(
+    real unused, const Job *job, Py_ssize_t first, Py_ssize_t n, bint gradient, Group *group
+) noexcept nogil:
+    """With targets a, of sum A, and the largest logit m: loss = sum(a (m - x)) + A L.
+
+    The gradient is A p - a; at the largest p * (the other targets) - a (1 - p), terms of two signs.
+    With z_loss: loss + z w S**2, S the logarithm of the sum and w the weight of a class index, and
+    2 z w S more for each A.
+    """
+    cdef Py_ssize_t i
+    cdef double s, w, part
+    cdef Sum mass
+    for i in range(n):
+        mass = add(Sum(group.others[i], group.others_low[i]), Sum(group.own_a[i], 0))
+        group.mass[i] = mass.high
+        group.mass_low[i] = mass.low
+        part = group.mass[i] * group.log_rest[i]
+        group.loss[i] = group.distance[i] + (0.0 if group.mass[i] == 0 else part)
+        if group.total[i] - group.total[i] != 0:
+            group.loss[i] = NAN
+    if job.z_loss != 0:
+        for i in range(n):
+            w = job.unit
+            if job.target != NULL and job.weight != NULL and group.own_class[i] >= 0:
+                w = w * job.weight[max(class_of(job, first + i), <Py_ssize_t>0)]
+            s = log_of_sum(group, i)
+            group.loss[i] = group.loss[i] + w * job.z_loss * s * s
+            s = 2 * w * job.z_loss * s
+            group.mass[i] = group.mass[i] + s
+            group.others[i] = group.others[i] + s
+    if gradient:
+        for i in range(n):
+            group.at[i] = (
+                group.own[i] / group.total[i] * group.others[i]
+                - group.own_a[i] * (group.rest[i] / group.total[i])
+            )
+        divide(unused, group, n, &group.mass[0], &group.mass_low[0])
+
+
+cdef inline void softmax_ending(real unused, Py_ssize_t n, Group *group) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef double by_what[LANES]
+    for i in range(n):
+        group.at[i] = group.own[i]
+        by_what[i] = 1
+    divide(unused, group, n, &by_what[0], NULL)
+
+
+cdef inline void logsumexp_ending(
+    const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n, const Group *group
+) noexcept nogil:
+    """Where the largest logit is infinite it is the answer, but a NaN anywhere wins."""
+    cdef Py_ssize_t i, c
+    cdef double value, largest
+    for i in range(n):
+        job.number[first + i] = log_of_sum(group, i)
+        if group.shift[i] != group.shift[i]:
+            largest = -INFINITY
+            for c in range(job.classes):
+                value = value_at(x, offset_of(job, first + i, c), <double>0)
+                if value != value:
+                    largest = value
+                    break
+                largest = value if value > largest else largest
+            job.number[first + i] = largest
+
+
+cdef inline void score_ending(
+    const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n, const Group *group
+) noexcept nogil:
+    cdef Py_ssize_t i, t
+    cdef double m
+    for i in range(n):
+        t = class_of(job, first + i)
+        job.number[first + i] = NAN
+        if t >= 0:
+            m = value_at(x, offset_of(job, first + i, group.own_class[i]), <double>0)
+            m = m - value_at(x, offset_of(job, first + i, t), <double>0)
+            m = 0.0 if t == group.own_class[i] else m
+            job.number[first + i] = -(m + group.log_rest[i])
+        job.predicted[first + i] = group.own_class[i]
+        job.predicted_log_prob[first + i] = -group.log_rest[i]
+        job.entropy[first + i] = group.log_rest[i] + group.distance[i] / group.total[i]
+
+
+# ---- c) the choice ---------------------------------------------------------------------------
+
+cdef void end(
+    const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n, bint gradient, Group *group,
+    Tally *tally, real *losses
+) noexcept nogil:
+    """All that follows from the sums of n samples; x: where the first of all samples lies."""
+    cdef Py_ssize_t i
+    settle(<real>0, group, n)
+    if job.kind == CROSS_ENTROPY:
+        cross_entropy_ending(<real>0, job, n, gradient, group)
+    elif job.kind == SOFT:
+        soft_ending(<real>0, job, first, n, gradient, group)
+    elif job.kind == FOCAL:
+        focal_ending(<real>0, job, n, gradient, group)
+    elif job.kind == LOGSUMEXP:
+        logsumexp_ending(x, job, first, n, group)
+        return
+    elif job.kind == SCORE:
+        score_ending(x, job, first, n, group)
+        return
+    else:
+        if job.kind == SOFTMAX:
+            softmax_ending(<real>0, n, group)
+        return
+    for i in range(n):
+        group.loss[i] = weighted(group.factor[i], group.loss[i])
+        # An ignored sample has loss 0, whatever its logits made of it.
+        group.loss[i] = group.loss[i] if group.own_class[i] >= 0 else 0.0
+    count(tally, &group.loss[0], n)
+    if losses != NULL:
+        for i in range(n):
+            losses[first + i] = <real>group.loss[i]

@@ -1,0 +1,950 @@
+# Rows: the traversal of samples whose classes lie side by side, with lanes over the classes.
+#
+# Layout: a) the largest of a row, b) exponentials, c) sums of a row, d) sums of distances, e) from
+# exponentials to what is written, f) items of work: short rows and long ones.
+#
+# The exponentials of a row are kept until its sum is known. Then they are scaled on the way to
+# memory, a little at a time between the exponentials of the next rows (see drain.pxd).
+#
+# No row's maximum is looked for where the exponent of the rows before will do (`sum_rows`,
+# `sum_long_row`): the power of two that a row's exponentials are scaled by changes no bit of the
+# results, as long as no exponential that counts is lost or overflows.
+#
+# Why local arrays of constant length: the compiler turns loops over them into vector registers, and
+# source and destination may be one array (out=logits), which a loop that reads one and writes the
+# other could not be vectorised for.
+
+from libc.stdint cimport int16_t, int32_t
+from libc.string cimport memcpy
+
+from .group cimport Group, least_scale
+from .samples cimport SCORE, SOFT, Job, class_of
+from .storage cimport emit, load, prefetch_bytes, storage, value_at
+from .sums cimport (
+    LANES, RunningSum, Sum, Tally, add, clear, folded, max16, row_sum, row_sums, sum_add,
+    sum_begin, sum_end, value_of,
+)
+from .vecmath cimport (
+    INFINITY, NAN, exp_capped, exp_high, exp_limit, exp_low, exp_magic, exponent_of, fma, mul_add,
+    power_of_two, real,
+)
+from .workspace cimport LINE, lines
+
+cdef enum:
+    BLOCK = 8192         # classes of a long row that are worked on at a time
+    WIDE = 1024          # classes of a row from which it is summed while exponentials are taken
+    GROUP = 4096         # elements of short rows that are worked on at a time
+    CHUNK = 1024         # classes whose targets are held at a time
+    STEP = 256           # classes between which more is fetched and drained
+    LOADED = 16          # classes of a narrow type that are widened at a time
+    BLOCKS = 32          # most blocks of a row whose exponentials are kept
+    KEPT = BLOCKS * BLOCK
+
+# Scratch of a thread that works on rows; what follows it in memory is in `RowSpace`.
+cdef struct RowDesk:
+    Group group
+    Drain drain
+    Tally tally
+    double parts[8 * LANES]  # of row_sums
+
+
+cdef struct RowSpace:
+    RowDesk *desk
+    void *e              # exponentials: of short rows, or of a block of a long one
+    void *wide           # classes as they are computed with, where memory has another type
+    void *targets        # CHUNK targets, of SOFT
+    void *row            # a long row's exponentials, or NULL
+
+
+cdef inline Py_ssize_t group_rows(Py_ssize_t classes) noexcept nogil:
+    """Short rows that are worked on at a time."""
+    return min(max(GROUP // classes, <Py_ssize_t>1), <Py_ssize_t>LANES)
+
+
+cdef inline bint keeps_row(const Job *job, bint written_too) noexcept nogil:
+    """Whether a long row's exponentials are kept."""
+    return (
+        BLOCK < job.classes <= KEPT
+        and ((written_too and written(job) != LOGARITHM) or job.kind == SCORE)
+    )
+
+
+cdef inline Py_ssize_t rows_space(
+    RowSpace *space, char *scratch, const Job *job, bint written_too, Py_ssize_t size
+) noexcept nogil:
+    """Lay out a thread's scratch, elements of `size` bytes; return how many bytes it takes."""
+    cdef Py_ssize_t block = min(job.classes, <Py_ssize_t>BLOCK), at = lines(sizeof(RowDesk))
+    cdef Py_ssize_t group = min(job.samples, group_rows(job.classes)) * job.classes
+    space.desk = <RowDesk *>scratch
+    space.e = scratch + at
+    at += lines(max(block, min(group, <Py_ssize_t>BLOCK)) * size)
+    space.wide = scratch + at
+    at += lines(max(block, <Py_ssize_t>CHUNK) * size)
+    space.targets = scratch + at
+    at += lines(CHUNK * size) if job.kind == SOFT else 0
+    space.row = NULL
+    if keeps_row(job, written_too):
+        space.row = scratch + at
+        at += lines(job.classes * size)
+    return at
+
+
+# ---- a) the largest of a row -----------------------------------------------------------------
+
+cdef inline real block_max(const real *x, Py_ssize_t n) noexcept nogil:
+    """Largest of x[:n]; NaNs are passed over, of nothing -inf."""
+    cdef real m[LANES]
+    cdef real top
+    cdef Py_ssize_t i, j
+    if n < LANES:
+        top = <real>(-INFINITY)
+        for i in range(n):
+            top = x[i] if x[i] > top else top
+        return top
+    for j in range(LANES):
+        m[j] = <real>(-INFINITY)
+    i = 0
+    while i < n:
+        # The last step overlaps the one before it: a maximum may count an element twice.
+        if i > n - LANES:
+            i = n - LANES
+        for j in range(LANES):
+            m[j] = x[i + j] if x[i + j] > m[j] else m[j]
+        i += LANES
+    for j in range(32):
+        m[j] = m[j + 32] if m[j + 32] > m[j] else m[j]
+    for j in range(16):
+        m[j] = m[j + 16] if m[j + 16] > m[j] else m[j]
+    if real is float:
+        return max16(&m[0])
+    else:
+        for j in range(8):
+            m[j] = m[j + 8] if m[j + 8] > m[j] else m[j]
+        for j in range(4):
+            m[j] = m[j + 4] if m[j + 4] > m[j] else m[j]
+        top = m[0]
+        for j in range(1, 4):
+            top = m[j] if m[j] > top else top
+        return top
+
+
+cdef inline real max_of(const storage *x, Py_ssize_t n, real unused) noexcept nogil:
+    """`block_max` of x[:n], as it lies in memory.
+
+    Halves are compared as integers, in which a NaN may come out as the largest.
+    """
+    cdef int16_t m[LANES]
+    cdef int16_t key
+    cdef Py_ssize_t i, j, most
+    if storage is float or storage is double:
+        return <real>block_max(x, n)
+    else:
+        for j in range(LANES):
+            m[j] = -32768
+        i = 0
+        while i < n:
+            most = min(n - i, <Py_ssize_t>LANES)
+            for j in range(most):
+                # What is negative is ordered the other way round.
+                key = <int16_t>x[i + j]
+                key = key ^ ((key >> 15) & 0x7fff)
+                m[j] = key if key > m[j] else m[j]
+            i += LANES
+        key = m[0]
+        for j in range(1, LANES):
+            key = m[j] if m[j] > key else key
+        m[0] = key ^ ((key >> 15) & 0x7fff)
+        return value_at(<const storage *>&m[0], 0, unused)
+
+
+cdef inline const real *widened(real *to, const storage *x, Py_ssize_t n) noexcept nogil:
+    """x[:n] as it lies in memory, or else as loaded into `to`."""
+    if (storage is float and real is float) or (storage is double and real is double):
+        return x
+    else:
+        load(to, x, n, <real>0)
+        return to
+
+
+cdef int32_t find(const real *x, int32_t n, real value) noexcept nogil:
+    """First of x[:n] that is `value`, or n."""
+    cdef int32_t i, first = n
+    for i in range(n):
+        first = min(first, i if x[i] == value else n)
+    return first
+
+
+cdef Py_ssize_t largest_of(const storage *x, Py_ssize_t n, real *wide) noexcept nogil:
+    """Where the first of the largest is; NaNs are passed over, of nothing it is 0."""
+    cdef Py_ssize_t c = 0, m, largest = 0
+    cdef real value, top = <real>(-INFINITY)
+    cdef const real *xs
+    while c < n:
+        m = min(n - c, <Py_ssize_t>CHUNK)
+        xs = widened(wide, x + c, m)
+        value = block_max(xs, m)
+        if value > top:
+            top = value
+            largest = c + find(xs, <int32_t>m, value)
+        c += m
+    return largest
+
+
+# ---- b) exponentials -------------------------------------------------------------------------
+
+cdef inline void chunk_exp(
+    const real *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
+    bint keep, RunningSum *sum
+) noexcept nogil:
+    """Add the scaled exponentials of x[first:LANES] without x[skip]; with `keep` e[:LANES] = all.
+
+    For high_x see exp_capped. e may be x.
+    """
+    cdef real a[LANES]
+    cdef Py_ssize_t j
+    for j in range(LANES):
+        a[j] = exp_capped(x[j], magic, low_x, high_x)
+    if keep:
+        memcpy(e, &a[0], LANES * sizeof(real))
+    sum_add(sum, &a[0], first, skip)
+
+
+cdef inline void row_step(
+    const storage *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
+    bint keep, const storage *ahead, Drain *drain, RunningSum *sum
+) noexcept nogil:
+    """`chunk_exp`, and meanwhile `ahead` is fetched and what is in `drain` written."""
+    cdef real wide[LANES]
+    # Beyond the last row that fetches nothing, and does no harm.
+    prefetch_bytes(ahead, LANES * sizeof(storage))
+    if drain != NULL:
+        drain_some(drain, <storage *>NULL, magic)
+    if (storage is float and real is float) or (storage is double and real is double):
+        chunk_exp(x, e, first, skip, magic, low_x, high_x, keep, sum)
+    else:
+        load(&wide[0], x, LANES, <real>0)
+        chunk_exp(&wide[0], e, first, skip, magic, low_x, high_x, keep, sum)
+
+
+cdef Sum row_exp(
+    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, bint keep,
+    const storage *ahead, Drain *drain
+) noexcept nogil:
+    """Sum of the scaled exponentials of x[:n], n >= LANES, without x[skip], if skip lies in [0, n).
+
+    With `keep` all of them are written to e, which may be where `drain` reads from. Meanwhile
+    `ahead` is fetched.
+    """
+    cdef RunningSum sum
+    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent), high_x = exp_high(exponent)
+    cdef Py_ssize_t whole = n // LANES, chunk, i
+    # The chunk of `skip` comes last: a branch where it turns up would be mispredicted.
+    cdef Py_ssize_t own = skip // LANES if 0 <= skip < LANES * whole else 0
+    sum_begin(&sum, magic)
+    if drain != NULL:
+        # One step ahead of what is written to e.
+        drain_some(drain, <storage *>NULL, magic)
+    for chunk in range(whole - 1):
+        i = LANES * (chunk + (chunk >= own))
+        row_step(x + i, e + i, 0, -1, magic, low_x, high_x, keep, ahead + i, drain, &sum)
+    i = LANES * own
+    row_step(x + i, e + i, 0, skip - i, magic, low_x, high_x, keep, ahead + i, drain, &sum)
+    if LANES * whole < n:
+        # The rest overlaps what has been summed.
+        i = n - LANES
+        row_step(
+            x + i, e + i, <int>(LANES * (whole + 1) - n), skip - i, magic, low_x, high_x, keep,
+            ahead + i, drain, &sum,
+        )
+    return sum_end(&sum, magic)
+
+
+cdef void block_of_exp(
+    const storage *x, real *e, Py_ssize_t n, real exponent, const storage *ahead, Drain *drain
+) noexcept nogil:
+    """e[:n] = the scaled exponentials of x[:n]; meanwhile `ahead` is fetched, `drain` written.
+
+    n >= LOADED, but for arrays of the compute type. x and e do not overlap. e may be where `drain`
+    reads from: it is ahead of what is written.
+    """
+    cdef real stage[LOADED]
+    cdef int lane
+    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent), high_x = exp_high(exponent)
+    cdef Py_ssize_t i, j, m, at, _chunk
+    i = 0
+    while i < n:
+        m = min(n - i, <Py_ssize_t>STEP)
+        # Beyond the last row that fetches nothing, and does no harm.
+        prefetch_bytes(ahead + i, m * sizeof(storage))
+        if drain != NULL:
+            for _chunk in range((m + LANES - 1) // LANES):
+                drain_some(drain, <storage *>NULL, magic)
+        if (storage is float and real is float) or (storage is double and real is double):
+            for j in range(i, i + m):
+                e[j] = exp_capped(<real>x[j], magic, low_x, high_x)
+        else:
+            j = i
+            while j < i + m:
+                # The last step overlaps the one before it.
+                at = min(j, n - LOADED)
+                load(&stage[0], x + at, LOADED, <real>0)
+                for lane in range(LOADED):
+                    stage[lane] = exp_capped(stage[lane], magic, low_x, high_x)
+                memcpy(e + at, &stage[0], LOADED * sizeof(real))
+                j += LOADED
+        i += m
+
+
+# ---- c) sums of a row ------------------------------------------------------------------------
+
+cdef inline double most(real unused) noexcept nogil:
+    """Where a sum is too large for its exponent: 2**(SPARE + 16).
+
+    Far from overflow, since the scale of a gradient is as small as the sum is large, and what is
+    lost of it by rounding is to be a normal number too.
+    """
+    return 7.737125245533627e25 if real is float else 2.2300745198530623e43
+
+
+cdef Sum sum_block(
+    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real shift, real exponent, bint keep,
+    real *scratch, Drain *drain
+) noexcept nogil:
+    """Sum of a row's block, n <= BLOCK, but for x[skip], if that is in there.
+
+    With `keep` e is given the exponentials, else it is scratch, as `scratch` is.
+    """
+    if shift != 0 or n < LOADED:
+        if drain != NULL:
+            drain_rest(drain, <storage *>NULL, <real>0)
+        load(scratch, x, n, shift)
+        if n >= WIDE:
+            return row_exp(scratch, e, n, skip, exponent, keep, scratch, NULL)
+        block_of_exp(scratch, e, n, exponent, scratch, NULL)
+    else:
+        # What is read next in a long row is fetched meanwhile.
+        if n >= WIDE:
+            return row_exp(x, e, n, skip, exponent, keep, x + BLOCK, drain)
+        block_of_exp(x, e, n, exponent, x + BLOCK, drain)
+    if 0 <= skip < n:
+        # Nothing more is asked of the exponential left out.
+        e[skip] = 0
+    return row_sum(e, n)
+
+
+cdef Sum sum_row_alone(
+    const storage *x, real *e, real *scratch, Py_ssize_t n, Py_ssize_t row, bint keep,
+    Group *group
+) noexcept nogil:
+    """Sum of a row with an exponent of its own."""
+    cdef real top, shift = 0
+    cdef Py_ssize_t own = group.own_class[row]
+    load(scratch, x, n, <real>0)
+    top = block_max(scratch, n)
+    if not -exp_limit(top) <= top <= exp_limit(top):
+        # An infinite maximum makes all of the row NaN.
+        shift = top if -<real>INFINITY < top < <real>INFINITY else <real>NAN
+        top = 0
+    group.exponent[row] = exponent_of(top)
+    # The difference of two doubles: exact for float, and where it matters for double.
+    group.own_x[row] = value_at(x, own, <double>0) - shift
+    group.shift[row] = shift
+    return sum_block(x, e, n, own, shift, exponent_of(top), keep, scratch, NULL)
+
+
+cdef void sum_rows(
+    const storage *x, real *e, Py_ssize_t rows, Py_ssize_t n, bint keep, real *guess, real *scratch,
+    Drain *drain, Group *group, double *parts
+) noexcept nogil:
+    """Sums of rows that lie side by side, each of more than a tile's classes, at most
+    BLOCK together.
+
+    Fills in rest, exponent and own_x of `group`; a row that leaves out class -1 does not count. With
+    `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK elements.
+
+    All rows are tried with one exponent: that of the last rows, or if that has just failed, of
+    the largest of their maxima. It will do unless a row's own maximum is farther below or above it
+    than SPARE is there for.
+    """
+    cdef Sum sums[LANES]
+    cdef real top, exponent
+    cdef double least, lowest, highest
+    cdef Py_ssize_t row, i
+    if guess[0] != guess[0]:
+        top = max_of(x, rows * n, <real>0)
+        if -exp_limit(top) <= top <= exp_limit(top):
+            guess[0] = exponent_of(top)
+    exponent = guess[0]
+    # The next rows are fetched while these are worked on.
+    if exponent != exponent:
+        if drain != NULL:
+            drain_rest(drain, <storage *>NULL, <real>0)
+    elif n < WIDE:
+        block_of_exp(x, e, rows * n, exponent, x + rows * n, drain)
+        for row in range(rows):
+            # Nothing more is asked of the exponential left out.
+            if group.own_class[row] >= 0:
+                e[row * n + group.own_class[row]] = 0
+        row_sums(e, rows, n, parts, &sums[0])
+    else:
+        for row in range(rows):
+            i = row * n
+            if group.own_class[row] >= 0:
+                sums[row] = row_exp(
+                    x + i, e + i, n, group.own_class[row], exponent, keep, x + rows * n + i, drain
+                )
+            elif drain != NULL:
+                drain_until(drain, i + n, <storage *>NULL, <real>0)
+    # Where a sum is 32 bits below what the exponent is for, 2**(SPARE - 32), the terms that are
+    # lost still add up to nothing: 2**-126 of each, of 8192, are 2**-151 of it.
+    least = 274877906944.0 if real is float else 7.922816251426434e28
+    lowest = (exponent - 32) * 0.6931471805599453
+    highest = (exponent + 16) * 0.6931471805599453
+    for row in range(rows):
+        group.rest[row] = group.rest_low[row] = group.exponent[row] = group.own_x[row] = 0
+        group.shift[row] = 0
+        if group.own_class[row] < 0:
+            continue
+        group.exponent[row] = exponent
+        group.own_x[row] = value_at(x, row * n + group.own_class[row], <double>0)
+        # All are false without an exponent.
+        if not (
+            group.own_x[row] < highest and sums[row].high < most(exponent)
+            and (group.own_x[row] >= lowest or sums[row].high >= least)
+        ):
+            guess[0] = <real>NAN
+            sums[row] = sum_row_alone(
+                x + row * n, e + row * n, scratch, n, row, keep, group
+            )
+        group.rest[row] = sums[row].high + sums[row].low
+        group.rest_low[row] = sums[row].low - (group.rest[row] - sums[row].high)
+
+
+cdef void sum_long_row(
+    const storage *x, real *wide, real *block, real *e, Py_ssize_t n, Drain *drain, Group *group
+) noexcept nogil:
+    """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
+
+    wide, block: scratch of BLOCK elements. With `e`, the exponentials are kept there; n <= KEPT then.
+
+    The exponent is that of the first classes' maximum, and another one only where a block's sum
+    is too large for it.
+    """
+    cdef Sum rest = Sum(0, 0)
+    cdef Py_ssize_t skip = group.own_class[0]
+    cdef Py_ssize_t i, j, m
+    cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k
+    cdef real *to
+    cdef Sum part
+    cdef double down
+    cdef real exponents[BLOCKS]  # of the blocks
+    cdef bint restarted = False
+    top = max_of(x, WIDE, <real>0)
+    if -exp_limit(top) <= top <= exp_limit(top):
+        best = top
+        exponent = exponent_of(top)
+    i = 0
+    while i < n:
+        m = min(n - i, <Py_ssize_t>BLOCK)
+        to = e + i if e != NULL else block
+        part.high = INFINITY
+        # The class left out is in no sum, but is not to overflow either.
+        if best > -<real>INFINITY and (
+            not i <= skip < i + m
+            or value_at(x, skip, shift) - shift < (exponent + 16) * <real>0.6931471805599453
+        ):
+            part = sum_block(
+                x + i, to, m, skip - i, shift, exponent, e != NULL, wide, drain
+            )
+        if not part.high < most(exponent):
+            load(wide, x + i, m, shift)
+            top = block_max(wide, m)
+            if top > best:
+                if not restarted and not -exp_limit(top) <= top <= exp_limit(top):
+                    if not top < <real>INFINITY:
+                        break
+                    # The exact maximum has to be known before anything is summed: start again.
+                    best = top + shift
+                    while i < n:
+                        m = min(n - i, <Py_ssize_t>BLOCK)
+                        load(wide, x + i, m, <real>0)
+                        top = block_max(wide, m)
+                        best = top if top > best else best
+                        i += m
+                    if not best < <real>INFINITY:
+                        break
+                    restarted = True
+                    shift = best
+                    best = <real>(-INFINITY)
+                    rest = Sum(0, 0)
+                    i = 0
+                    continue
+                # With the row's maximum subtracted, blocks far below add exact zeros.
+                k = exponent_of(top if top > -exp_limit(top) else -exp_limit(top))
+                if best == <real>(-INFINITY):
+                    exponent = k
+                elif k > exponent:
+                    # In two steps: the power of two alone may underflow where the sum does not.
+                    down = power_of_two((exponent - k) // 2)
+                    rest.high *= down
+                    rest.low *= down
+                    down = power_of_two((exponent - k) - (exponent - k) // 2)
+                    rest.high *= down
+                    rest.low *= down
+                    exponent = k
+                best = top
+            # An all -inf block before the first number, or one too far below, adds exact zeros.
+            part = sum_block(
+                x + i, to, m, skip - i, shift, exponent, e != NULL, wide, drain
+            )
+        if e != NULL:
+            exponents[i // BLOCK] = exponent
+        rest = add(rest, part)
+        i += m
+    if drain != NULL:
+        drain_rest(drain, <storage *>NULL, <real>0)
+    if i < n or best == <real>(-INFINITY):
+        rest = Sum(NAN, 0)
+        if e != NULL:
+            # The gradient is NaN as well, of what was kept and of what was not.
+            for i in range(n):
+                e[i] = <real>NAN
+    elif e != NULL:
+        i = 0
+        while i < n:
+            if exponents[i // BLOCK] != exponent:
+                down = power_of_two(exponents[i // BLOCK] - exponent)
+                for j in range(i, min(n, i + BLOCK)):
+                    e[j] = <real>(e[j] * down)
+            i += BLOCK
+    group.rest[0] = rest.high + rest.low
+    group.rest_low[0] = rest.low - (group.rest[0] - rest.high)
+    group.exponent[0] = exponent
+    group.shift[0] = shift
+    # The difference of two doubles: exact for float, and where it matters for double.
+    group.own_x[0] = value_at(x, skip, <double>0) - shift
+
+
+# ---- d) sums of distances --------------------------------------------------------------------
+#
+# A class's distance is how far its logit is below the largest, which is the class left out.
+
+cdef inline bint uniform(const Job *job) noexcept nogil:
+    """Whether the target is the same for all classes but the sample's own."""
+    return job.p32 == NULL and job.p64 == NULL and job.weight == NULL
+
+
+cdef inline Py_ssize_t index_of(const Job *job, Py_ssize_t sample) noexcept nogil:
+    """The sample's class, or -1 where there are probabilities."""
+    return -1 if job.target == NULL else class_of(job, sample)
+
+
+cdef void load_targets(
+    real *to, const Job *job, Py_ssize_t sample, Py_ssize_t t, Py_ssize_t c, Py_ssize_t n
+) noexcept nogil:
+    """Targets of classes c to c + n of a row whose class is t, if it has one."""
+    cdef Py_ssize_t i, at = sample * job.classes + c
+    cdef real keep = <real>job.keep, spread = <real>job.spread
+    cdef double w, unit = job.unit
+    if job.p32 != NULL:
+        for i in range(n):
+            to[i] = mul_add(keep, <real>job.p32[at + i], spread)
+    elif job.p64 != NULL:
+        for i in range(n):
+            to[i] = <real>mul_add(job.keep, job.p64[at + i], job.spread)
+    else:
+        for i in range(n):
+            to[i] = spread
+        if c <= t < c + n:
+            to[t - c] = <real>(job.spread + job.keep)
+    if job.weight != NULL:
+        for i in range(n):
+            w = job.weight[c + i] * unit
+            to[i] = to[i] * <real>w
+
+
+cdef void add_soft(
+    const storage *x, real *wide, const real *a, Py_ssize_t n, real top, RunningSum *distance,
+    RunningSum *mass, const char *ahead, Py_ssize_t step
+) noexcept nogil:
+    """Add a * (top - x) to `distance`, 0 where a is, and a to `mass`; without `a` it is 1 for all.
+
+    At `ahead` lies what will be read next, `step` bytes for LANES classes, or NULL.
+    """
+    cdef const real *xs = widened(wide, x, n)
+    cdef real part[LANES]
+    cdef real few[LANES]
+    cdef Py_ssize_t i = 0, j, m
+    while i < n:
+        m = min(n - i, <Py_ssize_t>LANES)
+        if m < LANES:
+            for j in range(LANES):
+                part[j] = few[j] = 0
+        if ahead != NULL:
+            prefetch_bytes(ahead, step)
+            ahead += step
+        if a == NULL:
+            for j in range(m):
+                part[j] = top - xs[i + j]
+        else:
+            for j in range(m):
+                few[j] = a[i + j]
+                part[j] = few[j] * (top - xs[i + j])
+                part[j] = part[j] if few[j] != 0 else <real>0
+            sum_add(mass, &few[0], 0, -1)
+        sum_add(distance, &part[0], 0, -1)
+        i += m
+
+
+cdef void add_spread(
+    const storage *x, real *wide, const real *e, Py_ssize_t n, real top, RunningSum *distance
+) noexcept nogil:
+    """Add e * (top - x) to `distance`, 0 where e is."""
+    cdef const real *xs = widened(wide, x, n)
+    cdef real part[LANES]
+    cdef Py_ssize_t i = 0, j, m
+    while i < n:
+        m = min(n - i, <Py_ssize_t>LANES)
+        if m < LANES:
+            for j in range(LANES):
+                part[j] = 0
+        for j in range(m):
+            part[j] = e[i + j] * (top - xs[i + j])
+            part[j] = part[j] if e[i + j] != 0 else <real>0
+        sum_add(distance, &part[0], 0, -1)
+        i += m
+
+
+cdef inline Sum product(double a, double b) noexcept nogil:
+    """a * b to twice the digits."""
+    cdef double high = a * b
+    return Sum(high, fma(a, b, -high))
+
+
+cdef void soft_distance(
+    const storage *x, const Job *job, Py_ssize_t sample, Py_ssize_t i, real *wide, real *a,
+    Group *group
+) noexcept nogil:
+    """`distance` and the targets' sums of sample i of a group, whose logits are x."""
+    cdef RunningSum distance, mass
+    cdef Py_ssize_t c = 0, n, classes = job.classes, t = index_of(job, sample)
+    cdef Py_ssize_t own = group.own_class[i]
+    cdef real top = value_at(x, own, <real>0)
+    cdef bint alike = uniform(job)
+    cdef double d
+    cdef Sum others
+    cdef const char *ahead = NULL
+    cdef Py_ssize_t step = 0
+    group.own_a[i] = 0
+    sum_begin(&distance, top)
+    sum_begin(&mass, top)
+    while c < classes:
+        n = min(classes - c, <Py_ssize_t>CHUNK)
+        if not alike:
+            load_targets(a, job, sample, t, c, n)
+            if c <= own < c + n:
+                group.own_a[i] = a[own - c]
+                a[own - c] = 0
+            if sample + 1 < job.samples:
+                # The next row's probabilities.
+                if job.p32 != NULL:
+                    step = LANES * sizeof(float)
+                    ahead = <const char *>(job.p32 + (sample + 1) * classes + c)
+                elif job.p64 != NULL:
+                    step = LANES * sizeof(double)
+                    ahead = <const char *>(job.p64 + (sample + 1) * classes + c)
+        add_soft(x + c, wide, NULL if alike else a, n, top, &distance, &mass, ahead, step)
+        c += n
+    d = value_of(sum_end(&distance, top))
+    if alike:
+        group.own_a[i] = job.spread
+        others = product(job.spread, <double>(classes - 1))
+        d = job.spread * d if job.spread != 0 else 0.0
+        if t == own:
+            group.own_a[i] = group.own_a[i] + job.keep
+        elif job.keep != 0:
+            others = add(others, Sum(job.keep, 0))
+            d = d + job.keep * (<double>top - value_at(x, t, <double>0))
+    else:
+        others = sum_end(&mass, top)
+    group.distance[i] = d
+    group.others[i] = value_of(others)
+    group.others_low[i] = others.low - (group.others[i] - others.high)
+
+
+# ---- e) from exponentials to what is written --------------------------------------------------
+
+cdef inline bint plain(double factor, real unused) noexcept nogil:
+    """Whether a factor is 0 or far from where a `real` has fewer digits."""
+    if real is float:
+        return factor == 0 or 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30
+    else:
+        return True
+
+
+cdef void prepare_scaled(
+    Drain *drain, Py_ssize_t row, real *e, Py_ssize_t n, Py_ssize_t own, const Group *group
+) noexcept nogil:
+    """Prepare exponentials e[:n] for being scaled; the class left out is at `own`, if there."""
+    # One NaN for all: writers of halves rely on its lower bits being 0 (see simd/scale.h).
+    cdef double by = group.by[row] if group.by[row] == group.by[row] else NAN
+    cdef double tiny = least_scale()
+    cdef Py_ssize_t i
+    if real is float:
+        if not (by >= tiny or by <= -tiny):
+            # Too small for the two parts: scaled in double.
+            for i in range(n):
+                e[i] = <real>(e[i] * by)
+            if 0 <= own < n:
+                e[own] = <real>(group.at[row] * by)
+            drain_set(drain, row, <real>1, <real>0)
+            return
+    if 0 <= own < n:
+        e[own] = <real>group.at[row]
+    drain_set(drain, row, <real>by, <real>group.by_low[row])
+
+
+cdef void against_target(
+    real *e, const real *a, Py_ssize_t n, real spread, real by, real low, double scale
+) noexcept nogil:
+    """(e * by - a) * scale in place; without `a` it is `spread` for all."""
+    cdef Py_ssize_t i
+    cdef real factor = <real>scale
+    if not plain(scale, by):
+        factor = 1
+    if a == NULL:
+        for i in range(n):
+            e[i] = mul_add(e[i], by, mul_add(e[i], low, -spread)) * factor
+    else:
+        for i in range(n):
+            e[i] = mul_add(e[i], by, mul_add(e[i], low, -a[i])) * factor
+    if not plain(scale, by):
+        for i in range(n):
+            e[i] = <real>(e[i] * scale)
+
+
+cdef void prepare_soft(
+    Drain *drain, const Job *job, Py_ssize_t sample, Py_ssize_t row, real *e, Py_ssize_t first,
+    Py_ssize_t classes, real *a, const Group *group
+) noexcept nogil:
+    """Exponentials of classes first to first + classes to gradients."""
+    cdef Py_ssize_t c = 0, n, t = index_of(job, sample), own = group.own_class[row] - first
+    cdef real by = <real>group.by[row], low = <real>group.by_low[row], at_target
+    cdef real spread = <real>job.spread
+    cdef double scale = job.scale * group.factor[row], g
+    cdef bint alike = uniform(job)
+    drain_set(drain, row, <real>1, <real>0)
+    t = t - first
+    while c < classes:
+        n = min(classes - c, <Py_ssize_t>CHUNK)
+        if not alike:
+            load_targets(a, job, sample, t + first, first + c, n)
+            against_target(e + c, a, n, spread, by, low, scale)
+        else:
+            at_target = e[t] if c <= t < c + n else <real>0
+            against_target(e + c, <const real *>NULL, n, spread, by, low, scale)
+            if c <= t < c + n:
+                g = mul_add(<double>at_target, <double>low, -(job.spread + job.keep))
+                e[t] = <real>(mul_add(<double>at_target, <double>by, g) * scale)
+        c += n
+    if 0 <= own < classes:
+        e[own] = <real>(group.at[row] * scale)
+
+
+cdef void prepare(
+    Drain *drain, const Job *job, Py_ssize_t sample, Py_ssize_t row, real *e, Py_ssize_t first,
+    Py_ssize_t n, real *a, const Group *group
+) noexcept nogil:
+    """Prepare exponentials of classes first to first + n of row `row` of a group for `scaled`."""
+    cdef Py_ssize_t i
+    if group.own_class[row] < 0:
+        for i in range(n):
+            e[i] = 0
+        drain_set(drain, row, <real>0, <real>0)
+    elif written(job) == SCALED:
+        prepare_scaled(drain, row, e, n, group.own_class[row] - first, group)
+    else:
+        prepare_soft(drain, job, sample, row, e, first, n, a, group)
+
+
+cdef void write_logarithms(
+    const storage *x, storage *to, Py_ssize_t n, double largest, double log_rest, real *e
+) noexcept nogil:
+    """to[:n] = (x - largest) - log_rest; e: scratch."""
+    cdef Py_ssize_t i
+    cdef const real *xs = widened(e, x, n)
+    for i in range(n):
+        e[i] = <real>((<double>xs[i] - largest) - log_rest)
+    emit(to, e, n, False)
+
+
+# ---- f) items of work ------------------------------------------------------------------------
+
+cdef void short_item(
+    const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
+    Py_ssize_t stop, Sum *result, const RowSpace *space
+) noexcept nogil:
+    """Rows start to stop, of at most BLOCK classes each."""
+    cdef Group *group = &space.desk.group
+    cdef Drain *drain = &space.desk.drain
+    cdef Tally *tally = &space.desk.tally
+    cdef real *e = <real *>space.e
+    cdef real *wide = <real *>space.wide
+    cdef real *a = <real *>space.targets
+    cdef Py_ssize_t classes = job.classes, first = start, n, i
+    cdef Py_ssize_t most_rows = group_rows(classes)
+    cdef Written how = written(job)
+    cdef bint drains = out != NULL and how != LOGARITHM
+    cdef const storage *xs
+    cdef real guess = <real>NAN
+    drain_start(drain, job.streaming)
+    clear(tally)
+    while first < stop:
+        n = min(stop - first, most_rows)
+        xs = x + first * classes
+        begin(job, first, n, group)
+        if wants_largest(job):
+            for i in range(n):
+                if group.own_class[i] >= 0:
+                    group.own_class[i] = largest_of(xs + i * classes, classes, wide)
+        sum_rows(
+            xs, e, n, classes, drains or job.kind == SCORE, &guess, wide,
+            drain if drains else NULL, group, &space.desk.parts[0],
+        )
+        if wants_distance(job):
+            for i in range(n):
+                if group.own_class[i] >= 0:
+                    distance_of_row(
+                        xs + i * classes, job, first + i, i, e + i * classes, wide, a, group
+                    )
+        end(x, job, first, n, out != NULL, group, tally, losses)
+        if drains:
+            drain_rest(drain, out, <real>0)
+            for i in range(n):
+                prepare(drain, job, first + i, i, e + i * classes, 0, classes, a, group)
+            drain_begin(drain, out + first * classes, e, n, classes)
+        elif out != NULL:
+            for i in range(n):
+                write_logarithms(
+                    xs + i * classes, out + (first + i) * classes, classes,
+                    group.own_x[i] + group.shift[i], group.log_rest[i], wide,
+                )
+        first += n
+    drain_rest(drain, out, <real>0)
+    result[0] = folded(tally)
+
+
+cdef void distance_of_row(
+    const storage *x, const Job *job, Py_ssize_t sample, Py_ssize_t i, const real *e, real *wide,
+    real *a, Group *group
+) noexcept nogil:
+    """`distance` of sample i of a group, a row whose exponentials are e."""
+    cdef RunningSum distance
+    cdef Py_ssize_t c = 0, n
+    cdef real top
+    if job.kind == SOFT:
+        soft_distance(x, job, sample, i, wide, a, group)
+        return
+    top = value_at(x, group.own_class[i], <real>0)
+    sum_begin(&distance, top)
+    while c < job.classes:
+        n = min(job.classes - c, <Py_ssize_t>CHUNK)
+        add_spread(x + c, wide, e + c, n, top, &distance)
+        c += n
+    group.distance[i] = value_of(sum_end(&distance, top))
+
+
+cdef void long_item(
+    const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
+    Py_ssize_t stop, Sum *result, const RowSpace *space
+) noexcept nogil:
+    """Rows start to stop, of any length."""
+    cdef Group *group = &space.desk.group
+    cdef Drain *drain = &space.desk.drain
+    cdef Tally *tally = &space.desk.tally
+    cdef real *block = <real *>space.e
+    cdef real *wide = <real *>space.wide
+    cdef real *a = <real *>space.targets
+    cdef real *row = <real *>space.row
+    cdef Py_ssize_t classes = job.classes
+    cdef Py_ssize_t index, i, m
+    cdef Written how = written(job)
+    cdef bint drains = out != NULL and row != NULL and how != LOGARITHM
+    cdef const storage *xs
+    cdef storage *to
+    drain_start(drain, job.streaming)
+    clear(tally)
+    for index in range(start, stop):
+        xs = x + index * classes
+        begin(job, index, 1, group)
+        if wants_largest(job) and group.own_class[0] >= 0:
+            group.own_class[0] = largest_of(xs, classes, wide)
+        group.rest[0] = group.rest_low[0] = group.exponent[0] = group.own_x[0] = 0
+        group.shift[0] = 0
+        if group.own_class[0] >= 0:
+            sum_long_row(xs, wide, block, row, classes, drain if drains else NULL, group)
+            if job.kind == SCORE and row == NULL:
+                spread_of_long_row(xs, job, block, wide, group)
+            elif wants_distance(job):
+                distance_of_row(xs, job, index, 0, row, wide, a, group)
+        end(x, job, index, 1, out != NULL, group, tally, losses)
+        if out == NULL:
+            continue
+        to = out + index * classes
+        if drains:
+            drain_rest(drain, out, <real>0)
+            prepare(drain, job, index, 0, row, 0, classes, a, group)
+            drain_begin(drain, to, row, 1, classes)
+            continue
+        i = 0
+        while i < classes:
+            m = min(classes - i, <Py_ssize_t>BLOCK)
+            if how == LOGARITHM:
+                write_logarithms(
+                    xs + i, to + i, m, group.own_x[0] + group.shift[0], group.log_rest[0], block
+                )
+            else:
+                # Computed once more: the exponentials have not been kept.
+                if group.own_class[0] >= 0:
+                    sum_block(
+                        xs + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True,
+                        wide, NULL,
+                    )
+                prepare(drain, job, index, 0, block, i, m, a, group)
+                scaled(
+                    to + i, block, m, drain_by(drain, 0, <real>0), drain_low(drain, 0, <real>0)
+                )
+            i += m
+    drain_rest(drain, out, <real>0)
+    result[0] = folded(tally)
+
+
+cdef void spread_of_long_row(
+    const storage *x, const Job *job, real *block, real *wide, Group *group
+) noexcept nogil:
+    """`distance_of_row` where the exponentials have not been kept."""
+    cdef RunningSum distance
+    cdef Py_ssize_t i = 0, m
+    cdef real top = value_at(x, group.own_class[0], <real>0)
+    sum_begin(&distance, top)
+    while i < job.classes:
+        m = min(job.classes - i, <Py_ssize_t>BLOCK)
+        sum_block(
+            x + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True, wide, NULL
+        )
+        add_spread(x + i, wide, block, m, top, &distance)
+        i += m
+    group.distance[0] = value_of(sum_end(&distance, top))
+
+
+cdef void rows_item(
+    const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
+    Py_ssize_t stop, Sum *result, char *scratch
+) noexcept nogil:
+    """Samples start to stop whose classes lie side by side."""
+    cdef RowSpace space
+    rows_space(&space, scratch, job, out != NULL, sizeof(real))
+    if job.classes <= BLOCK:
+        short_item(x, out, losses, job, start, stop, result, &space)
+    else:
+        long_item(x, out, losses, job, start, stop, result, &space)

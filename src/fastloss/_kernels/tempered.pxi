@@ -1,0 +1,182 @@
+# Logits that are changed before the softmax is taken of them: temperature and softcap.
+#
+#   z = softcap * tanh(x / softcap) / temperature
+#
+# Samples of a huge weight come this way as well, where floats would do for others.
+#
+# Some samples at a time are turned into rows of z, in double whatever the logits' type, and the
+# other traversals do the rest there: the gradient takes the place of z, and is multiplied by dz/dx on
+# its way to memory.
+
+from .samples cimport Job, offset_of
+from .storage cimport emit, load, storage, value_at
+from .sums cimport LANES, Sum, add
+from .vecmath cimport exp_negative, exp_tail, real
+from .workspace cimport lines
+
+cdef enum:
+    HELD = 4096          # elements that are changed at a time, or one sample
+
+
+cdef inline bint tempered(const Job *job) noexcept nogil:
+    """Whether the softmax is taken of something else than the logits."""
+    return job.temperature != 1 or job.softcap != 0
+
+
+cdef inline Py_ssize_t held_samples(const Job *job) noexcept nogil:
+    return min(max(HELD // max(job.classes, 1), <Py_ssize_t>1), <Py_ssize_t>LANES)
+
+
+cdef inline Job job_of_held(const Job *job, Py_ssize_t n) noexcept nogil:
+    """What is left to do on n samples whose z are rows."""
+    cdef Job rest = job[0]
+    rest.samples = n
+    rest.inner = 1
+    rest.temperature = 1
+    rest.softcap = 0
+    rest.heavy = False
+    rest.streaming = False
+    return rest
+
+
+cdef inline Py_ssize_t tempered_space(
+    char *scratch, const Job *job, bint written_too, char **parts
+) noexcept nogil:
+    """Lay out a thread's scratch in four parts; return how many bytes it takes.
+
+    z, dz/dx (with softcap), probabilities (where there are any), and that of the traversal.
+    """
+    cdef Job rest = job_of_held(job, held_samples(job))
+    cdef Py_ssize_t at = 0, held = lines(held_samples(job) * job.classes * sizeof(double))
+    cdef RowSpace rows
+    cdef TileSpace tiles
+    parts[0] = scratch
+    at += held
+    parts[1] = scratch + at
+    at += held if job.softcap != 0 else 0
+    parts[2] = scratch + at
+    at += held if job.p32 != NULL or job.p64 != NULL else 0
+    parts[3] = scratch + at
+    if job.classes < FIRST_ROW:
+        return at + tiles_space(&tiles, parts[3], &rest, sizeof(double))
+    return at + rows_space(&rows, parts[3], &rest, written_too, sizeof(double))
+
+
+cdef inline void gather(
+    double *to, const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Rows of n samples."""
+    cdef Py_ssize_t i, c, at, classes = job.classes
+    if job.inner == 1:
+        load(to, x + first * classes, n * classes, <double>0)
+        return
+    for i in range(n):
+        at = offset_of(job, first + i, 0)
+        for c in range(classes):
+            to[i * classes + c] = value_at(x, at + c * job.inner, <double>0)
+
+
+cdef inline void scatter(
+    storage *out, const double *values, const Job *job, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Write rows to where their samples lie."""
+    cdef Py_ssize_t i, c, at, classes = job.classes
+    if job.inner == 1:
+        emit(out + first * classes, values, n * classes, job.streaming)
+        return
+    for i in range(n):
+        at = offset_of(job, first + i, 0)
+        for c in range(classes):
+            emit(out + at + c * job.inner, values + i * classes + c, 1, False)
+
+
+cdef void change(
+    double *z, double *slope, Py_ssize_t n, double temperature, double cap
+) noexcept nogil:
+    """z[:n], logits, to what the softmax is taken of; with softcap slope = dz/dx.
+
+    tanh(s) for s >= 0 is (1 - e) / (1 + e), e = exp(-2 s); near 0 1 - e is formed as -expm1(-2 s).
+    An infinite logit stays what it is: -inf masks its class.
+    """
+    cdef Py_ssize_t i
+    cdef double s, e, r, gap
+    if cap == 0:
+        if temperature != 1:
+            for i in range(n):
+                z[i] = z[i] / temperature
+        return
+    for i in range(n):
+        s = z[i] / cap
+        s = -s if s < 0 else s
+        r = -2 * s
+        e = exp_negative(r)
+        gap = 1 - e
+        gap = -(r + r * r * exp_tail(r, r * r)) if r > -0.34 else gap
+        r = gap / (1 + e) * (cap / temperature)
+        r = -r if z[i] < 0 else r
+        slope[i] = 4 * e / ((1 + e) * (1 + e)) / temperature
+        z[i] = z[i] if z[i] - z[i] != 0 else r
+
+
+cdef void times_slope(
+    double *g, const double *slope, Py_ssize_t n, double temperature, double cap
+) noexcept nogil:
+    """Gradients with respect to z to those with respect to x; where nothing comes in, 0 stays 0."""
+    cdef Py_ssize_t i
+    if cap == 0:
+        if temperature != 1:
+            for i in range(n):
+                g[i] = g[i] / temperature
+    else:
+        for i in range(n):
+            g[i] = g[i] * slope[i] if g[i] != 0 else 0.0
+
+
+cdef void tempered_item(
+    const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
+    Py_ssize_t stop, Sum *result, char *scratch
+) noexcept nogil:
+    """Samples start to stop."""
+    cdef Py_ssize_t first = start, n, i, most = held_samples(job)
+    cdef char *parts[4]
+    cdef double *z
+    cdef double *slope
+    cdef double *p
+    cdef double *written
+    cdef double part_losses[LANES]
+    cdef Sum part
+    cdef Job rest
+    tempered_space(scratch, job, out != NULL, &parts[0])
+    z = <double *>parts[0]
+    slope = <double *>parts[1]
+    p = <double *>parts[2]
+    written = z if out != NULL else <double *>NULL
+    result[0] = Sum(0, 0)
+    while first < stop:
+        n = min(stop - first, most)
+        rest = job_of_held(job, n)
+        if job.target != NULL:
+            rest.target = job.target + first
+        if job.factor != NULL:
+            rest.factor = job.factor + first
+        if job.p32 != NULL:
+            gather(p, job.p32, job, first, n)
+        elif job.p64 != NULL:
+            gather(p, job.p64, job, first, n)
+        if job.p32 != NULL or job.p64 != NULL:
+            rest.p32 = NULL
+            rest.p64 = p
+        gather(z, x, job, first, n)
+        change(z, slope, n * job.classes, job.temperature, job.softcap)
+        if job.classes < FIRST_ROW:
+            tiles_item(z, written, &part_losses[0], &rest, 0, n, &part, parts[3])
+        else:
+            rows_item(z, written, &part_losses[0], &rest, 0, n, &part, parts[3])
+        result[0] = add(result[0], part)
+        if losses != NULL:
+            for i in range(n):
+                losses[first + i] = <real>part_losses[i]
+        if out != NULL:
+            times_slope(z, slope, n * job.classes, job.temperature, job.softcap)
+            scatter(out, z, job, first, n)
+        first += n

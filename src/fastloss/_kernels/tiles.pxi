@@ -1,0 +1,558 @@
+# Tiles: the traversal of samples with lanes over the samples, for few classes or a class axis that
+# is not the last.
+#
+# Layout: a) turning samples into tiles and back, b) maxima, c) sums, d) from exponentials to what is
+# written, e) items of work.
+#
+# LANES samples are a tile: they lie class-major in a scratch block, class c of lane i at
+# xs[c * width + i]. Samples of one outer position lie side by side in memory, so that turning them
+# is copying; it is done all the same, since class planes a power of two apart share the sets of a
+# cache.
+#
+# Up to TILE classes are held. If that is all of them, they are read once. If not, the maxima are
+# found first, then sums, then gradients, block of classes by block of classes.
+
+from libc.stdint cimport int32_t
+
+from .group cimport Group, least_scale
+from .samples cimport SCORE, SOFT, Job, class_of, offset_of
+from .storage cimport emit, load, prefetch_bytes, storage, transpose
+from .sums cimport LANES, Sum, Tally, add, clear, folded, two_sum
+from .vecmath cimport (
+    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, real,
+)
+from .workspace cimport lines
+
+cdef enum:
+    TILE = 128           # most classes of a tile
+    WIDTH = 7            # most tiles side by side in a block
+    LONG_RUN = 256       # samples side by side from which they are written past the caches
+
+cdef struct Tile:
+    int32_t skip[LANES]      # the class left out, within the block of classes, or -1
+    double high[LANES]       # sums of the exponentials without that class
+    double low[LANES]
+    double distance[LANES]   # as in Group, in two parts
+    double distance_low[LANES]
+    double others[LANES]
+    double others_low[LANES]
+
+
+# Scratch of a thread that works on tiles; what follows it in memory is in `TileSpace`.
+cdef struct TileDesk:
+    Group group
+    Tally tally
+    Tile tile
+
+
+cdef struct TileSpace:
+    TileDesk *desk
+    void *xs             # a block of tiles
+    void *stage          # the same in the order of memory
+    void *targets        # targets of a tile, of SOFT
+
+
+cdef inline Py_ssize_t width_of(Py_ssize_t classes, Py_ssize_t inner) noexcept nogil:
+    """Samples of a block: LANES times an odd number, against conflicts in the cache.
+
+    Samples that lie side by side are read in longer stretches so. Rows come one after the other
+    anyway, and the processor fetches them ahead best in small blocks.
+    """
+    cdef Py_ssize_t tiles = min(max(TILE // max(classes, 1), <Py_ssize_t>1), <Py_ssize_t>WIDTH)
+    if inner == 1:
+        return LANES
+    return LANES * (tiles if tiles & 1 else tiles - 1)
+
+
+cdef inline Py_ssize_t tiles_space(
+    TileSpace *space, char *scratch, const Job *job, Py_ssize_t size
+) noexcept nogil:
+    """Lay out a thread's scratch, elements of `size` bytes; return how many bytes it takes."""
+    cdef Py_ssize_t at = lines(sizeof(TileDesk))
+    cdef Py_ssize_t block = width_of(job.classes, job.inner) * min(job.classes, <Py_ssize_t>TILE)
+    space.desk = <TileDesk *>scratch
+    space.xs = scratch + at
+    at += lines(block * size)
+    space.stage = scratch + at
+    at += lines(block * size)
+    space.targets = scratch + at
+    at += lines(LANES * min(job.classes, <Py_ssize_t>TILE) * size) if job.kind == SOFT else 0
+    return at
+
+
+# ---- a) turning ------------------------------------------------------------------------------
+
+cdef void turn(
+    real *to, const storage *x, real *stage, Py_ssize_t classes, Py_ssize_t inner,
+    Py_ssize_t first, Py_ssize_t n, Py_ssize_t from_class, Py_ssize_t m, Py_ssize_t width
+) noexcept nogil:
+    """Classes from_class to from_class + m of n samples, class-major.
+
+    Where a last tile is not full, its other lanes hold 0. stage: scratch of SCRATCH elements.
+    """
+    cdef Py_ssize_t lane, c, i, run, base
+    if n % LANES != 0:
+        for c in range(m):
+            for lane in range(n, (n + LANES - 1) // LANES * LANES):
+                to[c * width + lane] = 0
+    if inner == 1:
+        # All classes are held: rows of more classes are not turned.
+        if (storage is float and real is float) or (storage is double and real is double):
+            transpose(to, width, x + first * m, m, n, m)
+        else:
+            load(stage, x + first * m, n * m, <real>0)
+            transpose(to, width, stage, m, n, m)
+    else:
+        lane = 0
+        while lane < n:
+            # Samples of one outer position lie side by side.
+            i = (first + lane) % inner
+            run = min(n - lane, inner - i)
+            base = ((first + lane) // inner * classes + from_class) * inner + i
+            for c in range(m):
+                load(to + c * width + lane, x + base + c * inner, run, <real>0)
+            lane += run
+
+
+cdef void turn_back(
+    storage *grad, const real *g, real *stage, Py_ssize_t classes, Py_ssize_t inner,
+    Py_ssize_t first, Py_ssize_t n, Py_ssize_t from_class, Py_ssize_t m, Py_ssize_t width,
+    bint streaming
+) noexcept nogil:
+    """Write a class-major block to where its samples lie; stage: scratch of SCRATCH elements."""
+    cdef Py_ssize_t lane, c, i, run, base
+    if inner == 1:
+        transpose(stage, m, g, width, m, n)
+        emit(grad + first * m, stage, n * m, streaming)
+    else:
+        lane = 0
+        while lane < n:
+            i = (first + lane) % inner
+            run = min(n - lane, inner - i)
+            base = ((first + lane) // inner * classes + from_class) * inner + i
+            for c in range(m):
+                emit(
+                    grad + base + c * inner, g + c * width + lane, run,
+                    streaming and run >= LONG_RUN,
+                )
+            lane += run
+
+
+cdef inline void shift_tile(
+    real *xs, Py_ssize_t m, Py_ssize_t width, const real *shift
+) noexcept nogil:
+    cdef Py_ssize_t c, lane
+    for c in range(m):
+        for lane in range(LANES):
+            xs[c * width + lane] = xs[c * width + lane] - shift[lane]
+
+
+# ---- b) maxima -------------------------------------------------------------------------------
+
+cdef void tile_max(
+    const real *xs, Py_ssize_t m, Py_ssize_t width, real *top
+) noexcept nogil:
+    """top[lane] = max(top[lane], xs[..., lane]) over m classes; NaNs are passed over."""
+    cdef real best[LANES]
+    cdef real x
+    cdef Py_ssize_t c, lane
+    for lane in range(LANES):
+        best[lane] = top[lane]
+    for c in range(m):
+        for lane in range(LANES):
+            x = xs[c * width + lane]
+            best[lane] = x if x > best[lane] else best[lane]
+    for lane in range(LANES):
+        top[lane] = best[lane]
+
+
+cdef void tile_largest(
+    const real *xs, Py_ssize_t m, Py_ssize_t width, Py_ssize_t first, real *top, int32_t *largest
+) noexcept nogil:
+    """`tile_max`, and which of the classes from `first` on it is."""
+    cdef Py_ssize_t lane
+    cdef int32_t c, k
+    cdef real x
+    for c in range(<int32_t>m):
+        k = c + <int32_t>first
+        for lane in range(LANES):
+            x = xs[c * width + lane]
+            largest[lane] = k if x > top[lane] else largest[lane]
+            top[lane] = x if x > top[lane] else top[lane]
+
+
+cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
+    """Turn maxima into exponents; those out of range become shifts. Returns whether there are."""
+    cdef Py_ssize_t lane
+    cdef bint shifted = False
+    for lane in range(LANES):
+        shifted |= not ((top[lane] <= exp_limit(top[0])) & (top[lane] >= -exp_limit(top[0])))
+    if shifted:
+        for lane in range(LANES):
+            shift[lane] = 0
+            if not -exp_limit(top[0]) <= top[lane] <= exp_limit(top[0]):
+                shift[lane] = (
+                    top[lane] if -<real>INFINITY < top[lane] < <real>INFINITY else <real>NAN
+                )
+                top[lane] = 0
+    for lane in range(LANES):
+        top[lane] = exponent_of(top[lane])
+    return shifted
+
+
+# ---- c) sums ---------------------------------------------------------------------------------
+
+cdef inline void tile_exp(
+    real *xs, Py_ssize_t m, Py_ssize_t width, const int32_t *skip, const real *magic,
+    const real *low_x, Tile *tile, bint keep, const storage *ahead, Py_ssize_t stride,
+    const real *top
+) noexcept nogil:
+    """Exponentials of m classes, added to the lanes' sums but for the class skip[lane].
+
+    With `keep` they take the logits' place. What will be read next lies at `ahead`, a class each
+    `stride` elements, and is fetched meanwhile. With `top`, exponential times distance from it is
+    added to `distance`.
+    """
+    cdef Py_ssize_t lane
+    cdef int32_t c
+    cdef real a[LANES]
+    cdef real two[LANES]
+    cdef real d
+    for lane in range(LANES):
+        two[lane] = 0
+    for c in range(m):
+        prefetch_bytes(ahead + c * stride, LANES * sizeof(storage))
+        for lane in range(LANES):
+            a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
+        if top != NULL:
+            for lane in range(LANES):
+                d = a[lane] * (top[lane] - xs[lane])
+                d = d if a[lane] != 0 else <real>0
+                two_sum(<real>0, &tile.distance[lane], &tile.distance_low[lane], d)
+        if keep:
+            for lane in range(LANES):
+                xs[lane] = a[lane]
+        for lane in range(LANES):
+            two[lane] = two[lane] + (<real>0 if skip[lane] == c else a[lane])
+        if c & 1 == 1 or c == m - 1:
+            for lane in range(LANES):
+                two_sum(<real>0, &tile.high[lane], &tile.low[lane], two[lane])
+                two[lane] = 0
+        xs = xs + width
+
+
+cdef void tile_targets(
+    real *a, real *stage, const Job *job, Py_ssize_t first, Py_ssize_t n, Py_ssize_t from_class,
+    Py_ssize_t m
+) noexcept nogil:
+    """Targets of m classes of n samples, LANES a class; stage: scratch."""
+    cdef Py_ssize_t c, lane
+    cdef int32_t target[LANES]
+    cdef real keep = <real>job.keep, spread = <real>job.spread
+    cdef real own = <real>(job.spread + job.keep), w
+    if job.p32 != NULL:
+        turn(a, job.p32, stage, job.classes, job.inner, first, n, from_class, m, LANES)
+    elif job.p64 != NULL:
+        turn(a, job.p64, stage, job.classes, job.inner, first, n, from_class, m, LANES)
+    else:
+        for lane in range(LANES):
+            target[lane] = -1
+        for lane in range(n):
+            target[lane] = <int32_t>(class_of(job, first + lane) - from_class)
+        for c in range(m):
+            for lane in range(LANES):
+                a[c * LANES + lane] = own if target[lane] == <int32_t>c else spread
+    if job.target == NULL:
+        for c in range(m * LANES):
+            a[c] = mul_add(keep, a[c], spread)
+    if job.weight != NULL:
+        for c in range(m):
+            w = <real>(job.weight[from_class + c] * job.unit)
+            for lane in range(LANES):
+                a[c * LANES + lane] = a[c * LANES + lane] * w
+
+
+cdef void tile_distance(
+    const real *xs, const real *a, Py_ssize_t m, Py_ssize_t width, const real *top, Tile *tile,
+    Group *group
+) noexcept nogil:
+    """Add target times distance, and the targets, of m classes."""
+    cdef Py_ssize_t lane
+    cdef int32_t c
+    cdef real d
+    cdef real part[LANES]
+    cdef real mass[LANES]
+    for lane in range(LANES):
+        part[lane] = mass[lane] = 0
+    for c in range(m):
+        for lane in range(LANES):
+            d = a[lane] * (top[lane] - xs[lane])
+            part[lane] = part[lane] + (d if a[lane] != 0 else <real>0)
+            mass[lane] = mass[lane] + (<real>0 if tile.skip[lane] == c else a[lane])
+        if c & 1 == 1 or c == m - 1:
+            for lane in range(LANES):
+                two_sum(<real>0, &tile.distance[lane], &tile.distance_low[lane], part[lane])
+                two_sum(<real>0, &tile.others[lane], &tile.others_low[lane], mass[lane])
+                part[lane] = mass[lane] = 0
+        for lane in range(LANES):
+            group.own_a[lane] = a[lane] if tile.skip[lane] == c else group.own_a[lane]
+        xs = xs + width
+        a = a + LANES
+
+
+cdef inline void fit_block(
+    Tile *tile, Group *group, const real *xs, Py_ssize_t c, Py_ssize_t m, Py_ssize_t width
+) noexcept nogil:
+    """Look for the classes left out among classes c to c + m, which are in xs."""
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        tile.skip[lane] = -1
+        if (group.own_class[lane] >= c) & (group.own_class[lane] < c + m):
+            tile.skip[lane] = <int32_t>(group.own_class[lane] - c)
+    for lane in range(LANES):
+        if tile.skip[lane] >= 0:
+            group.own_x[lane] = xs[tile.skip[lane] * width + lane]
+
+
+# ---- d) from exponentials to what is written --------------------------------------------------
+
+cdef void tile_scaled(
+    real *e, Py_ssize_t m, Py_ssize_t width, const Tile *tile, const Group *group
+) noexcept nogil:
+    """e * by in place: exactly 0 for a sample that does not count."""
+    cdef Py_ssize_t lane
+    cdef int32_t c
+    cdef real g
+    cdef real by[LANES]
+    cdef real correction[LANES]
+    cdef real own[LANES]
+    cdef int32_t used[LANES]
+    cdef bint wide = False
+    for lane in range(LANES):
+        by[lane] = <real>group.by[lane]
+        correction[lane] = <real>group.by_low[lane]
+        own[lane] = <real>group.at[lane]
+        used[lane] = group.own_class[lane] >= 0
+        if real is float:
+            # Whether some factor is too small for the two parts, and is multiplied in double.
+            wide |= (
+                (group.by[lane] < least_scale()) & (group.by[lane] > -least_scale())
+                & (group.by[lane] != 0)
+            )
+    if wide:
+        for c in range(m):
+            for lane in range(LANES):
+                if tile.skip[lane] == c:
+                    e[lane] = <real>(group.at[lane] * group.by[lane])
+                else:
+                    e[lane] = <real>(e[lane] * group.by[lane])
+                e[lane] = e[lane] if used[lane] else <real>0
+            e = e + width
+        return
+    for c in range(m):
+        for lane in range(LANES):
+            g = own[lane] if tile.skip[lane] == c else e[lane]
+            g = mul_add(g, by[lane], g * correction[lane])
+            e[lane] = g if used[lane] else <real>0
+        e = e + width
+
+
+cdef void tile_against_target(
+    real *e, const real *a, Py_ssize_t m, Py_ssize_t width, const Job *job, const Tile *tile,
+    const Group *group
+) noexcept nogil:
+    """(e * by - a) * scale in place: exactly 0 for a sample that does not count."""
+    cdef Py_ssize_t lane
+    cdef int32_t c
+    cdef real g
+    cdef real by[LANES]
+    cdef real low[LANES]
+    cdef double own[LANES]
+    cdef double scale[LANES]
+    for lane in range(LANES):
+        by[lane] = <real>group.by[lane]
+        low[lane] = <real>group.by_low[lane]
+        scale[lane] = job.scale * group.factor[lane]
+        own[lane] = group.at[lane] * scale[lane]
+    for c in range(m):
+        for lane in range(LANES):
+            g = mul_add(e[lane], by[lane], mul_add(e[lane], low[lane], -a[lane]))
+            e[lane] = <real>(own[lane] if tile.skip[lane] == c else g * scale[lane])
+        for lane in range(LANES):
+            e[lane] = e[lane] if group.own_class[lane] >= 0 else <real>0
+        e = e + width
+        a = a + LANES
+
+
+cdef void tile_logarithm(
+    real *xs, Py_ssize_t m, Py_ssize_t width, const Group *group
+) noexcept nogil:
+    """Logits, shifted as the largest is, to logarithms in place."""
+    cdef Py_ssize_t c, lane
+    for c in range(m):
+        for lane in range(LANES):
+            xs[lane] = <real>((<double>xs[lane] - group.own_x[lane]) - group.log_rest[lane])
+        xs = xs + width
+
+
+# ---- e) items of work ------------------------------------------------------------------------
+
+cdef void tiles_item(
+    const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
+    Py_ssize_t stop, Sum *result, char *scratch
+) noexcept nogil:
+    """Samples start to stop."""
+    cdef TileSpace space
+    cdef Py_ssize_t classes = job.classes, inner = job.inner
+    cdef Py_ssize_t width = width_of(classes, inner)
+    cdef Py_ssize_t first, n, lane, c, m, at, filled
+    cdef bint whole = classes <= TILE
+    cdef bint largest_too = wants_largest(job), shifted
+    cdef Written how = written(job)
+    # Where the next samples' classes lie, of which LANES elements are fetched with each of these.
+    cdef Py_ssize_t next_class = LANES if inner == 1 else inner
+    cdef Py_ssize_t next_lanes = classes if inner == 1 else 1
+    cdef Group *group
+    cdef Tally *tally
+    cdef Tile *tile
+    cdef real *xs
+    cdef real *stage
+    cdef real *a
+    cdef real *highest
+    cdef int32_t largest[LANES]
+    cdef real top[LANES]
+    cdef real maximum[LANES]     # shifted as the logits are
+    cdef real shift[LANES]
+    cdef real magic[LANES]
+    cdef real low_x[LANES]
+    tiles_space(&space, scratch, job, sizeof(real))
+    group = &space.desk.group
+    tally = &space.desk.tally
+    tile = &space.desk.tile
+    xs = <real *>space.xs
+    stage = <real *>space.stage
+    a = <real *>space.targets
+    clear(tally)
+    first = start
+    while first < stop:
+        n = min(stop - first, width)
+        if whole:
+            turn(xs, x, stage, classes, inner, first, n, 0, classes, width)
+        at = 0
+        while at < n:
+            filled = min(n - at, <Py_ssize_t>LANES)
+            # 1. What counts, and the maximum of each lane.
+            begin(job, first + at, filled, group)
+            for lane in range(filled, LANES):
+                group.own_class[lane] = -1
+                group.factor[lane] = 0
+            for lane in range(LANES):
+                top[lane] = <real>(-INFINITY) if lane < filled else <real>0
+                largest[lane] = 0
+            c = 0
+            while c < classes:
+                m = min(classes - c, <Py_ssize_t>TILE)
+                if not whole:
+                    turn(xs, x, stage, classes, inner, first, n, c, m, width)
+                if largest_too:
+                    tile_largest(xs + at, m, width, c, &top[0], &largest[0])
+                else:
+                    tile_max(xs + at, m, width, &top[0])
+                c += m
+            for lane in range(LANES):
+                maximum[lane] = top[lane]
+                shift[lane] = 0
+                if largest_too and group.own_class[lane] >= 0:
+                    group.own_class[lane] = largest[lane]
+            shifted = fix_range(&top[0], &shift[0])
+            if shifted:
+                for lane in range(LANES):
+                    # The maximum less itself: 0, or NaN where it is none.
+                    maximum[lane] = maximum[lane] if shift[lane] == 0 else shift[lane] - shift[lane]
+                if whole:
+                    shift_tile(xs + at, classes, width, &shift[0])
+            for lane in range(LANES):
+                group.exponent[lane] = top[lane]
+                group.shift[lane] = shift[lane]
+                group.own_x[lane] = 0
+                magic[lane] = exp_magic(top[lane])
+                low_x[lane] = exp_low(top[lane])
+                tile.high[lane] = tile.low[lane] = 0
+            if wants_distance(job):
+                for lane in range(LANES):
+                    tile.distance[lane] = tile.distance_low[lane] = 0
+                    tile.others[lane] = tile.others_low[lane] = group.own_a[lane] = 0
+            highest = &maximum[0] if job.kind == SCORE else <real *>NULL
+            # 2. Sums without the class left out.
+            c = 0
+            while c < classes:
+                m = min(classes - c, <Py_ssize_t>TILE)
+                if not whole:
+                    turn(xs, x, stage, classes, inner, first, n, c, m, width)
+                    if shifted:
+                        shift_tile(xs, m, width, &shift[0])
+                fit_block(tile, group, xs + at, c, m, width)
+                if job.kind == SOFT:
+                    tile_targets(a, stage, job, first + at, filled, c, m)
+                    tile_distance(xs + at, a, m, width, &maximum[0], tile, group)
+                tile_exp(
+                    xs + at, m, width, &tile.skip[0], &magic[0], &low_x[0], tile,
+                    whole and out != NULL and how != LOGARITHM,
+                    x + offset_of(job, (first + n) % job.samples, 0) + at * next_lanes,
+                    next_class, highest,
+                )
+                c += m
+            # 3. What the sums come to.
+            for lane in range(LANES):
+                group.rest[lane] = tile.high[lane] + tile.low[lane]
+                group.rest_low[lane] = tile.low[lane] - (group.rest[lane] - tile.high[lane])
+            if wants_distance(job):
+                for lane in range(LANES):
+                    group.distance[lane] = tile.distance[lane] + tile.distance_low[lane]
+                    # An infinite sum's error term is NaN, and not to be added.
+                    if tile.distance_low[lane] - tile.distance_low[lane] != 0:
+                        group.distance[lane] = tile.distance[lane]
+                    group.others[lane] = tile.others[lane] + tile.others_low[lane]
+                    group.others_low[lane] = tile.others_low[lane] - (
+                        group.others[lane] - tile.others[lane]
+                    )
+            end(x, job, first + at, filled, out != NULL, group, tally, losses)
+            if out == NULL:
+                at += LANES
+                continue
+            # 4. What is written.
+            for lane in range(filled, LANES):
+                group.by[lane] = group.by_low[lane] = group.at[lane] = 0
+            c = 0
+            while c < classes:
+                m = min(classes - c, <Py_ssize_t>TILE)
+                if not whole:
+                    turn(xs, x, stage, classes, inner, first, n, c, m, width)
+                    if shifted:
+                        shift_tile(xs, m, width, &shift[0])
+                    fit_block(tile, group, xs, c, m, width)
+                    if how != LOGARITHM:
+                        tile_exp(
+                            xs, m, width, &tile.skip[0], &magic[0], &low_x[0], tile, True, x, 0,
+                            <const real *>NULL,
+                        )
+                    if job.kind == SOFT:
+                        tile_targets(a, stage, job, first, filled, c, m)
+                if how == LOGARITHM:
+                    tile_logarithm(xs + at, m, width, group)
+                elif how == AGAINST_TARGET:
+                    tile_against_target(xs + at, a, m, width, job, tile, group)
+                else:
+                    tile_scaled(xs + at, m, width, tile, group)
+                if not whole:
+                    turn_back(
+                        out, xs, stage, classes, inner, first, n, c, m, width, job.streaming
+                    )
+                c += m
+            at += LANES
+        if whole and out != NULL:
+            turn_back(
+                out, xs, stage, classes, inner, first, n, 0, classes, width, job.streaming
+            )
+        first += n
+    result[0] = folded(tally)
