@@ -312,6 +312,7 @@ def test_largest_is_a_small_multiple_of_the_processors(machine):
     assert get_num_threads() == most
 
 
+@needs_openmp
 def test_calls_work_with_the_largest_number(tmp_path):
     run(
         tmp_path,
