@@ -664,8 +664,8 @@ def test_no_control_groups(tmp_path):
 def test_quota_limits_threads(monkeypatch, quota, number):
     monkeypatch.setattr(_threads, "_quota", quota)
     monkeypatch.setattr(_threads, "_chosen", None)
-    monkeypatch.setattr(_threads, "_from_environment", False)
-    monkeypatch.setattr(_threads, "_openmp_at_import", 16)
+    monkeypatch.setattr(_threads, "_from_environment", 0)
+    monkeypatch.setattr(_threads, "_openmp_default", 16)
     monkeypatch.setattr(_threads.runtime, "openmp_threads", lambda: 16)
     monkeypatch.setattr(_threads.runtime, "processors", lambda: 16)
     assert _threads.get_num_threads() == number

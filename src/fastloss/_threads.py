@@ -1,41 +1,50 @@
 """How many threads a call uses, and what a fork does to them.
 
-A call asks `for_work` with its number of elements.  Small work gets one thread without asking
-anybody.  Otherwise the count comes from, first match wins:
+A call asks `for_work` with its number of elements, and hands the answer to its kernel, which names
+it with its parallel region.  Small work gets one thread without asking anybody.  Otherwise the
+count comes from, first match wins:
 
 1. `set_num_threads`,
-2. ``OMP_NUM_THREADS``, read by the OpenMP runtime when it starts,
+2. ``OMP_NUM_THREADS``, as it was at import,
 3. the smaller of the process's affinity and its control group's processor quota.
 
-A limit that someone sets in the OpenMP runtime itself, as threadpoolctl does, caps all three for
-the Python thread that set it.
+Two limits cap it for one Python thread: `at_most`, for code that keeps the processors busy with
+Python threads of its own, and the number that someone set in the OpenMP runtime, as threadpoolctl
+does.  OpenMP keeps that number for each Python thread.  A thread for which nobody has set it has
+the runtime's default, and threadpoolctl ends a limit by setting the default again; so any other
+number is a limit, and the default is none.
+
+Nothing here sets a number in the OpenMP runtime: other libraries share it, and theirs would change.
 
 The threads of the GNU OpenMP runtime do not survive a fork: a child that starts a parallel region
 waits for ever for threads it does not have.  So the forking thread's OpenMP threads are ended just
 before a fork (they are started anew when next needed), and a child uses one thread until it calls
 `set_num_threads` itself.
+
+Layout: a) what the machine and the environment say, b) the public functions, c) what calls ask,
+d) forks.
 """
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastloss._kernels import runtime
 
-__all__ = ["for_work", "get_num_threads", "set_num_threads"]
+__all__ = ["at_most", "chosen", "for_work", "get_num_threads", "set_num_threads"]
 
 #: Elements below which starting threads costs more than it gains.
 SMALL = 1 << 16
 
-#: What OpenMP gave this process before anybody changed it.
-_openmp_at_import: int = runtime.openmp_threads()
-_from_environment = bool(os.environ.get("OMP_NUM_THREADS", "").strip())
+#: Most threads of a call.  More than a few for each processor never help, and each takes memory.
+MOST_THREADS = max(64, 8 * (os.cpu_count() or 1))
 
-_chosen: int | None = None
-#: What `set_num_threads` put into OpenMP, which counts each Python thread by itself.
-_put = threading.local()
+# ---- a) what the machine and the environment say ---------------------------------------------
 
 
 def cgroup_quota(
@@ -92,20 +101,60 @@ def cgroup_quota(
 _quota = cgroup_quota()
 
 
+def openmp_default() -> int:
+    """Return what OpenMP gives a Python thread for which nobody has set a number.
+
+    A thread that has just started says it; the importing one may have a limit already.
+    """
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(runtime.openmp_threads()))
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads here, as in an interpreter that shuts down
+        return runtime.openmp_threads()
+    thread.join()
+    return answers[0]
+
+
+_openmp_default = openmp_default()
+
+
+def number_in_environment() -> int:
+    """Return the first number of ``OMP_NUM_THREADS``, 0 where there is none.
+
+    The others are for parallel regions within parallel regions, which fastloss has none of.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not (first.isdecimal() and runtime.openmp_version()):
+        return 0
+    return min(int(first), MOST_THREADS)
+
+
+_from_environment = number_in_environment()
+
+#: What `set_num_threads` was told.
+_chosen: int | None = None
+
+# ---- b) the public functions -----------------------------------------------------------------
+
+
 def set_num_threads(n: int) -> None:
     """Set how many threads fastloss uses, in all Python threads of this process.
+
+    Other libraries keep their numbers.
 
     Parameters
     ----------
     n : int
-        At least 1.  More than there are processors is allowed and seldom helps.
+        From 1 to 64, or to eight times the machine's processors where that is more.  More than
+        there are processors is allowed and seldom helps.
 
     Raises
     ------
     TypeError
         If `n` is no integer.
     ValueError
-        If `n` is below 1 or above 65,536.
+        If `n` is below 1 or too large.
 
     Examples
     --------
@@ -118,13 +167,12 @@ def set_num_threads(n: int) -> None:
     """
     global _chosen
     try:
-        n = n.__index__()
-    except AttributeError:
+        number = operator.index(n)
+    except TypeError:
         raise TypeError(f"number of threads must be an integer, got {n!r}") from None
-    if not 1 <= n <= 65536:
-        raise ValueError(f"number of threads must be between 1 and 65536, got {n}")
-    runtime.set_openmp_threads(n)
-    _chosen = _put.threads = n
+    if not 1 <= number <= MOST_THREADS:
+        raise ValueError(f"number of threads must be between 1 and {MOST_THREADS}, got {number}")
+    _chosen = number
 
 
 def get_num_threads() -> int:
@@ -142,14 +190,25 @@ def get_num_threads() -> int:
     >>> fastloss.get_num_threads() >= 1
     True
     """
+    number = _chosen or _from_environment
+    if not number:
+        number = max(1, int(min(runtime.processors(), _quota, MOST_THREADS)))
     openmp = runtime.openmp_threads()
-    if _chosen is not None:
-        # Where OpenMP holds what we put there, or what it started with, nobody limited it.
-        limited = openmp != getattr(_put, "threads", _openmp_at_import)
-        return min(_chosen, openmp) if limited else _chosen
-    if openmp != _openmp_at_import or _from_environment:
-        return openmp
-    return max(1, min(openmp, runtime.processors(), int(min(_quota, 65536.0))))
+    if openmp != _openmp_default:
+        number = min(number, openmp)
+    return min(number, _here.limit)
+
+
+# ---- c) what calls ask -----------------------------------------------------------------------
+
+
+class _Here(threading.local):
+    """What holds for the current Python thread."""
+
+    limit = MOST_THREADS
+
+
+_here = _Here()
 
 
 def for_work(elements: int) -> int:
@@ -157,10 +216,34 @@ def for_work(elements: int) -> int:
     return 1 if elements < SMALL else get_num_threads()
 
 
+def chosen() -> bool:
+    """Return whether `set_num_threads` or ``OMP_NUM_THREADS`` says how many threads a call uses."""
+    return bool(_chosen or _from_environment)
+
+
+@contextmanager
+def at_most(number: int) -> Iterator[None]:
+    """Let no call of this Python thread use more threads than `number`.
+
+    Parameters
+    ----------
+    number : int
+        At least 1.
+    """
+    before = _here.limit
+    _here.limit = min(number, before)
+    try:
+        yield
+    finally:
+        _here.limit = before
+
+
+# ---- d) forks --------------------------------------------------------------------------------
+
+
 def _after_fork_in_child() -> None:
     global _chosen
-    runtime.set_openmp_threads(1)
-    _chosen = _put.threads = 1
+    _chosen = 1
 
 
 if hasattr(os, "register_at_fork"):

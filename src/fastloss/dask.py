@@ -15,8 +15,8 @@ Arrays that are no dask arrays are cut into chunks like the logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,6 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
-from fastloss._kernels import runtime
 from fastloss.losses import categorical
 from fastloss.losses._elementwise import Kind
 from fastloss.losses._elementwise import evaluate as _elementwise
@@ -642,18 +641,9 @@ def _graph(
 # ---- d) what runs in a chunk -----------------------------------------------------------------
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> AbstractContextManager[None]:
     """Use one thread, unless this process was told how many: the other chunks use the others."""
-    if _threads._chosen is not None or _threads._from_environment:
-        yield
-        return
-    before = runtime.openmp_threads()
-    runtime.set_openmp_threads(1)
-    try:
-        yield
-    finally:
-        runtime.set_openmp_threads(before)
+    return nullcontext() if _threads.chosen() else _threads.at_most(1)
 
 
 def _in_chunk(

@@ -2,24 +2,34 @@
 
 ``level`` is the name of the level in use, ``built`` the levels in this build, best last, and
 ``supported`` those of them that this processor can run.  The kernels themselves are the modules
-of the chosen level, bound here by name (``classes``, ``elementwise`` …).
+of the chosen level, bound here by name.
 
-``FASTLOSS_ISA=baseline|avx2|avx512`` in the environment forces a level.
+``FASTLOSS_ISA`` in the environment forces a level by its name.
+
+To add a level: a line in `LEVELS` and one in ``FASTLOSS_LEVELS`` of ``CMakeLists.txt``.  To add a
+kernel: its name in `KERNELS` and in ``FASTLOSS_KERNELS`` of ``CMakeLists.txt``.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from fastloss._kernels.baseline import runtime
 
 __all__ = ["KERNELS", "LEVELS", "built", "level", "load", "runtime", "supported"]
 
-#: Instruction-set levels, worst first, with the x86-64 micro-architecture level each needs.
-LEVELS = {"baseline": 0, "avx2": 3, "avx512": 4}
+#: Instruction-set levels, worst first, each with what tells whether this processor, and its system,
+#: have all that the level's compiler options permit.
+LEVELS: dict[str, Callable[[], bool]] = {
+    "baseline": lambda: True,
+    "avx2": lambda: runtime.x86_64_level() >= 3,
+    "avx512": lambda: runtime.x86_64_level() >= 4,
+}
 
 #: Modules that every level has.
 KERNELS = ("classes", "elementwise", "vecmath")
@@ -30,15 +40,11 @@ def load(level: str) -> dict[str, ModuleType]:
     return {name: importlib.import_module(f"{__name__}.{level}.{name}") for name in KERNELS}
 
 
-def _find_built() -> tuple[str, ...]:
-    found = []
-    for name in LEVELS:
-        try:
-            if find_spec(f"{__name__}.{name}.{KERNELS[0]}") is not None:
-                found.append(name)
-        except ModuleNotFoundError:
-            continue
-    return tuple(found)
+def _is_built(level: str) -> bool:
+    try:
+        return find_spec(f"{__name__}.{level}.{KERNELS[0]}") is not None
+    except ModuleNotFoundError:  # not even the folder
+        return False
 
 
 def _choose() -> str:
@@ -58,12 +64,12 @@ def _choose() -> str:
     return wanted
 
 
-built = _find_built()
-supported = tuple(name for name in built if LEVELS[name] <= runtime.x86_64_level())
+built = tuple(name for name in LEVELS if _is_built(name))
+supported = tuple(name for name in built if LEVELS[name]())
 level = _choose()
-
-# The chosen level's modules, for `from fastloss._kernels import classes`.
-classes: ModuleType
-elementwise: ModuleType
-vecmath: ModuleType
 globals().update(load(level))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> ModuleType:
+        """The chosen level's modules, for `from fastloss._kernels import NAME`."""

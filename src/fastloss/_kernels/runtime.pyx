@@ -2,61 +2,26 @@
 #
 # Compiled for the baseline alone, since it is imported before a level is chosen.
 
-cdef extern from *:
-    """
-    #if defined(_OPENMP)
-    #include <omp.h>
-    #define FASTLOSS_OPENMP _OPENMP
-    static int fastloss_max_threads(void) { return omp_get_max_threads(); }
-    static void fastloss_set_threads(int n) { omp_set_num_threads(n); }
-    static int fastloss_processors(void) { return omp_get_num_procs(); }
-    /* GNU's runtime needs it before a fork, and has it since GCC 9; LLVM's handles forks itself. */
-    #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 9
-    static int fastloss_pause(void) { return omp_pause_resource_all(omp_pause_hard); }
-    #else
-    static int fastloss_pause(void) { return -1; }
-    #endif
-    #else
-    #define FASTLOSS_OPENMP 0
-    static int fastloss_max_threads(void) { return 1; }
-    static void fastloss_set_threads(int n) { (void)n; }
-    static int fastloss_processors(void) { return 1; }
-    static int fastloss_pause(void) { return -1; }
-    #endif
+from libc.stdint cimport uint32_t
 
-    #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-    static int fastloss_level(void) {
-        __builtin_cpu_init();
-        if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-              && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")))
-            return 1;
-        if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-              && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
-              && __builtin_cpu_supports("avx512vl")))
-            return 3;
-        return 4;
-    }
-    #else
-    static int fastloss_level(void) { return 0; }
-    #endif
-
-    #if defined(__clang__)
-    #define FASTLOSS_COMPILER "clang " __clang_version__
-    #elif defined(__GNUC__)
-    #define FASTLOSS_COMPILER "gcc " __VERSION__
-    #elif defined(_MSC_VER)
-    #define FASTLOSS_COMPILER "MSVC"
-    #else
-    #define FASTLOSS_COMPILER "unknown"
-    #endif
-    """
+cdef extern from "simd/openmp.h" nogil:
     const int FASTLOSS_OPENMP
+    int fastloss_openmp_threads()
+    int fastloss_processors()
+    bint fastloss_end_threads()
+
+cdef extern from "simd/cpu.h" nogil:
+    const bint FASTLOSS_X86_64
     const char *FASTLOSS_COMPILER
-    int fastloss_max_threads() nogil
-    void fastloss_set_threads(int) nogil
-    int fastloss_processors() nogil
-    int fastloss_pause() nogil
-    int fastloss_level() nogil
+
+    ctypedef struct fastloss_cpu:
+        uint32_t leaf1_ecx
+        uint32_t leaf7_ebx
+        uint32_t ext1_ecx
+        uint32_t xcr0
+
+    fastloss_cpu fastloss_read_cpu()
+    int fastloss_x86_64_level_of(fastloss_cpu)
 
 
 def openmp_version():
@@ -71,12 +36,7 @@ def compiler():
 
 def openmp_threads():
     """Threads that OpenMP would give a parallel region of the calling thread."""
-    return fastloss_max_threads()
-
-
-def set_openmp_threads(int n):
-    """Set what `openmp_threads` returns, for the calling thread."""
-    fastloss_set_threads(n)
+    return fastloss_openmp_threads()
 
 
 def processors():
@@ -89,9 +49,25 @@ def release_threads():
 
     Returns whether the runtime did so.
     """
-    return fastloss_pause() == 0
+    return fastloss_end_threads()
+
+
+def cpu_registers():
+    """What `x86_64_level_of` takes, of this processor; zeros where it is no x86-64."""
+    return fastloss_read_cpu()
+
+
+def x86_64_level_of(
+    uint32_t leaf1_ecx, uint32_t leaf7_ebx, uint32_t ext1_ecx, uint32_t xcr0
+):
+    """Highest x86-64 micro-architecture level, 1 to 4, of which a processor has every feature.
+
+    The arguments are registers after CPUID of leaf 1, of leaf 7 and of leaf 0x80000001, and the
+    lower half of XCR0.
+    """
+    return fastloss_x86_64_level_of(fastloss_cpu(leaf1_ecx, leaf7_ebx, ext1_ecx, xcr0))
 
 
 def x86_64_level():
     """Highest x86-64 micro-architecture level that processor and system support; 0 elsewhere."""
-    return fastloss_level()
+    return fastloss_x86_64_level_of(fastloss_read_cpu()) if FASTLOSS_X86_64 else 0

@@ -1,6 +1,6 @@
 /* Whether the processor multiplies and adds in one step, rounding once.
  *
- * Clang says so by __FMA__ alone on x86. */
+ * On x86 clang says so by __FMA__ alone. */
 
 #ifndef FASTLOSS_SIMD_FMA_H
 #define FASTLOSS_SIMD_FMA_H
@@ -8,7 +8,7 @@
 #include <math.h>
 
 #if (defined(__FP_FAST_FMAF) && defined(__FP_FAST_FMA)) || defined(__FMA__) ||                     \
-    defined(__ARM_FEATURE_FMA)
+    (defined(__aarch64__) && defined(__ARM_FEATURE_FMA))
 #define FASTLOSS_FMA 1
 #else
 #define FASTLOSS_FMA 0
