@@ -303,11 +303,18 @@ def evaluate(
             else:
                 if items > 1:
                     partial = <Sum *>sums.parts
-                for i in prange(items, schedule="dynamic", num_threads=threads):
-                    work(
-                        x, to, out32, out64, &job, i * size, min(job.samples, (i + 1) * size),
-                        partial + i, part_of(&space, threadid()),
-                    )
+                if threads > 1:
+                    for i in prange(items, schedule="dynamic", num_threads=threads):
+                        work(
+                            x, to, out32, out64, &job, i * size, min(job.samples, (i + 1) * size),
+                            partial + i, part_of(&space, threadid()),
+                        )
+                else:
+                    for i in range(items):
+                        work(
+                            x, to, out32, out64, &job, i * size, min(job.samples, (i + 1) * size),
+                            partial + i, space.parts,
+                        )
                 for i in range(items):
                     total = add(total, partial[i])
                 if kind == NLL and to != NULL:

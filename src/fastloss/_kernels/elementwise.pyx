@@ -13,7 +13,7 @@ from cython.parallel cimport prange
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from .blocks cimport Sum, accumulate, add, value_of
+from .sums cimport Sum, accumulate, add, value_of
 from .storage cimport (
     bfloat16, emit, float16, load, narrow, overlap, prefetch, prefetch_bytes, put_lines, storage,
     stream_bytes, stream_end, widen_bfloat, widen_half,

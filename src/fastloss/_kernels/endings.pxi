@@ -49,14 +49,21 @@ cdef void begin(
 
     Elsewhere own_class is 0, till the largest class is found.
     """
-    cdef Py_ssize_t i, t
+    cdef Py_ssize_t i
+    cdef int64_t t, ignored = job.ignore_index, classes = job.classes
     cdef bint indices = has_indices(job)
-    for i in range(n):
-        t = 0
-        if job.target != NULL and job.kind != SCORE:
-            t = class_of(job, first + i)
-        group.own_class[i] = t if indices or t < 0 else 0
-        group.factor[i] = 1 / job.unit if t >= 0 else 0
+    cdef double one = 1 / job.unit
+    if job.target == NULL or job.kind == SCORE:
+        for i in range(n):
+            group.own_class[i] = 0
+            group.factor[i] = one
+    else:
+        for i in range(n):
+            t = job.target[first + i]
+            t = t if (t != ignored) & (t >= 0) & (t < classes) else -1
+            group.own_class[i] = <Py_ssize_t>(t if indices or t < 0 else 0)
+        for i in range(n):
+            group.factor[i] = one if group.own_class[i] >= 0 else 0.0
     if indices and (job.weight != NULL or job.factor != NULL):
         for i in range(n):
             if group.own_class[i] >= 0:
@@ -86,8 +93,10 @@ cdef inline void cross_entropy_ending(
     cdef double by_what[LANES]
     for i in range(n):
         group.loss[i] = group.log_rest[i]
-        group.at[i] = -group.rest[i]
-        by_what[i] = job.scale * group.factor[i]
+    if gradient:
+        for i in range(n):
+            group.at[i] = -group.rest[i]
+            by_what[i] = job.scale * group.factor[i]
     if job.z_loss != 0:
         for i in range(n):
             s = log_of_sum(group, i)

@@ -46,6 +46,7 @@ cdef struct RowDesk:
     Drain drain
     Tally tally
     double parts[8 * LANES]  # of row_sums
+    Sum sums[LANES]          # of rows side by side
 
 
 cdef struct RowSpace:
@@ -56,9 +57,10 @@ cdef struct RowSpace:
     void *row            # a long row's exponentials, or NULL
 
 
-cdef inline Py_ssize_t group_rows(Py_ssize_t classes) noexcept nogil:
-    """Short rows that are worked on at a time."""
-    return min(max(GROUP // classes, <Py_ssize_t>1), <Py_ssize_t>LANES)
+cdef inline Py_ssize_t group_rows(const Job *job) noexcept nogil:
+    """Short rows that are worked on at a time; fewer where they come with as many targets."""
+    cdef Py_ssize_t elements = GROUP // 4 if job.p32 != NULL or job.p64 != NULL else GROUP
+    return min(max(elements // job.classes, <Py_ssize_t>1), <Py_ssize_t>LANES)
 
 
 cdef inline bint keeps_row(const Job *job, bint written_too) noexcept nogil:
@@ -74,7 +76,7 @@ cdef inline Py_ssize_t rows_space(
 ) noexcept nogil:
     """Lay out a thread's scratch, elements of `size` bytes; return how many bytes it takes."""
     cdef Py_ssize_t block = min(job.classes, <Py_ssize_t>BLOCK), at = lines(sizeof(RowDesk))
-    cdef Py_ssize_t group = min(job.samples, group_rows(job.classes)) * job.classes
+    cdef Py_ssize_t group = min(job.samples, group_rows(job)) * job.classes
     space.desk = <RowDesk *>scratch
     space.e = scratch + at
     at += lines(max(block, min(group, <Py_ssize_t>BLOCK)) * size)
@@ -354,7 +356,7 @@ cdef Sum sum_row_alone(
 
 cdef void sum_rows(
     const storage *x, real *e, Py_ssize_t rows, Py_ssize_t n, bint keep, real *guess, real *scratch,
-    Drain *drain, Group *group, double *parts
+    Drain *drain, Group *group, double *parts, Sum *sums
 ) noexcept nogil:
     """Sums of rows that lie side by side, each of more than a tile's classes, at most
     BLOCK together.
@@ -366,7 +368,6 @@ cdef void sum_rows(
     the largest of their maxima. It will do unless a row's own maximum is farther below or above it
     than SPARE is there for.
     """
-    cdef Sum sums[LANES]
     cdef real top, exponent
     cdef double least, lowest, highest
     cdef Py_ssize_t row, i
@@ -385,7 +386,7 @@ cdef void sum_rows(
             # Nothing more is asked of the exponential left out.
             if group.own_class[row] >= 0:
                 e[row * n + group.own_class[row]] = 0
-        row_sums(e, rows, n, parts, &sums[0])
+        row_sums(e, rows, n, parts, sums)
     else:
         for row in range(rows):
             i = row * n
@@ -539,13 +540,23 @@ cdef inline Py_ssize_t index_of(const Job *job, Py_ssize_t sample) noexcept nogi
     return -1 if job.target == NULL else class_of(job, sample)
 
 
-cdef void load_targets(
+cdef const real *targets_of(
     real *to, const Job *job, Py_ssize_t sample, Py_ssize_t t, Py_ssize_t c, Py_ssize_t n
 ) noexcept nogil:
-    """Targets of classes c to c + n of a row whose class is t, if it has one."""
+    """Targets of classes c to c + n of a row whose class is t, if it has one.
+
+    As they lie in memory, or else as loaded into `to`.
+    """
     cdef Py_ssize_t i, at = sample * job.classes + c
     cdef real keep = <real>job.keep, spread = <real>job.spread
     cdef double w, unit = job.unit
+    if job.weight == NULL and job.keep == 1:
+        if real is float:
+            if job.p32 != NULL:
+                return job.p32 + at
+        else:
+            if job.p64 != NULL:
+                return job.p64 + at
     if job.p32 != NULL:
         for i in range(n):
             to[i] = mul_add(keep, <real>job.p32[at + i], spread)
@@ -561,28 +572,40 @@ cdef void load_targets(
         for i in range(n):
             w = job.weight[c + i] * unit
             to[i] = to[i] * <real>w
+    return to
 
 
 cdef void add_soft(
-    const storage *x, real *wide, const real *a, Py_ssize_t n, real top, RunningSum *distance,
-    RunningSum *mass, const char *ahead, Py_ssize_t step
+    const storage *x, real *wide, const real *a, Py_ssize_t n, Py_ssize_t own, real top,
+    RunningSum *distance, RunningSum *mass, const char *ahead, Py_ssize_t step
 ) noexcept nogil:
-    """Add a * (top - x) to `distance`, 0 where a is, and a to `mass`; without `a` it is 1 for all.
+    """Add a * (top - x) to `distance`, 0 where a is, and a but for a[own] to `mass`.
 
-    At `ahead` lies what will be read next, `step` bytes for LANES classes, or NULL.
+    Without `a` it is 1 for all, and `mass` is left alone. At `ahead` lies what will be read next,
+    `step` bytes for LANES classes, or NULL.
     """
     cdef const real *xs = widened(wide, x, n)
     cdef real part[LANES]
     cdef real few[LANES]
     cdef Py_ssize_t i = 0, j, m
-    while i < n:
-        m = min(n - i, <Py_ssize_t>LANES)
-        if m < LANES:
-            for j in range(LANES):
-                part[j] = few[j] = 0
+    while i + LANES <= n:
         if ahead != NULL:
             prefetch_bytes(ahead, step)
             ahead += step
+        if a == NULL:
+            for j in range(LANES):
+                part[j] = top - xs[i + j]
+        else:
+            for j in range(LANES):
+                part[j] = a[i + j] * (top - xs[i + j])
+                part[j] = part[j] if a[i + j] != 0 else <real>0
+            sum_add(mass, a + i, 0, own - i)
+        sum_add(distance, &part[0], 0, -1)
+        i += LANES
+    if i < n:
+        m = n - i
+        for j in range(LANES):
+            part[j] = few[j] = 0
         if a == NULL:
             for j in range(m):
                 part[j] = top - xs[i + j]
@@ -591,9 +614,8 @@ cdef void add_soft(
                 few[j] = a[i + j]
                 part[j] = few[j] * (top - xs[i + j])
                 part[j] = part[j] if few[j] != 0 else <real>0
-            sum_add(mass, &few[0], 0, -1)
+            sum_add(mass, &few[0], 0, own - i)
         sum_add(distance, &part[0], 0, -1)
-        i += m
 
 
 cdef void add_spread(
@@ -633,6 +655,7 @@ cdef void soft_distance(
     cdef bint alike = uniform(job)
     cdef double d
     cdef Sum others
+    cdef const real *targets = NULL
     cdef const char *ahead = NULL
     cdef Py_ssize_t step = 0
     group.own_a[i] = 0
@@ -641,10 +664,9 @@ cdef void soft_distance(
     while c < classes:
         n = min(classes - c, <Py_ssize_t>CHUNK)
         if not alike:
-            load_targets(a, job, sample, t, c, n)
+            targets = targets_of(a, job, sample, t, c, n)
             if c <= own < c + n:
-                group.own_a[i] = a[own - c]
-                a[own - c] = 0
+                group.own_a[i] = targets[own - c]
             if sample + 1 < job.samples:
                 # The next row's probabilities.
                 if job.p32 != NULL:
@@ -653,7 +675,7 @@ cdef void soft_distance(
                 elif job.p64 != NULL:
                     step = LANES * sizeof(double)
                     ahead = <const char *>(job.p64 + (sample + 1) * classes + c)
-        add_soft(x + c, wide, NULL if alike else a, n, top, &distance, &mass, ahead, step)
+        add_soft(x + c, wide, targets, n, own - c, top, &distance, &mass, ahead, step)
         c += n
     d = value_of(sum_end(&distance, top))
     if alike:
@@ -733,16 +755,17 @@ cdef void prepare_soft(
     cdef real spread = <real>job.spread
     cdef double scale = job.scale * group.factor[row], g
     cdef bint alike = uniform(job)
+    cdef const real *targets = NULL
     drain_set(drain, row, <real>1, <real>0)
     t = t - first
     while c < classes:
         n = min(classes - c, <Py_ssize_t>CHUNK)
         if not alike:
-            load_targets(a, job, sample, t + first, first + c, n)
-            against_target(e + c, a, n, spread, by, low, scale)
+            targets = targets_of(a, job, sample, t + first, first + c, n)
+            against_target(e + c, targets, n, spread, by, low, scale)
         else:
             at_target = e[t] if c <= t < c + n else <real>0
-            against_target(e + c, <const real *>NULL, n, spread, by, low, scale)
+            against_target(e + c, targets, n, spread, by, low, scale)
             if c <= t < c + n:
                 g = mul_add(<double>at_target, <double>low, -(job.spread + job.keep))
                 e[t] = <real>(mul_add(<double>at_target, <double>by, g) * scale)
@@ -792,7 +815,7 @@ cdef void short_item(
     cdef real *wide = <real *>space.wide
     cdef real *a = <real *>space.targets
     cdef Py_ssize_t classes = job.classes, first = start, n, i
-    cdef Py_ssize_t most_rows = group_rows(classes)
+    cdef Py_ssize_t most_rows = group_rows(job)
     cdef Written how = written(job)
     cdef bint drains = out != NULL and how != LOGARITHM
     cdef const storage *xs
@@ -809,7 +832,7 @@ cdef void short_item(
                     group.own_class[i] = largest_of(xs + i * classes, classes, wide)
         sum_rows(
             xs, e, n, classes, drains or job.kind == SCORE, &guess, wide,
-            drain if drains else NULL, group, &space.desk.parts[0],
+            drain if drains else NULL, group, &space.desk.parts[0], &space.desk.sums[0],
         )
         if wants_distance(job):
             for i in range(n):

@@ -202,7 +202,7 @@ cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
 
 # ---- c) sums ---------------------------------------------------------------------------------
 
-cdef inline void tile_exp(
+cdef void tile_exp(
     real *xs, Py_ssize_t m, Py_ssize_t width, const int32_t *skip, const real *magic,
     const real *low_x, Tile *tile, bint keep, const storage *ahead, Py_ssize_t stride,
     const real *top
