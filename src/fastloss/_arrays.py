@@ -204,6 +204,24 @@ def number(value: Any, name: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must fit a float64, got an integer far beyond it") from None
+
+
+def positive(value: Any, name: str) -> float:
+    """Return a finite option above 0 as a float."""
+    result = number(value, name)
+    if not 0.0 < result < math.inf:
+        raise ValueError(f"{name} must be finite and above 0, got {value!r}")
+    return result
+
+
+def not_negative(value: Any, name: str) -> float:
+    """Return a finite option of at least 0 as a float."""
+    result = number(value, name)
+    if not 0.0 <= result < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+    return result
 
 
 def fraction(value: Any, name: str) -> float:
@@ -325,12 +343,12 @@ def over_classes(
     return Classes(x, samples, shape, axis, indices, soft, weight, sample_weight)
 
 
-def class_weights(weight: Any, classes: int) -> Array:
+def class_weights(weight: Any, classes: int, name: str = "weight") -> Array:
     """Return one float64 weight per class."""
-    weight = as_float64(weight, "weight")
+    weight = as_float64(weight, name)
     if weight.shape != (classes,):
         raise ValueError(
-            f"weight must have one number per class, shape ({classes},), got {weight.shape}"
+            f"{name} must have one number per class, shape ({classes},), got {weight.shape}"
         )
     return np.ascontiguousarray(weight)
 
