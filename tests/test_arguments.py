@@ -660,11 +660,21 @@ def test_ignore_index_of_probabilities(fl, ignore_index):
         assert np.isfinite(fl.cross_entropy(CALLS[1].x, UNIT, ignore_index=negative))
 
 
-@pytest.mark.parametrize("option", ["alpha", "gamma"])
-@pytest.mark.parametrize("value", ["1", 1j, [1.0, 2.0]])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("gamma", "1"), ("gamma", 1j), ("gamma", [1.0, 2.0]), ("alpha", "1"), ("alpha", 1j)],
+)
 def test_focal_options_are_numbers(fl, option, value):
     with raises(TypeError, option, repr(value)):
         fl.sigmoid_focal_loss(CALLS[6].x, UNIT, **{option: value})
+
+
+@pytest.mark.parametrize("alpha", [-5, 1.5, np.nan, [[0.5], [-5.0], [0.5], [0.5], [0.5], [0.5]]])
+def test_alpha_lies_in_the_unit_interval(fl, alpha):
+    with raises(
+        ValueError, "alpha must lie in [0, 1]", str(np.ravel(alpha)[len(np.ravel(alpha)) > 1])
+    ):
+        fl.sigmoid_focal_loss(CALLS[6].x, UNIT, alpha=alpha)
 
 
 # ---- f) errors write nothing -----------------------------------------------------------------

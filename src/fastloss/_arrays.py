@@ -1,7 +1,7 @@
 """Every check of an argument, and every decision about its layout; the only place that raises.
 
 Layout of this file: a) element types, b) one array at a time, c) options, d) the arguments of
-class-index losses, e) those of element-wise losses.
+class-index losses, e) those of element-wise losses, f) those of a linear layer.
 
 What comes out is what the kernels ask for: native, aligned, C-contiguous arrays of float16,
 bfloat16, float32 or float64, seen as ``(outer, C, inner)`` where there is a class axis; targets
@@ -230,6 +230,39 @@ def fraction(value: Any, name: str) -> float:
     if not 0.0 <= result <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
     return result
+
+
+def truth(value: Any, name: str) -> bool:
+    """Return an option that is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def kept_weights(value: Any, name: str) -> Array:
+    """Return weights as an array of its own that nobody can change."""
+    weights = np.array(as_float64(value, name))
+    weights.setflags(write=False)
+    return weights
+
+
+def kept_class_weights(value: Any, name: str) -> Array:
+    """Return one weight per class as an array of its own that nobody can change."""
+    weights = kept_weights(value, name)
+    if weights.ndim != 1:
+        raise ValueError(f"{name} must have one number per class, shape (C,), got {weights.shape}")
+    return weights
+
+
+def alpha(value: Any, name: str) -> Any:
+    """Return a focal loss's weight of positives: a number, an array, or None; -1 is None, too."""
+    if value is None or isinstance(value, (int, float, complex, str, bytes)):
+        return None if value is None or value == -1 else fraction(value, name)
+    weights = kept_weights(value, name)
+    outside = weights[~((weights >= 0) & (weights <= 1))]
+    if outside.size:
+        raise ValueError(f"{name} must lie in [0, 1], got {outside[0]}")
+    return weights if weights.shape else float(weights)
 
 
 def class_axis(axis: Any, ndim: int, name: str) -> int:
@@ -484,3 +517,111 @@ def check_unit(spec: Operand, name: str, shape: tuple[int, ...]) -> None:
         value = float(data.view(dtype)[position])
     place = "" if not where else f" at position {where[0] if len(where) == 1 else where}"
     raise ValueError(f"{name} must lie in [0, 1], got {value}{place}")
+
+
+# ---- f) a linear layer -----------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """Arguments of a linear layer's cross-entropy, in float32 or float64."""
+
+    input: Array  # (rows, features), 0 in dead rows
+    linear_weight: Array  # (classes, features)
+    linear_bias: Array | None  # (classes,)
+    target: Array  # (rows,) int64, or (rows, classes) probabilities
+    weight: Array | None  # (classes,)
+    factor: Array | None  # (rows,) sample weights
+    samples: tuple[int, ...]
+    #: What the mean divides by.
+    weights: float
+    #: Rows that are ignored or weigh nothing, None where there are none.
+    dead: Array | None
+
+
+def layer(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    linear_bias: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignored: int,
+) -> Layer:
+    """Check the arrays of a linear layer's cross-entropy."""
+    x = floating(input, "input")
+    w = floating(linear_weight, "linear_weight")
+    if x.ndim == 0 or w.ndim != 2 or x.shape[-1] != w.shape[1]:
+        raise ValueError(
+            "input must have shape (..., features) and linear_weight (classes, features),"
+            f" got {x.shape} and {w.shape}"
+        )
+    classes = w.shape[0]
+    kind = np.dtype(np.float64 if np.float64 in (x.dtype, w.dtype) else np.float32)
+    bias = None
+    if linear_bias is not None:
+        bias = floating(linear_bias, "linear_bias")
+        if bias.shape != (classes,):
+            raise ValueError(f"linear_bias must have shape ({classes},), got {bias.shape}")
+        bias = bias.astype(kind, copy=False)
+    samples = x.shape[:-1]
+    rows = math.prod(samples)
+    if weight is not None:
+        weight = class_weights(weight, classes)
+    factor = None
+    if sample_weight is not None:
+        factor = as_float64(sample_weight, "sample_weight")
+        try:
+            factor = np.broadcast_to(factor, samples).reshape(rows)
+        except ValueError:
+            raise ValueError(
+                f"sample_weight must broadcast to the samples, shape {samples}, got {factor.shape}"
+            ) from None
+    t = np.asarray(target)
+    if t.dtype.kind in "iu" or t.shape == samples:
+        t = _indices(t, x, samples, classes, ignored)
+        alive = t != ignored
+        weights = np.zeros(rows)
+        weights[alive] = 1.0 if weight is None else weight[t[alive]]
+    else:
+        t = floating(t, "target")
+        if t.shape != (*samples, classes):
+            raise ValueError(
+                f"target of shape {t.shape} does not fit input of shape {x.shape}: class indices"
+                f" need shape {samples}, class probabilities (floating) {(*samples, classes)}"
+            )
+        if ignored >= 0:
+            raise ValueError(
+                f"ignore_index={ignored} has no meaning for class probabilities: it must be"
+                " negative"
+            )
+        t, alive, weights = t.reshape(rows, classes), np.ones(rows, bool), np.ones(rows)
+    if factor is not None:
+        alive &= factor != 0
+        weights[alive] *= factor[alive]
+        weights[~alive] = 0.0
+    x = x.reshape(rows, x.shape[-1]).astype(kind, copy=False)
+    dead = None if alive.all() else ~alive
+    if dead is not None:
+        # Whatever such a row holds, NaN included, must not reach the gradient of the weights.
+        x = np.where(dead[:, None], kind.type(0), x)
+    return Layer(
+        x, w.astype(kind, copy=False), bias, t, weight, factor, samples, float(weights.sum()), dead
+    )
+
+
+def _indices(t: Array, x: Array, samples: tuple[int, ...], classes: int, ignored: int) -> Array:
+    """Check class indices and return them as int64, one for each row."""
+    if t.dtype.kind not in "iu" and t.size:
+        raise TypeError(
+            "target must be integers (class indices) or floating of the logits' shape (class"
+            f" probabilities), got dtype {t.dtype} and shape {t.shape}"
+        )
+    if t.shape != samples:
+        raise ValueError(
+            f"target of shape {t.shape} does not fit input of shape {x.shape}:"
+            f" class indices need shape {samples}"
+        )
+    bad = np.flatnonzero((t != ignored) & ((t < 0) | (t >= classes)))
+    if bad.size:
+        wrong_index(t, int(bad[0]), classes)
+    return t.reshape(-1).astype(np.int64, copy=False)
