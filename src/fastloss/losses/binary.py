@@ -85,14 +85,7 @@ def binary_cross_entropy_value_and_grad(
 
     Returns
     -------
-    loss : see `binary_cross_entropy`
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of `probs`;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError : see `binary_cross_entropy`
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -118,19 +111,13 @@ def binary_cross_entropy_backward(
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number, or for "none" an array.
+    grad_output : see `cross_entropy_backward`
     probs, target, weight, sample_weight, reduction : see `binary_cross_entropy`
     out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `probs`; `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError : see `binary_cross_entropy`
+    grad : see `cross_entropy_backward`
 
     Examples
     --------
@@ -222,14 +209,7 @@ def binary_cross_entropy_with_logits_value_and_grad(
 
     Returns
     -------
-    loss : see `binary_cross_entropy_with_logits`
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of `logits`;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError : see `binary_cross_entropy_with_logits`
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -257,20 +237,14 @@ def binary_cross_entropy_with_logits_backward(
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number, or for "none" an array.
+    grad_output : see `cross_entropy_backward`
     logits, target, weight, pos_weight : see `binary_cross_entropy_with_logits`
     sample_weight, ignore_index, reduction : see `binary_cross_entropy_with_logits`
     out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `logits`; `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError : see `binary_cross_entropy_with_logits`
+    grad : see `cross_entropy_backward`
 
     Examples
     --------
@@ -305,14 +279,7 @@ def sigmoid_focal_loss(
         broadcasts to `logits`.  None, or -1 as torchvision has it, leaves both at 1.
     gamma : float, default 2.0
         How strongly well-classified elements are played down; at least 0.
-    sample_weight : array_like, optional
-        Multiplies each loss, and counts in the mean; broadcasts to `logits`.
-    ignore_index : int, optional
-        Elements with this target have loss 0 and gradient 0, whatever their logits hold, and do
-        not count in the mean.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements that are not ignored, or by the sum of their
-        sample weights.
+    sample_weight, ignore_index, reduction : see `binary_cross_entropy_with_logits`
 
     Returns
     -------
@@ -366,14 +333,7 @@ def sigmoid_focal_loss_value_and_grad(
 
     Returns
     -------
-    loss : see `sigmoid_focal_loss`
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of `logits`;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError : see `sigmoid_focal_loss`
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -400,20 +360,14 @@ def sigmoid_focal_loss_backward(
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number, or for "none" an array.
+    grad_output : see `cross_entropy_backward`
     logits, target, alpha, gamma, sample_weight : see `sigmoid_focal_loss`
     ignore_index, reduction : see `sigmoid_focal_loss`
     out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `logits`; `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError : see `sigmoid_focal_loss`
+    grad : see `cross_entropy_backward`
 
     Examples
     --------

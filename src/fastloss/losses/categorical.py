@@ -130,10 +130,6 @@ def cross_entropy_value_and_grad(
         Gradient of the loss, for "none" of the sum of the losses: shape and dtype of the logits;
         `out` if given.
 
-    Raises
-    ------
-    TypeError, ValueError, IndexError : see `cross_entropy`
-
     Notes
     -----
     For class indices the gradient is :math:`w_t (p_c - [c = t])` with the softmax :math:`p`, over
@@ -178,10 +174,6 @@ def cross_entropy_backward(
     -------
     grad : ndarray
         Shape and dtype of the logits; `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError : see `cross_entropy`
 
     Examples
     --------
@@ -277,10 +269,6 @@ def nll_loss_value_and_grad(
     grad : ndarray
         :math:`-w_t` at the target, over the mean's denominator, and 0 elsewhere.
 
-    Raises
-    ------
-    TypeError, ValueError, IndexError : see `nll_loss`
-
     Examples
     --------
     >>> import fastloss
@@ -305,19 +293,13 @@ def nll_loss_backward(
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number for "mean" and "sum".
+    grad_output : see `cross_entropy_backward`
     log_probs, target, weight, sample_weight, ignore_index, reduction, axis : see `nll_loss`
     out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `log_probs`; `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError : see `nll_loss`
+    grad : see `cross_entropy_backward`
 
     Examples
     --------
@@ -348,16 +330,11 @@ def softmax_focal_loss(
         Weight of each class.
     gamma : float, default 2.0
         How strongly well-classified samples are played down; at least 0.
-    sample_weight : array_like, optional
-        Weight of each sample; broadcasts to the logits' shape without the class axis.
-    ignore_index : int, default -100
-        Samples with this class index have loss 0 and gradient 0, whatever their logits hold.
-        May lie outside [0, C).
+    sample_weight, ignore_index : see `cross_entropy`
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the sum of ``alpha[target] * sample_weight`` over the samples that are
         not ignored: without weights, by their number.
-    axis : int, optional
-        Class axis: 1 by default, 0 for 1-D logits.
+    axis : see `cross_entropy`
 
     Returns
     -------
@@ -411,14 +388,7 @@ def softmax_focal_loss_value_and_grad(
 
     Returns
     -------
-    loss : see `softmax_focal_loss`
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of the logits;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError : see `softmax_focal_loss`
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -447,20 +417,14 @@ def softmax_focal_loss_backward(
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number for "mean" and "sum".
+    grad_output : see `cross_entropy_backward`
     logits, target, alpha, gamma, sample_weight, ignore_index : see `softmax_focal_loss`
     reduction, axis : see `softmax_focal_loss`
     out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of the logits; `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError : see `softmax_focal_loss`
+    grad : see `cross_entropy_backward`
 
     Examples
     --------

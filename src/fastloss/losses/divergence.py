@@ -70,14 +70,7 @@ def kl_div_value_and_grad(
 
     Returns
     -------
-    loss : see `kl_div`
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of `log_probs`;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError : see `kl_div`
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -106,19 +99,13 @@ def kl_div_backward(
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number, or for "none" an array.
+    grad_output : see `cross_entropy_backward`
     log_probs, target, sample_weight, reduction, log_target : see `kl_div`
     out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `log_probs`; `out` if given.
-
-    Raises
-    ------
-    TypeError, ValueError : see `kl_div`
+    grad : see `cross_entropy_backward`
 
     Examples
     --------

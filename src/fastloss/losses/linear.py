@@ -40,18 +40,10 @@ class LinearGradients(NamedTuple):
 
 
 def _evaluate(
-    input: Any,
-    linear_weight: Any,
-    target: Any,
-    *,
-    linear_bias: Any,
-    weight: Any,
-    sample_weight: Any,
-    reduction: Any,
-    gradient: bool = False,
-    upstream: Any = None,
+    input: Any, linear_weight: Any, target: Any, *, linear_bias: Any, weight: Any,
+    sample_weight: Any, reduction: Any, gradient: bool = False, upstream: Any = None,
     **options: Any,
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any]:  # fmt: skip
     """Return (loss, gradients); the loss is None for an array of upstream gradients."""
     # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS:
@@ -204,10 +196,6 @@ def linear_cross_entropy_value_and_grad(
         Gradients of the loss, for "none" of the sum of the losses: ``input``, ``linear_weight`` and
         ``linear_bias`` (None without a bias), each of the shape and dtype of its argument.
 
-    Raises
-    ------
-    TypeError, ValueError, IndexError : see `linear_cross_entropy`
-
     Examples
     --------
     >>> import fastloss
@@ -234,8 +222,7 @@ def linear_cross_entropy_backward(
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number for "mean" and "sum".
+    grad_output : see `cross_entropy_backward`
     input, linear_weight, target, linear_bias : see `linear_cross_entropy`
     weight, sample_weight : see `linear_cross_entropy`
     ignore_index, reduction, label_smoothing : see `cross_entropy`
@@ -246,10 +233,6 @@ def linear_cross_entropy_backward(
     grads : LinearGradients
         ``input``, ``linear_weight`` and ``linear_bias`` (None without a bias), each of the shape
         and dtype of its argument.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError : see `linear_cross_entropy`
 
     Examples
     --------
