@@ -53,7 +53,7 @@ def evaluate(
     shape = x.shape
     storage = _arrays.STORAGE[x.dtype]
     count = float(x.size)
-    if sample_weight is not None or ignore_index is not None or np.ndim(alpha):
+    if sample_weight is not None or ignore_index is not None or isinstance(alpha, np.ndarray):
         x, target, weight, alpha, count = _interim(
             x, target, weight, sample_weight, ignore_index, alpha, name, count
         )
@@ -168,6 +168,7 @@ def _interim(
         weights = weights * times(sample_weight, "sample_weight")
         total = total * times(sample_weight, "sample_weight")
     if ignore_index is not None:
+        ignore_index = _arrays.integer(ignore_index, "ignore_index")
         dead = t == ignore_index
         if t.dtype.kind in "iu":
             wrong = np.argwhere(~dead & (t != 0) & (t != 1))
