@@ -1,7 +1,7 @@
 """Every check of an argument, and every decision about its layout; the only place that raises.
 
 Layout of this file: a) element types, b) one array at a time, c) options, d) the arguments of
-class-index losses, e) those of element-wise losses, f) those of a linear layer.
+class-index losses, e) those of element-wise losses.
 
 What comes out is what the kernels ask for: native, aligned, C-contiguous arrays of float16,
 bfloat16, float32 or float64, seen as ``(outer, C, inner)`` where there is a class axis; targets
@@ -205,7 +205,15 @@ def number(value: Any, name: str) -> float:
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
     except OverflowError:
-        raise ValueError(f"{name} must fit a float64, got an integer far beyond it") from None
+        raise ValueError(f"{name} must be a number that a float can hold, got {value!r}") from None
+
+
+def fraction(value: Any, name: str) -> float:
+    """Return an option between 0 and 1 as a float."""
+    result = number(value, name)
+    if not 0.0 <= result <= 1.0:
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+    return result
 
 
 def positive(value: Any, name: str) -> float:
@@ -221,14 +229,6 @@ def not_negative(value: Any, name: str) -> float:
     result = number(value, name)
     if not 0.0 <= result < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
-    return result
-
-
-def fraction(value: Any, name: str) -> float:
-    """Return an option between 0 and 1 as a float."""
-    result = number(value, name)
-    if not 0.0 <= result <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
     return result
 
 
@@ -425,103 +425,6 @@ def combined(a: Array | None, b: Array | float, shape: tuple[int, int]) -> Array
     return b if a is None else a * b
 
 
-# ---- e) element-wise losses ------------------------------------------------------------------
-
-#: Codes of the types that an operand may have as it lies (see elementwise.pyx).
-_CODES = {
-    np.dtype(name): code
-    for name, code in {
-        "float32": _elementwise.Type.FLOAT32,
-        "float64": _elementwise.Type.FLOAT64,
-        "float16": _elementwise.Type.FLOAT16,
-        "int8": _elementwise.Type.INT8,
-        "uint8": _elementwise.Type.UINT8,
-        "bool": _elementwise.Type.UINT8,
-        "int16": _elementwise.Type.INT16,
-        "uint16": _elementwise.Type.UINT16,
-        "int32": _elementwise.Type.INT32,
-        "uint32": _elementwise.Type.UINT32,
-        "int64": _elementwise.Type.INT64,
-        "uint64": _elementwise.Type.UINT64,
-    }.items()
-}
-
-#: (bytes, type, div, mod): element i of the result uses element (i // div) % mod.
-Operand = tuple[Array, int, int, int]
-
-
-def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: bool) -> Operand:
-    """Return an array that goes with each element of another, as the kernel reads it.
-
-    Parameters
-    ----------
-    value : array_like
-        Real numbers of any type.
-    name : str
-        Name of the argument.
-    shape : tuple of int
-        Shape of the array that it goes with.
-    like : str
-        Name of that array.
-    exact : bool
-        Whether the shapes must be equal; otherwise `value` is broadcast.
-    """
-    a = value if type(value) is np.ndarray else _as_array(value, name)
-    code = _CODES.get(a.dtype)
-    if code is None:
-        if a.dtype.name == "bfloat16":
-            code = _elementwise.Type.BFLOAT16
-            a = a.astype(a.dtype.newbyteorder("="), copy=False)
-        else:
-            a = as_float64(a, name)
-            code = _elementwise.Type.FLOAT64
-    if a.shape == shape:
-        div, mod = 1, a.size
-    elif exact:
-        raise ValueError(f"{name} must have the shape of {like}, {shape}, got {a.shape}")
-    else:
-        a, div, mod = _repeated(a, name, shape, like)
-    if not (a.flags.c_contiguous and a.flags.aligned):
-        a = _in_order(a, a.dtype)
-    return a.reshape(-1).view(np.uint8), int(code), div, mod
-
-
-def _repeated(a: Array, name: str, shape: tuple[int, ...], like: str) -> tuple[Array, int, int]:
-    """Return an array to be broadcast, and the (div, mod) that do it."""
-    full = (1,) * (len(shape) - a.ndim) + a.shape
-    if len(full) != len(shape) or any(n not in (1, m) for n, m in zip(full, shape, strict=True)):
-        raise ValueError(f"{name} must broadcast to {like} of shape {shape}, got {a.shape}")
-    varying = [i for i, n in enumerate(full) if n != 1]
-    if not varying:
-        return a, 1, 1
-    first, last = varying[0], varying[-1]
-    if full[first : last + 1] != shape[first : last + 1]:
-        # It stands still on an axis between two on which it varies.
-        a = np.ascontiguousarray(np.broadcast_to(a, shape))
-        return a, 1, a.size
-    return a, math.prod(shape[last + 1 :]), a.size
-
-
-def check_unit(spec: Operand, name: str, shape: tuple[int, ...]) -> None:
-    """Raise for a number outside [0, 1], or NaN, in an operand of this very shape."""
-    position = _elementwise.first_outside_unit(spec)
-    if position < 0:
-        return
-    data, code, _, _ = spec
-    dtype = next(d for d, c in _CODES.items() if c == code) if code != 3 else None
-    where = tuple(int(i) for i in np.unravel_index(position, shape))
-    if dtype is None:
-        bits = np.uint32(data.view(np.uint16)[position]) << np.uint32(16)
-        value = float(bits.view(np.float32))
-    else:
-        value = float(data.view(dtype)[position])
-    place = "" if not where else f" at position {where[0] if len(where) == 1 else where}"
-    raise ValueError(f"{name} must lie in [0, 1], got {value}{place}")
-
-
-# ---- f) a linear layer -----------------------------------------------------------------------
-
-
 class Layer(NamedTuple):
     """Arguments of a linear layer's cross-entropy, in float32 or float64."""
 
@@ -625,3 +528,97 @@ def _indices(t: Array, x: Array, samples: tuple[int, ...], classes: int, ignored
     if bad.size:
         wrong_index(t, int(bad[0]), classes)
     return t.reshape(-1).astype(np.int64, copy=False)
+
+
+# ---- e) element-wise losses ------------------------------------------------------------------
+
+#: Codes of the types that an operand may have as it lies (see elementwise.pyx).
+_CODES = {
+    np.dtype(name): code
+    for name, code in {
+        "float32": _elementwise.Type.FLOAT32,
+        "float64": _elementwise.Type.FLOAT64,
+        "float16": _elementwise.Type.FLOAT16,
+        "int8": _elementwise.Type.INT8,
+        "uint8": _elementwise.Type.UINT8,
+        "bool": _elementwise.Type.UINT8,
+        "int16": _elementwise.Type.INT16,
+        "uint16": _elementwise.Type.UINT16,
+        "int32": _elementwise.Type.INT32,
+        "uint32": _elementwise.Type.UINT32,
+        "int64": _elementwise.Type.INT64,
+        "uint64": _elementwise.Type.UINT64,
+    }.items()
+}
+
+#: (bytes, type, div, mod): element i of the result uses element (i // div) % mod.
+Operand = tuple[Array, int, int, int]
+
+
+def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: bool) -> Operand:
+    """Return an array that goes with each element of another, as the kernel reads it.
+
+    Parameters
+    ----------
+    value : array_like
+        Real numbers of any type.
+    name : str
+        Name of the argument.
+    shape : tuple of int
+        Shape of the array that it goes with.
+    like : str
+        Name of that array.
+    exact : bool
+        Whether the shapes must be equal; otherwise `value` is broadcast.
+    """
+    a = value if type(value) is np.ndarray else _as_array(value, name)
+    code = _CODES.get(a.dtype)
+    if code is None:
+        if a.dtype.name == "bfloat16":
+            code = _elementwise.Type.BFLOAT16
+            a = a.astype(a.dtype.newbyteorder("="), copy=False)
+        else:
+            a = as_float64(a, name)
+            code = _elementwise.Type.FLOAT64
+    if a.shape == shape:
+        div, mod = 1, a.size
+    elif exact:
+        raise ValueError(f"{name} must have the shape of {like}, {shape}, got {a.shape}")
+    else:
+        a, div, mod = _repeated(a, name, shape, like)
+    if not (a.flags.c_contiguous and a.flags.aligned):
+        a = _in_order(a, a.dtype)
+    return a.reshape(-1).view(np.uint8), int(code), div, mod
+
+
+def _repeated(a: Array, name: str, shape: tuple[int, ...], like: str) -> tuple[Array, int, int]:
+    """Return an array to be broadcast, and the (div, mod) that do it."""
+    full = (1,) * (len(shape) - a.ndim) + a.shape
+    if len(full) != len(shape) or any(n not in (1, m) for n, m in zip(full, shape, strict=True)):
+        raise ValueError(f"{name} must broadcast to {like} of shape {shape}, got {a.shape}")
+    varying = [i for i, n in enumerate(full) if n != 1]
+    if not varying:
+        return a, 1, 1
+    first, last = varying[0], varying[-1]
+    if full[first : last + 1] != shape[first : last + 1]:
+        # It stands still on an axis between two on which it varies.
+        a = np.ascontiguousarray(np.broadcast_to(a, shape))
+        return a, 1, a.size
+    return a, math.prod(shape[last + 1 :]), a.size
+
+
+def check_unit(spec: Operand, name: str, shape: tuple[int, ...]) -> None:
+    """Raise for a number outside [0, 1], or NaN, in an operand of this very shape."""
+    position = _elementwise.first_outside_unit(spec)
+    if position < 0:
+        return
+    data, code, _, _ = spec
+    dtype = next(d for d, c in _CODES.items() if c == code) if code != 3 else None
+    where = tuple(int(i) for i in np.unravel_index(position, shape))
+    if dtype is None:
+        bits = np.uint32(data.view(np.uint16)[position]) << np.uint32(16)
+        value = float(bits.view(np.float32))
+    else:
+        value = float(data.view(dtype)[position])
+    place = "" if not where else f" at position {where[0] if len(where) == 1 else where}"
+    raise ValueError(f"{name} must lie in [0, 1], got {value}{place}")
