@@ -84,7 +84,7 @@ def floating(x: Any, name: str) -> Array:
         else:
             raise TypeError(
                 f"{name} must be real numbers (float16, bfloat16, float32, float64, integers or"
-                f" bool), got dtype {dtype}"
+                f" bool), got dtype {dtype}{_remedy(x, name)}"
             )
     return _in_order(x, dtype)
 
@@ -97,10 +97,23 @@ def _in_order(x: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _as_array(x: Any, name: str) -> Array:
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        # The mask would be lost.
+        raise TypeError(
+            f"{name} is a masked array with masked elements, which losses do not know: mark them in"
+            " the target by ignore_index, or give them a sample_weight of 0"
+        )
     try:
         return np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} is no array: {error}") from None
+
+
+def _remedy(x: Array, name: str) -> str:
+    """Say how a column of arrays, as data frames have them, becomes an array of numbers."""
+    if x.dtype == object and x.size and np.ndim(x.flat[0]):
+        return f" (a column of arrays): np.stack(np.asarray({name})) makes one array of it"
+    return ""
 
 
 def as_float64(x: Any, name: str) -> Array:
@@ -350,12 +363,16 @@ def over_classes(
         indices = t.reshape(outer, inner)
     elif probabilities and (kind == "f" or t.dtype in STORAGE or _admit_bfloat16(t.dtype)):
         if t.shape != x.shape:
+            if t.shape == samples:
+                no_indices(t.dtype, f"; class probabilities need the shape {x.shape}", t)
             _wrong_target(t, x, samples, axis, name, probabilities)
         kept = t.dtype if t.dtype in (FLOAT32, FLOAT64) else FLOAT64
         if t.dtype == FLOAT16 or t.dtype.name == "bfloat16":
             kept = FLOAT32
         soft = _in_order(t, kept)
     else:
+        if t.shape == samples and t.dtype.kind == "f":
+            no_indices(t.dtype, values=t)
         what = "integers (class indices)"
         if probabilities:
             what += " or floating (class probabilities)"
@@ -395,7 +412,17 @@ def _wrong_target(
     )
     if probabilities:
         text += f", class probabilities (floating) need shape {x.shape}"
+    if any(t.shape[:i] + t.shape[i + 1 :] == x.shape for i in range(t.ndim)):
+        text += f"; {name} and target look swapped"
     raise ValueError(text)
+
+
+def no_indices(dtype: Any, otherwise: str = "", values: Array | None = None) -> NoReturn:
+    """Refuse floating numbers in the place of class indices."""
+    text = f"target is {dtype}: class indices must be integers, such as target.astype(int) gives"
+    if values is not None and np.isnan(values).any():
+        text += "; it holds NaN, which ignore_index has to stand for"
+    raise TypeError(text + otherwise)
 
 
 def _fits_int64(t: Array, classes: int) -> None:
@@ -479,7 +506,7 @@ def layer(
             raise ValueError(
                 f"sample_weight must broadcast to the samples, shape {samples}, got {factor.shape}"
             ) from None
-    t = np.asarray(target)
+    t = _as_array(target, "target")
     if t.dtype.kind in "iu" or t.shape == samples:
         t = _indices(t, x, samples, classes, ignored)
         alive = t != ignored
@@ -515,10 +542,9 @@ def layer(
 def _indices(t: Array, x: Array, samples: tuple[int, ...], classes: int, ignored: int) -> Array:
     """Check class indices and return them as int64, one for each row."""
     if t.dtype.kind not in "iu" and t.size:
-        raise TypeError(
-            "target must be integers (class indices) or floating of the logits' shape (class"
-            f" probabilities), got dtype {t.dtype} and shape {t.shape}"
-        )
+        if t.dtype.kind == "f":
+            no_indices(t.dtype, f"; class probabilities need the shape {(*samples, classes)}", t)
+        raise TypeError(f"target must be integers (class indices), got dtype {t.dtype}")
     if t.shape != samples:
         raise ValueError(
             f"target of shape {t.shape} does not fit input of shape {x.shape}:"

@@ -827,6 +827,8 @@ def _lazy(
         indices = target.dtype.kind in "iu"
         if not _same_shape(target.shape, shape if indices else x.shape):
             soft = loss is losses.CROSS_ENTROPY
+            if target.dtype.kind == "f" and _same_shape(target.shape, shape):
+                _arrays.no_indices(target.dtype)
             _arrays._wrong_target(target, x, shape, axis, loss.input, soft)
     elif not _same_shape(target.shape, x.shape):
         raise ValueError(
