@@ -455,7 +455,7 @@ def test_shapes_of_indices(fl, call, x_shape, target_shape):
         getattr(fl, call.name)(np.zeros(x_shape), np.zeros(target_shape, int))
 
 
-@pytest.mark.parametrize("shape", [(6,), (6, 5), (4, 6), (6, 4, 1), (1, 4), ()])
+@pytest.mark.parametrize("shape", [(6, 5), (4, 6), (6, 4, 1), (1, 4), ()])
 def test_shapes_of_probabilities(fl, shape):
     with raises(ValueError, "(6, 4)", str(shape)):
         fl.cross_entropy(np.zeros(SHAPE), np.zeros(shape))
@@ -472,9 +472,54 @@ def test_shapes_of_elements(fl, call, shape):
 def test_indices_are_integers(fl, call):
     with raises(TypeError, "target", "bool"):
         getattr(fl, call.name)(call.x, call.target > 1)
-    if call.name == "nll_loss":
-        with raises(TypeError, "target", "float64"):
-            fl.nll_loss(call.x, call.target.astype(float))
+    with raises(TypeError, "target is float64: class indices must be integers"):
+        getattr(fl, call.name)(call.x, call.target.astype(float))
+
+
+def test_missing_indices(fl):
+    """A data frame's column of integers with holes arrives as floating numbers and NaN."""
+    target = np.array([0, 1, np.nan, 2, 3, 0])
+    for function in (fl.cross_entropy, fl.nll_loss):
+        with raises(TypeError, "target is float64", "NaN", "ignore_index"):
+            function(np.zeros(SHAPE), target)
+    with raises(TypeError, "target is float64", "NaN", "ignore_index"):
+        fl.linear_cross_entropy(np.zeros((6, 2)), np.zeros((4, 2)), target)
+
+
+@pytest.mark.parametrize("call", CATEGORICAL, ids=["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_swapped_arguments(fl, call, axis):
+    with pytest.raises((TypeError, ValueError), match="look swapped"):
+        getattr(fl, call.name)(np.zeros(6, int), np.zeros(SHAPE, int), axis=axis)
+    if call.name == "cross_entropy":
+        with raises(ValueError, "logits and target look swapped"):
+            fl.cross_entropy(np.zeros(6, int), np.zeros(SHAPE), axis=axis)
+
+
+def test_masked_elements_are_refused(fl, call):
+    """Their mask would be lost without a word."""
+
+    def masked(values):
+        values = np.ma.masked_array(values)
+        values[0] = np.ma.masked
+        return values
+
+    function = getattr(fl, call.name)
+    with raises(TypeError, "masked array"):
+        function(masked(call.x), call.target)
+    with raises(TypeError, "target is a masked array"):
+        function(call.x, masked(call.target))
+    with raises(TypeError, "sample_weight is a masked array"):
+        function(call.x, call.target, sample_weight=masked(np.ones(1)))
+
+
+def test_columns_of_arrays_name_the_remedy(fl):
+    """A data frame's column of arrays is an array of objects."""
+    column = np.empty(6, object)
+    column[:] = list(np.zeros(SHAPE))
+    with raises(TypeError, "logits", "object", "np.stack(np.asarray(logits))"):
+        fl.cross_entropy(column, np.zeros(6, int))
+    assert fl.cross_entropy(np.stack(np.asarray(column)), np.zeros(6, int)) == np.log(4)
 
 
 def test_logits_without_an_axis(fl):
@@ -660,11 +705,22 @@ def test_ignore_index_of_probabilities(fl, ignore_index):
         assert np.isfinite(fl.cross_entropy(CALLS[1].x, UNIT, ignore_index=negative))
 
 
-@pytest.mark.parametrize("option", ["alpha", "gamma"])
-@pytest.mark.parametrize("value", ["1", 1j, [1.0, 2.0]])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("gamma", "1"), ("gamma", 1j), ("gamma", [1.0, 2.0]), ("alpha", "1"), ("alpha", 1j)],
+)
 def test_focal_options_are_numbers(fl, option, value):
     with raises(TypeError, option, repr(value)):
         fl.sigmoid_focal_loss(CALLS[6].x, UNIT, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("alpha", "shown"),
+    [(-5, "-5"), (1.5, "1.5"), (np.nan, "nan"), ([[0.5], [-5.0], [0.5]], "-5.0")],
+)
+def test_alpha_lies_in_the_unit_interval(fl, alpha, shown):
+    with raises(ValueError, "alpha must lie in [0, 1]", shown):
+        fl.sigmoid_focal_loss(CALLS[6].x, UNIT, alpha=alpha)
 
 
 # ---- f) errors write nothing -----------------------------------------------------------------

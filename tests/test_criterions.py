@@ -6,6 +6,7 @@ Layout: a) answers, b) value semantics (immutable, equal repr, picklable), c) ar
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import numpy as np
@@ -27,19 +28,40 @@ CASES = [
         "cross_entropy",
         X,
         INDEX,
-        {"weight": WEIGHT, "ignore_index": 2, "label_smoothing": 0.1},
+        {
+            "weight": WEIGHT,
+            "ignore_index": 2,
+            "label_smoothing": 0.1,
+            "temperature": 1.5,
+            "softcap": 30.0,
+            "z_loss": 1e-3,
+            "axis": -1,
+        },
     ),
-    ("NLLLoss", "nll_loss", X, INDEX, {"weight": WEIGHT, "ignore_index": 2}),
+    ("NLLLoss", "nll_loss", X, INDEX, {"weight": WEIGHT, "ignore_index": 2, "axis": -1}),
+    (
+        "SoftmaxFocalLoss",
+        "softmax_focal_loss",
+        X,
+        INDEX,
+        {"alpha": WEIGHT, "gamma": 1.5, "ignore_index": 2, "axis": -1},
+    ),
     ("BCELoss", "binary_cross_entropy", PROBS, UNIT, {"weight": WEIGHT}),
     (
         "BCEWithLogitsLoss",
         "binary_cross_entropy_with_logits",
         X,
-        UNIT,
-        {"weight": WEIGHT, "pos_weight": WEIGHT * 2},
+        (UNIT > 0.5).astype(int),
+        {"weight": WEIGHT, "pos_weight": WEIGHT * 2, "ignore_index": -1},
     ),
     ("KLDivLoss", "kl_div", X, UNIT, {"log_target": True}),
-    ("SigmoidFocalLoss", "sigmoid_focal_loss", X, UNIT, {"alpha": 0.3, "gamma": 1.5}),
+    (
+        "SigmoidFocalLoss",
+        "sigmoid_focal_loss",
+        X,
+        (UNIT > 0.5).astype(int),
+        {"alpha": 0.3, "gamma": 1.5, "ignore_index": -1},
+    ),
 ]
 NAMES = [case[0] for case in CASES]
 
@@ -87,6 +109,42 @@ def test_out(case):
     out.fill(np.nan)
     assert criterion.backward(np.float64(1.0), x, t, out=out) is out
     np.testing.assert_array_equal(out, criterion.backward(np.float64(1.0), x, t))
+
+
+def test_sample_weight(case):
+    """The third argument of each call, positional or by name, is the function's option."""
+    name, function, x, t, options = case
+    criterion = getattr(fastloss, name)(**options)
+    shape = np.shape(fastloss_none(function, x, t, options))
+    weight = np.random.default_rng(2).uniform(0.1, 2.0, shape)
+    loss, grad = getattr(fastloss, f"{function}_value_and_grad")(
+        x, t, sample_weight=weight, **options
+    )
+    assert criterion(x, t, weight) == criterion(x, t, sample_weight=weight) == loss
+    np.testing.assert_array_equal(criterion.value_and_grad(x, t, weight)[1], grad)
+    np.testing.assert_array_equal(criterion.backward(1.0, x, t, weight), grad)
+    assert loss != criterion(x, t)
+
+
+def fastloss_none(function, x, t, options):
+    return getattr(fastloss, function)(x, t, **options, reduction="none")
+
+
+def test_calls_name_their_arguments(case):
+    name, _, x, t, options = case
+    criterion = getattr(fastloss, name)(**options)
+    loss = criterion(logits=x, target=t, sample_weight=None)
+    assert criterion.value_and_grad(logits=x, target=t)[0] == loss
+    criterion.backward(grad_output=1.0, logits=x, target=t)
+
+
+def test_equal_where_the_options_are(case):
+    name, _, _, _, options = case
+    make = getattr(fastloss, name)
+    assert make(**options) == make(**options)
+    assert hash(make(**options)) == hash(make(**options))
+    for option in options:
+        assert make(**options) != make(**{k: v for k, v in options.items() if k != option})
 
 
 def test_batchmean():
@@ -178,9 +236,50 @@ def test_abandoned_arguments_name_their_successor(name, old, instead):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_options_are_keyword_only(name):
-    with pytest.raises(TypeError):
-        getattr(fastloss, name)(WEIGHT)
+def test_weight_alone_may_be_positional(name):
+    """As in PyTorch, whose code out there says CrossEntropyLoss(weight)."""
+    make = getattr(fastloss, name)
+    if "weight" in inspect.signature(make).parameters:
+        assert make(WEIGHT) == make(weight=WEIGHT)
+        arguments = (WEIGHT, WEIGHT)
+    else:
+        arguments = (0.5,)
+    with pytest.raises(TypeError, match="positional"):
+        make(*arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_constructor_takes_the_functions_options(name):
+    """All that is not per sample, with the same defaults."""
+    function = {case[0]: case[1] for case in CASES}[name]
+    expected = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(getattr(fastloss, function)).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "sample_weight"
+    }
+    got = inspect.signature(getattr(fastloss, name)).parameters
+    assert {option: parameter.default for option, parameter in got.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "meant"),
+    [
+        ("CrossEntropyLoss", "dim", "axis"),
+        ("CrossEntropyLoss", "class_weight", "weight"),
+        ("NLLLoss", "class_weight", "weight"),
+        ("SoftmaxFocalLoss", "weight", "alpha"),
+        ("SoftmaxFocalLoss", "class_weight", "alpha"),
+        ("BCELoss", "class_weight", "weight"),
+    ],
+)
+def test_names_of_other_libraries_name_ours(name, option, meant):
+    with pytest.raises(TypeError, match=f"{option}.*'{meant}'"):
+        getattr(fastloss, name)(**{option: [1.0]})
+
+
+def test_sample_weight_belongs_to_the_call():
+    with pytest.raises(TypeError, match="sample_weight belongs to a batch"):
+        fastloss.CrossEntropyLoss(sample_weight=[1.0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -216,6 +315,21 @@ def test_batchmean_belongs_to_kl_div(name):
         ("CrossEntropyLoss", {"ignore_index": 1.5}, TypeError, "1.5"),
         ("NLLLoss", {"weight": "abc"}, TypeError, "weight"),
         ("BCEWithLogitsLoss", {"pos_weight": np.ones(2, "U1")}, TypeError, "pos_weight"),
+        ("CrossEntropyLoss", {"ignore_index": 10**30}, ValueError, str(10**30)),
+        ("CrossEntropyLoss", {"temperature": 0.0}, ValueError, "temperature.*0.0"),
+        ("CrossEntropyLoss", {"temperature": np.inf}, ValueError, "temperature.*inf"),
+        ("CrossEntropyLoss", {"softcap": -2.0}, ValueError, "softcap.*-2"),
+        ("CrossEntropyLoss", {"z_loss": -1e-4}, ValueError, "z_loss.*-0.0001"),
+        ("CrossEntropyLoss", {"z_loss": np.nan}, ValueError, "z_loss.*nan"),
+        ("CrossEntropyLoss", {"temperature": "1"}, TypeError, "temperature.*'1'"),
+        ("CrossEntropyLoss", {"axis": 1.0}, TypeError, "axis.*1.0"),
+        ("CrossEntropyLoss", {"label_smoothing": 10**400}, ValueError, "label_smoothing"),
+        ("SoftmaxFocalLoss", {"gamma": 10**400}, ValueError, "gamma"),
+        ("SoftmaxFocalLoss", {"alpha": np.ones((2, 2))}, ValueError, r"alpha.*\(2, 2\)"),
+        ("BCEWithLogitsLoss", {"ignore_index": 0.5}, TypeError, "ignore_index.*0.5"),
+        ("KLDivLoss", {"log_target": "yes"}, TypeError, "log_target.*'yes'"),
+        ("SigmoidFocalLoss", {"alpha": -5}, ValueError, "alpha.*-5"),
+        ("SigmoidFocalLoss", {"alpha": [0.5, 1.5]}, ValueError, "alpha.*1.5"),
         ("SigmoidFocalLoss", {"gamma": -1.0}, ValueError, "-1"),
         ("SigmoidFocalLoss", {"alpha": "x"}, TypeError, "alpha"),
     ],

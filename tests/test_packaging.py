@@ -92,15 +92,23 @@ def sections(docstring: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_docstrings_are_numpydoc(name):
+    """All parameters are described; a gradient's function refers to its loss for the same ones."""
     function = getattr(fastloss, name)
     found = sections(function.__doc__)
+    loss = re.sub("_value_and_grad$|_backward$", "", name)
     parameters = list(inspect.signature(function).parameters)
     described = re.findall(r"^(\w[\w, ]*) :", found.get("Parameters", ""), flags=re.MULTILINE)
     assert [part for group in described for part in group.split(", ")] == parameters
     assert ">>>" in found["Examples"]
     if name not in ("set_num_threads", "show_config"):
         assert found["Returns"].strip()
-    if parameters:
+    for other in re.findall(
+        r"^[a-z]\w*[\w, ]* : see `(\w+)`$", function.__doc__, flags=re.MULTILINE
+    ):
+        assert hasattr(fastloss, other)
+    if loss != name:
+        assert f" : see `{loss}`" in found["Parameters"]
+    elif parameters:
         assert found["Raises"].strip()
 
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 
 import fastloss
+from fastloss import losses
 
 SIGNATURES = {
     "cross_entropy": "(logits, target, *, weight=None, sample_weight=None, ignore_index=-100, "
-    "reduction='mean', label_smoothing=0.0, axis=None)",
+    "reduction='mean', label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0, axis=None)",
     "nll_loss": "(log_probs, target, *, weight=None, sample_weight=None, ignore_index=-100, "
     "reduction='mean', axis=None)",
-    "binary_cross_entropy": "(probs, target, *, weight=None, reduction='mean')",
+    "softmax_focal_loss": "(logits, target, *, alpha=None, gamma=2.0, sample_weight=None, "
+    "ignore_index=-100, reduction='mean', axis=None)",
+    "binary_cross_entropy": "(probs, target, *, weight=None, sample_weight=None, reduction='mean')",
     "binary_cross_entropy_with_logits": "(logits, target, *, weight=None, pos_weight=None, "
-    "reduction='mean')",
-    "kl_div": "(log_probs, target, *, reduction='mean', log_target=False)",
-    "sigmoid_focal_loss": "(logits, target, *, alpha=0.25, gamma=2.0, reduction='mean')",
+    "sample_weight=None, ignore_index=None, reduction='mean')",
+    "kl_div": "(log_probs, target, *, sample_weight=None, reduction='mean', log_target=False)",
+    "sigmoid_focal_loss": "(logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, "
+    "ignore_index=None, reduction='mean')",
     "linear_cross_entropy": "(input, linear_weight, target, *, linear_bias=None, weight=None, "
-    "ignore_index=-100, reduction='mean', label_smoothing=0.0)",
+    "sample_weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0, "
+    "temperature=1.0, softcap=None, z_loss=0.0)",
 }
 OTHERS = {
     "logsumexp": "(x, axis=-1, keepdims=False)",
@@ -33,14 +41,24 @@ OTHERS = {
     "get_num_threads": "()",
     "show_config": "()",
 }
-CLASSES = (
-    "CrossEntropyLoss",
-    "NLLLoss",
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "KLDivLoss",
-    "SigmoidFocalLoss",
-)
+CLASSES = {
+    "CrossEntropyLoss": "(weight=None, *, ignore_index=-100, reduction='mean', "
+    "label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0, axis=None)",
+    "NLLLoss": "(weight=None, *, ignore_index=-100, reduction='mean', axis=None)",
+    "SoftmaxFocalLoss": "(*, alpha=None, gamma=2.0, ignore_index=-100, reduction='mean', "
+    "axis=None)",
+    "BCELoss": "(weight=None, *, reduction='mean')",
+    "BCEWithLogitsLoss": "(weight=None, *, pos_weight=None, ignore_index=None, reduction='mean')",
+    "KLDivLoss": "(*, reduction='mean', log_target=False)",
+    "SigmoidFocalLoss": "(*, alpha=0.25, gamma=2.0, ignore_index=None, reduction='mean')",
+}
+CALLS = {
+    "__call__": "(self, logits, target, sample_weight=None)",
+    "value_and_grad": "(self, logits, target, sample_weight=None, *, out=None)",
+    "backward": "(self, grad_output, logits, target, sample_weight=None, *, out=None)",
+}
+#: Stubs of the functions, whose types they alone hold.
+STUBS = sorted(Path(losses.__file__).parent.glob("*.pyi"))
 
 
 def signature(function) -> str:
@@ -62,6 +80,39 @@ def test_losses(name):
     assert signature(getattr(fastloss, f"{name}_value_and_grad")) == extended
     backward = signature(getattr(fastloss, f"{name}_backward"))
     assert backward == extended.replace("(", "(grad_output, ", 1)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_criterions(name):
+    made = getattr(fastloss, name)
+    assert signature(made) == CLASSES[name]
+    assert {call: signature(getattr(made, call)) for call in CALLS} == CALLS
+
+
+@pytest.mark.parametrize("stub", STUBS, ids=lambda path: path.stem)
+def test_stubs_have_the_functions_signatures(stub):
+    """Each overload has the names and defaults of the function, whose reduction alone differs."""
+    module = importlib.import_module(f"fastloss.losses.{stub.stem}")
+    seen = set()
+    for node in ast.parse(stub.read_text()).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        seen.add(node.name)
+        defaults = [
+            None if default is None else ast.literal_eval(default)
+            for default in node.args.kw_defaults
+        ]
+        overload = dict(zip((a.arg for a in node.args.kwonlyargs), defaults, strict=True))
+        parameters = inspect.signature(getattr(module, node.name)).parameters.values()
+        wanted = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        if overload["reduction"] is None:
+            assert 'Literal["none"]' in ast.unparse(node).replace("'", '"')
+            wanted["reduction"] = None
+        assert overload == wanted
+        assert [a.arg for a in node.args.args] == [
+            p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
+    assert seen == {name for name in module.__all__ if name[0].islower()}
 
 
 @pytest.mark.parametrize("name", OTHERS)

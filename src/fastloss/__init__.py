@@ -23,6 +23,9 @@ from fastloss.losses.categorical import (
     nll_loss,
     nll_loss_backward,
     nll_loss_value_and_grad,
+    softmax_focal_loss,
+    softmax_focal_loss_backward,
+    softmax_focal_loss_value_and_grad,
 )
 from fastloss.losses.criterions import (
     BCELoss,
@@ -31,6 +34,7 @@ from fastloss.losses.criterions import (
     KLDivLoss,
     NLLLoss,
     SigmoidFocalLoss,
+    SoftmaxFocalLoss,
 )
 from fastloss.losses.divergence import kl_div, kl_div_backward, kl_div_value_and_grad
 from fastloss.losses.linear import (
@@ -52,6 +56,7 @@ __all__ = [
     "NLLLoss",
     "SampleScores",
     "SigmoidFocalLoss",
+    "SoftmaxFocalLoss",
     "StreamingLoss",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
@@ -83,5 +88,8 @@ __all__ = [
     "sigmoid_focal_loss_backward",
     "sigmoid_focal_loss_value_and_grad",
     "softmax",
+    "softmax_focal_loss",
+    "softmax_focal_loss_backward",
+    "softmax_focal_loss_value_and_grad",
     "softplus",
 ]

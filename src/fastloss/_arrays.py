@@ -84,7 +84,7 @@ def floating(x: Any, name: str) -> Array:
         else:
             raise TypeError(
                 f"{name} must be real numbers (float16, bfloat16, float32, float64, integers or"
-                f" bool), got dtype {dtype}"
+                f" bool), got dtype {dtype}{_remedy(x, name)}"
             )
     return _in_order(x, dtype)
 
@@ -97,10 +97,23 @@ def _in_order(x: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _as_array(x: Any, name: str) -> Array:
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        # The mask would be lost.
+        raise TypeError(
+            f"{name} is a masked array with masked elements, which losses do not know: mark them in"
+            " the target by ignore_index, or give them a sample_weight of 0"
+        )
     try:
         return np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} is no array: {error}") from None
+
+
+def _remedy(x: Array, name: str) -> str:
+    """Say how a column of arrays, as data frames have them, becomes an array of numbers."""
+    if x.dtype == object and x.size and np.ndim(x.flat[0]):
+        return f" (a column of arrays): np.stack(np.asarray({name})) makes one array of it"
+    return ""
 
 
 def as_float64(x: Any, name: str) -> Array:
@@ -204,6 +217,8 @@ def number(value: Any, name: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, got {value!r}") from None
 
 
 def fraction(value: Any, name: str) -> float:
@@ -212,6 +227,55 @@ def fraction(value: Any, name: str) -> float:
     if not 0.0 <= result <= 1.0:
         raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
     return result
+
+
+def positive(value: Any, name: str) -> float:
+    """Return a finite option above 0 as a float."""
+    result = number(value, name)
+    if not 0.0 < result < math.inf:
+        raise ValueError(f"{name} must be finite and above 0, got {value!r}")
+    return result
+
+
+def not_negative(value: Any, name: str) -> float:
+    """Return a finite option of at least 0 as a float."""
+    result = number(value, name)
+    if not 0.0 <= result < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+    return result
+
+
+def truth(value: Any, name: str) -> bool:
+    """Return an option that is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def kept_weights(value: Any, name: str) -> Array:
+    """Return weights as an array of its own that nobody can change."""
+    weights = np.array(as_float64(value, name))
+    weights.setflags(write=False)
+    return weights
+
+
+def kept_class_weights(value: Any, name: str) -> Array:
+    """Return one weight per class as an array of its own that nobody can change."""
+    weights = kept_weights(value, name)
+    if weights.ndim != 1:
+        raise ValueError(f"{name} must have one number per class, shape (C,), got {weights.shape}")
+    return weights
+
+
+def alpha(value: Any, name: str) -> Any:
+    """Return a focal loss's weight of positives: a number, an array, or None; -1 is None, too."""
+    if value is None or isinstance(value, (int, float, complex, str, bytes)):
+        return None if value is None or value == -1 else fraction(value, name)
+    weights = kept_weights(value, name)
+    outside = weights[~((weights >= 0) & (weights <= 1))]
+    if outside.size:
+        raise ValueError(f"{name} must lie in [0, 1], got {outside[0]}")
+    return weights if weights.shape else float(weights)
 
 
 def class_axis(axis: Any, ndim: int, name: str) -> int:
@@ -299,12 +363,16 @@ def over_classes(
         indices = t.reshape(outer, inner)
     elif probabilities and (kind == "f" or t.dtype in STORAGE or _admit_bfloat16(t.dtype)):
         if t.shape != x.shape:
+            if t.shape == samples:
+                no_indices(t.dtype, f"; class probabilities need the shape {x.shape}", t)
             _wrong_target(t, x, samples, axis, name, probabilities)
         kept = t.dtype if t.dtype in (FLOAT32, FLOAT64) else FLOAT64
         if t.dtype == FLOAT16 or t.dtype.name == "bfloat16":
             kept = FLOAT32
         soft = _in_order(t, kept)
     else:
+        if t.shape == samples and t.dtype.kind == "f":
+            no_indices(t.dtype, values=t)
         what = "integers (class indices)"
         if probabilities:
             what += " or floating (class probabilities)"
@@ -325,12 +393,12 @@ def over_classes(
     return Classes(x, samples, shape, axis, indices, soft, weight, sample_weight)
 
 
-def class_weights(weight: Any, classes: int) -> Array:
+def class_weights(weight: Any, classes: int, name: str = "weight") -> Array:
     """Return one float64 weight per class."""
-    weight = as_float64(weight, "weight")
+    weight = as_float64(weight, name)
     if weight.shape != (classes,):
         raise ValueError(
-            f"weight must have one number per class, shape ({classes},), got {weight.shape}"
+            f"{name} must have one number per class, shape ({classes},), got {weight.shape}"
         )
     return np.ascontiguousarray(weight)
 
@@ -344,7 +412,17 @@ def _wrong_target(
     )
     if probabilities:
         text += f", class probabilities (floating) need shape {x.shape}"
+    if any(t.shape[:i] + t.shape[i + 1 :] == x.shape for i in range(t.ndim)):
+        text += f"; {name} and target look swapped"
     raise ValueError(text)
+
+
+def no_indices(dtype: Any, otherwise: str = "", values: Array | None = None) -> NoReturn:
+    """Refuse floating numbers in the place of class indices."""
+    text = f"target is {dtype}: class indices must be integers, such as target.astype(int) gives"
+    if values is not None and np.isnan(values).any():
+        text += "; it holds NaN, which ignore_index has to stand for"
+    raise TypeError(text + otherwise)
 
 
 def _fits_int64(t: Array, classes: int) -> None:
@@ -372,6 +450,110 @@ def combined(a: Array | None, b: Array | float, shape: tuple[int, int]) -> Array
         return a
     b = np.ascontiguousarray(b).reshape(shape)
     return b if a is None else a * b
+
+
+class Layer(NamedTuple):
+    """Arguments of a linear layer's cross-entropy, in float32 or float64."""
+
+    input: Array  # (rows, features), 0 in dead rows
+    linear_weight: Array  # (classes, features)
+    linear_bias: Array | None  # (classes,)
+    target: Array  # (rows,) int64, or (rows, classes) probabilities
+    weight: Array | None  # (classes,)
+    factor: Array | None  # (rows,) sample weights
+    samples: tuple[int, ...]
+    #: What the mean divides by.
+    weights: float
+    #: Rows that are ignored or weigh nothing, None where there are none.
+    dead: Array | None
+
+
+def layer(
+    input: Any,
+    linear_weight: Any,
+    target: Any,
+    linear_bias: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignored: int,
+) -> Layer:
+    """Check the arrays of a linear layer's cross-entropy."""
+    x = floating(input, "input")
+    w = floating(linear_weight, "linear_weight")
+    if x.ndim == 0 or w.ndim != 2 or x.shape[-1] != w.shape[1]:
+        raise ValueError(
+            "input must have shape (..., features) and linear_weight (classes, features),"
+            f" got {x.shape} and {w.shape}"
+        )
+    classes = w.shape[0]
+    kind = np.dtype(np.float64 if np.float64 in (x.dtype, w.dtype) else np.float32)
+    bias = None
+    if linear_bias is not None:
+        bias = floating(linear_bias, "linear_bias")
+        if bias.shape != (classes,):
+            raise ValueError(f"linear_bias must have shape ({classes},), got {bias.shape}")
+        bias = bias.astype(kind, copy=False)
+    samples = x.shape[:-1]
+    rows = math.prod(samples)
+    if weight is not None:
+        weight = class_weights(weight, classes)
+    factor = None
+    if sample_weight is not None:
+        factor = as_float64(sample_weight, "sample_weight")
+        try:
+            factor = np.broadcast_to(factor, samples).reshape(rows)
+        except ValueError:
+            raise ValueError(
+                f"sample_weight must broadcast to the samples, shape {samples}, got {factor.shape}"
+            ) from None
+    t = _as_array(target, "target")
+    if t.dtype.kind in "iu" or t.shape == samples:
+        t = _indices(t, x, samples, classes, ignored)
+        alive = t != ignored
+        weights = np.zeros(rows)
+        weights[alive] = 1.0 if weight is None else weight[t[alive]]
+    else:
+        t = floating(t, "target")
+        if t.shape != (*samples, classes):
+            raise ValueError(
+                f"target of shape {t.shape} does not fit input of shape {x.shape}: class indices"
+                f" need shape {samples}, class probabilities (floating) {(*samples, classes)}"
+            )
+        if ignored >= 0:
+            raise ValueError(
+                f"ignore_index={ignored} has no meaning for class probabilities: it must be"
+                " negative"
+            )
+        t, alive, weights = t.reshape(rows, classes), np.ones(rows, bool), np.ones(rows)
+    if factor is not None:
+        alive &= factor != 0
+        weights[alive] *= factor[alive]
+        weights[~alive] = 0.0
+    x = x.reshape(rows, x.shape[-1]).astype(kind, copy=False)
+    dead = None if alive.all() else ~alive
+    if dead is not None:
+        # Whatever such a row holds, NaN included, must not reach the gradient of the weights.
+        x = np.where(dead[:, None], kind.type(0), x)
+    return Layer(
+        x, w.astype(kind, copy=False), bias, t, weight, factor, samples, float(weights.sum()), dead
+    )
+
+
+def _indices(t: Array, x: Array, samples: tuple[int, ...], classes: int, ignored: int) -> Array:
+    """Check class indices and return them as int64, one for each row."""
+    if t.dtype.kind not in "iu" and t.size:
+        if t.dtype.kind == "f":
+            no_indices(t.dtype, f"; class probabilities need the shape {(*samples, classes)}", t)
+        raise TypeError(f"target must be integers (class indices), got dtype {t.dtype}")
+    if t.shape != samples:
+        raise ValueError(
+            f"target of shape {t.shape} does not fit input of shape {x.shape}:"
+            f" class indices need shape {samples}"
+        )
+    bad = np.flatnonzero((t != ignored) & ((t < 0) | (t >= classes)))
+    if bad.size:
+        wrong_index(t, int(bad[0]), classes)
+    return t.reshape(-1).astype(np.int64, copy=False)
 
 
 # ---- e) element-wise losses ------------------------------------------------------------------

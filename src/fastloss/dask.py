@@ -1,10 +1,11 @@
 """Losses over dask arrays: lazy, chunk by chunk, on one machine or a cluster.
 
-`cross_entropy`, `nll_loss` and `binary_cross_entropy_with_logits`, each with `_value_and_grad`,
-take dask arrays where fastloss itself takes NumPy arrays, and return dask arrays.  Every chunk is
-one fused pass of the NumPy function.  A mean needs two numbers of a chunk, the sum of its losses
-and the sum of its weights; those are added up as a tree, and divided once.  The denominator depends
-on target and weights alone, so a gradient of the mean knows it before the logits are touched.
+Each loss over arrays, with its `_value_and_grad`, takes dask arrays where fastloss itself takes
+NumPy arrays, and returns dask arrays.  Every chunk is one fused pass of the NumPy function; the
+loss's specification says how it is called.  A mean needs two numbers of a chunk, the sum of its
+losses and the sum of its weights; those are added up as a tree, and divided once.  The denominator
+depends on target and weights alone, so a gradient of the mean knows it before the logits are
+touched.
 
 Layout: a) the public functions, b) arguments: dask arrays whose chunks fit, c) graphs, d) what runs
 in a chunk.
@@ -25,11 +26,9 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
-from fastloss.losses import categorical
-from fastloss.losses._elementwise import Kind
-from fastloss.losses._elementwise import evaluate as _elementwise
-from fastloss.losses._reduction import Totals, reduced
-from fastloss.losses.categorical import Reduction
+from fastloss.losses import _specification as losses
+from fastloss.losses._reduction import KLReduction, Reduction, Totals, reduced
+from fastloss.losses._specification import SPECIFICATIONS, Specification
 
 try:
     import dask.array as da
@@ -39,12 +38,20 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_value_and_grad",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_value_and_grad",
     "cross_entropy",
     "cross_entropy_value_and_grad",
+    "kl_div",
+    "kl_div_value_and_grad",
     "nll_loss",
     "nll_loss_value_and_grad",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_loss_value_and_grad",
+    "softmax_focal_loss",
+    "softmax_focal_loss_value_and_grad",
 ]
 
 DaskArray = Any  # dask.array.Array, which carries no types
@@ -62,6 +69,9 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
     axis: int | None = None,
 ) -> DaskArray:
     """Cross-entropy of dask arrays: `fastloss.cross_entropy`, lazily and chunk by chunk.
@@ -83,6 +93,8 @@ def cross_entropy(
         "mean" divides by the sum of the weights over all chunks.
     label_smoothing : float, default 0.0
         Share, in [0, 1], of the target that is spread evenly over all classes.
+    temperature, softcap, z_loss
+        As `fastloss.cross_entropy` takes them.
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
@@ -117,9 +129,11 @@ def cross_entropy(
     >>> print(loss.compute().round(4))
     0.3642
     """
-    return _over_classes(
-        logits, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis
-    )
+    return _lazy(
+        losses.CROSS_ENTROPY, logits, target, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
+        temperature=temperature, softcap=softcap, z_loss=z_loss, axis=axis,
+    )  # fmt: skip
 
 
 def cross_entropy_value_and_grad(
@@ -131,13 +145,18 @@ def cross_entropy_value_and_grad(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
     axis: int | None = None,
 ) -> tuple[DaskArray, DaskArray]:
     """Cross-entropy of dask arrays and the gradient of its sum, in one pass over each chunk.
 
     Parameters
     ----------
-    logits, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis
+    logits, target, weight, sample_weight, ignore_index, reduction
+        As `cross_entropy` takes them.
+    label_smoothing, temperature, softcap, z_loss, axis
         As `cross_entropy` takes them.
 
     Returns
@@ -171,9 +190,10 @@ def cross_entropy_value_and_grad(
     array([[-0.3655,  0.3655],
            [ 0.0596, -0.0596]])
     """
-    return _over_classes(
-        logits, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis,
-        gradient=True,
+    return _lazy(
+        losses.CROSS_ENTROPY, logits, target, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
+        temperature=temperature, softcap=softcap, z_loss=z_loss, axis=axis, gradient=True,
     )  # fmt: skip
 
 
@@ -220,9 +240,9 @@ def nll_loss(
     >>> print(fastloss.dask.nll_loss(log_probs, [0, 1]).compute())
     1.45
     """
-    return _over_classes(
-        log_probs, target, weight, sample_weight, ignore_index, reduction, 0.0, axis,
-        log_probs=True,
+    return _lazy(
+        losses.NLL_LOSS, log_probs, target, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction, axis=axis,
     )  # fmt: skip
 
 
@@ -269,9 +289,9 @@ def nll_loss_value_and_grad(
     array([[-0.5,  0. ],
            [ 0. , -0.5]])
     """
-    return _over_classes(
-        log_probs, target, weight, sample_weight, ignore_index, reduction, 0.0, axis,
-        log_probs=True, gradient=True,
+    return _lazy(
+        losses.NLL_LOSS, log_probs, target, weight=weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction, axis=axis, gradient=True,
     )  # fmt: skip
 
 
@@ -281,6 +301,8 @@ def binary_cross_entropy_with_logits(
     *,
     weight: DaskArray | ArrayLike | None = None,
     pos_weight: DaskArray | ArrayLike | None = None,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
 ) -> DaskArray:
     """Binary cross-entropy on logits in dask arrays, lazily and chunk by chunk.
@@ -295,8 +317,13 @@ def binary_cross_entropy_with_logits(
         Multiplies each loss; broadcasts to `logits`.
     pos_weight : dask array or array_like, optional
         Weight of the positive term; broadcasts to `logits`.
+    sample_weight : dask array or array_like, optional
+        Multiplies each loss, and counts in the mean; broadcasts to `logits`.
+    ignore_index : int, optional
+        Elements with this target have loss 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
+        "mean" divides by the number of elements that are not ignored, or by the sum of their
+        sample weights.
 
     Returns
     -------
@@ -307,7 +334,8 @@ def binary_cross_entropy_with_logits(
     Raises
     ------
     TypeError, ValueError
-        At once, for what types, shapes and options tell.
+        At once, for what types, shapes and options tell.  On computing, for a target that is none;
+        says which chunk held it.
 
     See Also
     --------
@@ -323,7 +351,11 @@ def binary_cross_entropy_with_logits(
     >>> print(loss.compute().round(4))
     1.5895
     """
-    return _with_logits(logits, target, weight, pos_weight, reduction, gradient=False)
+    return _lazy(
+        losses.BINARY_CROSS_ENTROPY_WITH_LOGITS, logits, target, weight=weight,
+        pos_weight=pos_weight, sample_weight=sample_weight, ignore_index=ignore_index,
+        reduction=reduction,
+    )  # fmt: skip
 
 
 def binary_cross_entropy_with_logits_value_and_grad(
@@ -332,13 +364,15 @@ def binary_cross_entropy_with_logits_value_and_grad(
     *,
     weight: DaskArray | ArrayLike | None = None,
     pos_weight: DaskArray | ArrayLike | None = None,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
 ) -> tuple[DaskArray, DaskArray]:
     """Binary cross-entropy on logits in dask arrays, and the gradient of its sum.
 
     Parameters
     ----------
-    logits, target, weight, pos_weight, reduction
+    logits, target, weight, pos_weight, sample_weight, ignore_index, reduction
         As `binary_cross_entropy_with_logits` takes them.
 
     Returns
@@ -366,114 +400,482 @@ def binary_cross_entropy_with_logits_value_and_grad(
     >>> both[1].compute().round(4)
     array([-0.0596, -0.3655])
     """
-    return _with_logits(logits, target, weight, pos_weight, reduction, gradient=True)
+    return _lazy(
+        losses.BINARY_CROSS_ENTROPY_WITH_LOGITS, logits, target, weight=weight,
+        pos_weight=pos_weight, sample_weight=sample_weight, ignore_index=ignore_index,
+        reduction=reduction, gradient=True,
+    )  # fmt: skip
+
+
+def softmax_focal_loss(
+    logits: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    alpha: DaskArray | ArrayLike | None = None,
+    gamma: float = 2.0,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    axis: int | None = None,
+) -> DaskArray:
+    """Focal loss over classes of dask arrays: `fastloss.softmax_focal_loss`, chunk by chunk.
+
+    Parameters
+    ----------
+    logits, target, sample_weight, ignore_index, reduction, axis
+        As `cross_entropy` takes them, with class indices alone.
+    alpha : dask array or array_like, shape (C,), optional
+        Weight of each class; every chunk gets the whole of it.
+    gamma : float, default 2.0
+        How strongly well-classified samples are played down.
+
+    Returns
+    -------
+    loss : dask array
+        As `cross_entropy` returns it.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `cross_entropy` raises them.
+
+    See Also
+    --------
+    fastloss.softmax_focal_loss : formula and options.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> logits = da.from_array([[1.0, 2.0], [1.0, 3.0]], chunks=(1, 2))
+    >>> fastloss.dask.softmax_focal_loss(logits, [0, 1], reduction="none").compute().round(4)
+    array([0.7019, 0.0018])
+    """
+    return _lazy(
+        losses.SOFTMAX_FOCAL_LOSS, logits, target, alpha=alpha, gamma=gamma,
+        sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction, axis=axis,
+    )  # fmt: skip
+
+
+def softmax_focal_loss_value_and_grad(
+    logits: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    alpha: DaskArray | ArrayLike | None = None,
+    gamma: float = 2.0,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    axis: int | None = None,
+) -> tuple[DaskArray, DaskArray]:
+    """Focal loss over classes of dask arrays, and the gradient of its sum.
+
+    Parameters
+    ----------
+    logits, target, alpha, gamma, sample_weight, ignore_index, reduction, axis
+        As `softmax_focal_loss` takes them.
+
+    Returns
+    -------
+    loss : dask array
+        As `softmax_focal_loss` returns it.
+    grad : dask array
+        Gradient with respect to `logits`, of its shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `softmax_focal_loss` raises them.
+
+    Notes
+    -----
+    See `cross_entropy_value_and_grad` on computing both at once.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> logits = da.from_array([[1.0, 2.0]], chunks=(1, 2))
+    >>> loss, grad = fastloss.dask.softmax_focal_loss_value_and_grad(logits, [0])
+    >>> grad.compute().round(4)
+    array([[-0.7682,  0.7682]])
+    """
+    return _lazy(
+        losses.SOFTMAX_FOCAL_LOSS, logits, target, alpha=alpha, gamma=gamma,
+        sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction, axis=axis,
+        gradient=True,
+    )  # fmt: skip
+
+
+def sigmoid_focal_loss(
+    logits: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    alpha: float | DaskArray | ArrayLike | None = 0.25,
+    gamma: float = 2.0,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+) -> DaskArray:
+    """Focal loss of dask arrays: `fastloss.sigmoid_focal_loss`, lazily and chunk by chunk.
+
+    Parameters
+    ----------
+    logits, target, sample_weight, ignore_index, reduction
+        As `binary_cross_entropy_with_logits` takes them.
+    alpha : float, dask array, array_like or None, default 0.25
+        Weight, in [0, 1], of positive targets; broadcasts to `logits`.
+    gamma : float, default 2.0
+        How strongly well-classified elements are played down.
+
+    Returns
+    -------
+    loss : dask array
+        As `binary_cross_entropy_with_logits` returns it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `binary_cross_entropy_with_logits` raises them.
+
+    See Also
+    --------
+    fastloss.sigmoid_focal_loss : formula and options.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> loss = fastloss.dask.sigmoid_focal_loss(da.from_array([2.0, -1.0], chunks=1), [1, 1])
+    >>> print(loss.compute().round(4))
+    0.088
+    """
+    return _lazy(
+        losses.SIGMOID_FOCAL_LOSS, logits, target, alpha=alpha, gamma=gamma,
+        sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction,
+    )  # fmt: skip
+
+
+def sigmoid_focal_loss_value_and_grad(
+    logits: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    alpha: float | DaskArray | ArrayLike | None = 0.25,
+    gamma: float = 2.0,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+) -> tuple[DaskArray, DaskArray]:
+    """Focal loss of dask arrays, and the gradient of its sum.
+
+    Parameters
+    ----------
+    logits, target, alpha, gamma, sample_weight, ignore_index, reduction
+        As `sigmoid_focal_loss` takes them.
+
+    Returns
+    -------
+    loss : dask array
+        As `sigmoid_focal_loss` returns it.
+    grad : dask array
+        Gradient with respect to `logits`, of its shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `sigmoid_focal_loss` raises them.
+
+    Notes
+    -----
+    See `cross_entropy_value_and_grad` on computing both at once.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> logits = da.from_array([2.0, -1.0], chunks=1)
+    >>> fastloss.dask.sigmoid_focal_loss_value_and_grad(logits, [1, 1])[1].compute().round(4)
+    array([-0.0006, -0.096 ])
+    """
+    return _lazy(
+        losses.SIGMOID_FOCAL_LOSS, logits, target, alpha=alpha, gamma=gamma,
+        sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction, gradient=True,
+    )  # fmt: skip
+
+
+def binary_cross_entropy(
+    probs: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    weight: DaskArray | ArrayLike | None = None,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> DaskArray:
+    """Binary cross-entropy of dask arrays of probabilities, lazily and chunk by chunk.
+
+    Parameters
+    ----------
+    probs : dask array, any shape and chunks
+        Probabilities in [0, 1].
+    target, weight, sample_weight, reduction
+        As `binary_cross_entropy_with_logits` takes them, targets in [0, 1].
+
+    Returns
+    -------
+    loss : dask array
+        As `binary_cross_entropy_with_logits` returns it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `binary_cross_entropy_with_logits` raises them.
+
+    See Also
+    --------
+    fastloss.binary_cross_entropy : formula and options.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> loss = fastloss.dask.binary_cross_entropy(da.from_array([0.9, 0.2], chunks=1), [1, 0])
+    >>> print(loss.compute().round(4))
+    0.1643
+    """
+    return _lazy(
+        losses.BINARY_CROSS_ENTROPY, probs, target, weight=weight, sample_weight=sample_weight,
+        reduction=reduction,
+    )  # fmt: skip
+
+
+def binary_cross_entropy_value_and_grad(
+    probs: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    weight: DaskArray | ArrayLike | None = None,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> tuple[DaskArray, DaskArray]:
+    """Binary cross-entropy of dask arrays of probabilities, and the gradient of its sum.
+
+    Parameters
+    ----------
+    probs, target, weight, sample_weight, reduction
+        As `binary_cross_entropy` takes them.
+
+    Returns
+    -------
+    loss : dask array
+        As `binary_cross_entropy` returns it.
+    grad : dask array
+        Gradient with respect to `probs`, of its shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `binary_cross_entropy` raises them.
+
+    Notes
+    -----
+    See `cross_entropy_value_and_grad` on computing both at once.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> probs = da.from_array([0.9, 0.2], chunks=1)
+    >>> fastloss.dask.binary_cross_entropy_value_and_grad(probs, [1, 0])[1].compute().round(4)
+    array([-0.5556,  0.625 ])
+    """
+    return _lazy(
+        losses.BINARY_CROSS_ENTROPY, probs, target, weight=weight, sample_weight=sample_weight,
+        reduction=reduction, gradient=True,
+    )  # fmt: skip
+
+
+def kl_div(
+    log_probs: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    reduction: KLReduction = "mean",
+    log_target: bool = False,
+) -> DaskArray:
+    """Kullback-Leibler divergence of dask arrays: `fastloss.kl_div`, lazily and chunk by chunk.
+
+    Parameters
+    ----------
+    log_probs : dask array, any shape and chunks
+        Log-probabilities.
+    target : dask array or array_like, shape of `log_probs`
+        Probabilities, or their logarithms with `log_target`.
+    sample_weight : dask array or array_like, optional
+        Multiplies each loss, and counts in the mean; broadcasts to `log_probs`.
+    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
+        "batchmean" divides by the first dimension, which has to be known.
+    log_target : bool, default False
+        Whether `target` holds log-probabilities.
+
+    Returns
+    -------
+    loss : dask array
+        As `binary_cross_entropy_with_logits` returns it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `binary_cross_entropy_with_logits` raises them.
+
+    See Also
+    --------
+    fastloss.kl_div : formula and options.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> import fastloss.dask
+    >>> log_probs = da.from_array(np.log([[0.5, 0.5], [0.9, 0.1]]), chunks=(1, 2))
+    >>> target = [[0.25, 0.75], [0.9, 0.1]]
+    >>> loss = fastloss.dask.kl_div(log_probs, target, reduction="batchmean")
+    >>> print(loss.compute().round(4))
+    0.0654
+    """
+    return _lazy(
+        losses.KL_DIV, log_probs, target, sample_weight=sample_weight, reduction=reduction,
+        log_target=log_target,
+    )  # fmt: skip
+
+
+def kl_div_value_and_grad(
+    log_probs: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    reduction: KLReduction = "mean",
+    log_target: bool = False,
+) -> tuple[DaskArray, DaskArray]:
+    """Kullback-Leibler divergence of dask arrays, and the gradient of its sum.
+
+    Parameters
+    ----------
+    log_probs, target, sample_weight, reduction, log_target
+        As `kl_div` takes them.
+
+    Returns
+    -------
+    loss : dask array
+        As `kl_div` returns it.
+    grad : dask array
+        Gradient with respect to `log_probs`, of its shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `kl_div` raises them.
+
+    Notes
+    -----
+    See `cross_entropy_value_and_grad` on computing both at once.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import numpy as np
+    >>> import fastloss.dask
+    >>> log_probs = da.from_array(np.log([[0.5, 0.5]]), chunks=1)
+    >>> both = fastloss.dask.kl_div_value_and_grad(log_probs, [[0.25, 0.75]], reduction="sum")
+    >>> both[1].compute()
+    array([[-0.25, -0.75]])
+    """
+    return _lazy(
+        losses.KL_DIV, log_probs, target, sample_weight=sample_weight, reduction=reduction,
+        log_target=log_target, gradient=True,
+    )  # fmt: skip
 
 
 # ---- b) arguments ----------------------------------------------------------------------------
 
 
-def _over_classes(
-    logits: Any,
+def _lazy(
+    loss: Specification,
+    x: Any,
     target: Any,
-    weight: Any,
-    sample_weight: Any,
-    ignore_index: Any,
-    reduction: Any,
-    label_smoothing: Any,
-    axis: Any,
     *,
-    log_probs: bool = False,
+    reduction: Any,
+    sample_weight: Any,
     gradient: bool = False,
+    axis: Any = None,
+    **options: Any,
 ) -> Any:
-    """Check the arguments of a loss over classes and build its graph."""
-    name = "log_probs" if log_probs else "logits"
-    if not isinstance(logits, da.Array):
-        logits = np.asarray(logits)
-    axis = _arrays.class_axis(axis, logits.ndim, name)
-    if not isinstance(logits, da.Array):
-        logits = da.from_array(
-            logits, chunks=dict.fromkeys(range(logits.ndim), "auto") | {axis: -1}
-        )
-    _one_class_chunk(logits, axis, name)
-    classes = logits.shape[axis]
-    samples = logits.shape[:axis] + logits.shape[axis + 1 :]
-    sample_chunks = logits.chunks[:axis] + logits.chunks[axis + 1 :]
+    """Check the arguments of a loss and build its graph, with the gradient where it is wanted."""
+    if not isinstance(x, da.Array):
+        x = np.asarray(x)
+    if loss.over_classes:
+        axis = _arrays.class_axis(axis, x.ndim, loss.input)
+    if not isinstance(x, da.Array):
+        chunks = dict.fromkeys(range(x.ndim), "auto") | ({} if axis is None else {axis: -1})
+        x = da.from_array(x, chunks=chunks)
     if not isinstance(target, da.Array):
         target = np.asarray(target)
-    indices = target.dtype.kind in "iu"
-    if not _same_shape(target.shape, samples if indices else logits.shape):
-        _arrays._wrong_target(target, logits, samples, axis, name, not log_probs)
-    target = _in_chunks(target, sample_chunks if indices else logits.chunks)
-    if not indices:
-        _one_class_chunk(target, axis, "target")
-    if sample_weight is not None:
-        sample_weight = _broadcasting(
-            sample_weight, "sample_weight", samples, sample_chunks, "the samples"
-        )
-    if weight is not None and not isinstance(weight, da.Array):
-        weight = np.asarray(weight)
-    chunk = partial(
-        _categorical_chunk,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        log_probs=log_probs,
-    )
-    # Everything that types and options tell is told by a call without samples.
-    chunk(
-        np.empty((0, classes), logits.dtype),
-        np.empty((0,) if indices else (0, classes), target.dtype),
-        sample_weight=None if sample_weight is None else np.empty((), sample_weight.dtype),
-        weight=None if weight is None else np.empty(weight.shape, weight.dtype),
-        reduction=reduction,
-        axis=1,
-        gradient=False,
-    )
-    operands = {"target": _expanded(target, axis) if indices else target}
-    if sample_weight is not None:
-        missing = len(samples) - sample_weight.ndim
-        sample_weight = sample_weight.reshape((1,) * missing + sample_weight.shape)
-        operands["sample_weight"] = _expanded(sample_weight, axis)
-    scale = None
-    if gradient and reduction == "mean":
-        if indices:
-            scale = _inverse_of_sum(
-                _weights_in_chunk, target, sample_weight,
-                weight=weight, ignore_index=ignore_index, classes=classes,
-            )  # fmt: skip
-        else:
-            scale = _inverse_of_weights(target, operands.get("sample_weight"), axis)
-    chunk = partial(chunk, axis=axis)
-    return _graph(chunk, logits, operands, {"weight": weight}, scale, reduction, axis, gradient)
-
-
-def _with_logits(
-    logits: Any, target: Any, weight: Any, pos_weight: Any, reduction: Any, *, gradient: bool
-) -> Any:
-    """Check the arguments of binary cross-entropy on logits and build its graph."""
-    logits = da.asarray(logits)
-    if not isinstance(target, da.Array):
-        target = np.asarray(target)
-    if not _same_shape(target.shape, logits.shape):
+    shape, chunks = x.shape, x.chunks
+    indices = False
+    if loss.over_classes:
+        _one_class_chunk(x, axis, loss.input)
+        shape, chunks = shape[:axis] + shape[axis + 1 :], chunks[:axis] + chunks[axis + 1 :]
+        indices = target.dtype.kind in "iu"
+        if not _same_shape(target.shape, shape if indices else x.shape):
+            soft = loss is losses.CROSS_ENTROPY
+            if target.dtype.kind == "f" and _same_shape(target.shape, shape):
+                _arrays.no_indices(target.dtype)
+            _arrays._wrong_target(target, x, shape, axis, loss.input, soft)
+    elif not _same_shape(target.shape, x.shape):
         raise ValueError(
-            f"target must have the shape of logits, {logits.shape}, got {target.shape}"
+            f"target must have the shape of {loss.input}, {x.shape}, got {target.shape}"
         )
-    operands = {"target": _in_chunks(target, logits.chunks)}
-    for name, value in (("weight", weight), ("pos_weight", pos_weight)):
-        if value is not None:
-            operands[name] = _broadcasting(value, name, logits.shape, logits.chunks, "logits")
-    _binary_chunk(
-        np.empty(0, logits.dtype),
+    target = _in_chunks(target, chunks if indices else x.chunks)
+    if loss.over_classes and not indices:
+        _one_class_chunk(target, axis, "target")
+    # Each option goes to all chunks whole, or is cut into chunks like the losses.
+    like = "the samples" if loss.over_classes else loss.input
+    cut, whole = {}, {}
+    for name, value in (options | {"sample_weight": sample_weight}).items():
+        lazy = isinstance(value, da.Array)
+        if value is not None and (
+            name == "sample_weight" or (name in loss.operands and (lazy or np.ndim(value)))
+        ):
+            cut[name] = _broadcasting(value, name, shape, chunks, like)
+        else:
+            whole[name] = value if lazy or not isinstance(value, list) else np.asarray(value)
+    # Everything that types and options tell is told by a call without samples.
+    empty = (0,) * x.ndim if axis is None else (0, x.shape[axis])
+    loss.evaluate(
+        np.zeros(empty, x.dtype),
+        np.zeros((0,) if indices else empty, target.dtype),
         reduction=reduction,
-        gradient=False,
+        **{name: np.zeros((), value.dtype) for name, value in cut.items()},
         **{
-            name: np.empty(0 if name == "target" else (), value.dtype)
-            for name, value in operands.items()
+            name: np.zeros(value.shape, value.dtype) if isinstance(value, da.Array) else value
+            for name, value in whole.items()
         },
+        **({} if axis is None else {"axis": 1}),
     )
     scale = None
+    if reduction == "batchmean":
+        if math.isnan(x.shape[0]):
+            raise ValueError(
+                f"reduction='batchmean' needs a known number of rows: call"
+                f" {loss.input}.compute_chunk_sizes() first"
+            )
+        scale = 1.0 / x.shape[0] if x.shape[0] else 0.0
     if gradient and reduction == "mean":
-        scale = _inverse_of_weights(operands["target"], None, None)
-    return _graph(_binary_chunk, logits, operands, {}, scale, reduction, None, gradient)
+        scale = _inverse_of_weights(loss, target, cut.get("sample_weight"), whole, x, axis, indices)
+    operands = {"target": _expanded(target, axis) if indices else target} | cut
+    if loss.over_classes and "sample_weight" in cut:
+        missing = len(shape) - cut["sample_weight"].ndim
+        aligned = cut["sample_weight"].reshape((1,) * missing + cut["sample_weight"].shape)
+        operands["sample_weight"] = _expanded(aligned, axis)
+    return _graph(loss, x, operands, whole, scale, reduction, axis, gradient)
 
 
 def _one_class_chunk(x: DaskArray, axis: int, name: str) -> None:
@@ -543,13 +945,33 @@ def _meta(ndim: int, dtype: Any) -> Array:
 
 
 def _inverse_of_weights(
-    target: DaskArray, sample_weight: DaskArray | None, axis: int | None
+    loss: Specification,
+    target: DaskArray,
+    sample_weight: DaskArray | None,
+    options: dict[str, Any],
+    x: DaskArray,
+    axis: int | None,
+    indices: bool,
 ) -> DaskArray | float:
-    """Return 1 / Σ of the sample weights; without weights, 1 / the number of samples."""
+    """Return 1 / the denominator of the mean, 0 where there is none: from all but the logits."""
+    ignored = options.get("ignore_index")
+    if indices:
+        return _inverse_of_sum(
+            _class_weights_in_chunk, target, sample_weight, ignore_index=ignored,
+            weight=options.get("weight", options.get("alpha")), classes=x.shape[axis],
+        )  # fmt: skip
+    if loss.over_classes:
+        ignored = None
     count = math.prod(n for i, n in enumerate(target.shape) if i != axis)
-    if sample_weight is None and not math.isnan(count):
+    if sample_weight is None and ignored is None and not math.isnan(count):
         return 1.0 / count if count else 0.0
-    return _inverse_of_sum(_sample_weights_in_chunk, target, sample_weight, axis=axis)
+    if sample_weight is not None and axis is not None:
+        missing = target.ndim - 1 - sample_weight.ndim
+        sample_weight = sample_weight.reshape((1,) * missing + sample_weight.shape)
+        sample_weight = _expanded(sample_weight, axis)
+    return _inverse_of_sum(
+        _weights_in_chunk, target, sample_weight, ignore_index=ignored, axis=axis
+    )
 
 
 def _inverse_of_sum(
@@ -564,7 +986,7 @@ def _inverse_of_sum(
 
 
 def _graph(
-    chunk: Callable[..., Any],
+    loss: Specification,
     x: DaskArray,
     operands: dict[str, DaskArray],
     constants: dict[str, Any],
@@ -577,15 +999,15 @@ def _graph(
 
     Parameters
     ----------
-    chunk : function
-        What runs in a chunk of the logits, see d).
+    loss : Specification
+        Whose evaluation runs in a chunk of the logits.
     x : dask array
         The logits.
     operands : dict of dask arrays
-        Named arguments of `chunk` that are cut into chunks; they have the logits' shape or
+        Named arguments that are cut into chunks; they have the logits' shape or
         broadcast to it.
     constants : dict
-        Named arguments of `chunk` that every chunk gets whole.
+        Named arguments that every chunk gets whole.
     scale : float, 0-d dask array or None
         What each chunk's gradient is multiplied by.
     reduction : str
@@ -595,10 +1017,10 @@ def _graph(
     gradient : bool
         Whether it is wanted.
     """
-    grad_dtype = _arrays.floating(_meta(1, x.dtype), "logits").dtype
+    grad_dtype = _arrays.floating(_meta(1, x.dtype), loss.input).dtype
     storage = _arrays.STORAGE[grad_dtype]
     none = reduction == "none"
-    if scale is not None:
+    if gradient and scale is not None:
         operands = operands | {"scale": da.asarray(scale)}
     x, *aligned = _aligned(x, *operands.values())
     # One task makes both the losses and the gradient of a chunk, so its array holds pairs.
@@ -608,7 +1030,8 @@ def _graph(
     else:
         layout = {"chunks": (1,) * x.ndim + (2,), "new_axis": x.ndim}
     made = da.map_blocks(
-        partial(_in_chunk, chunk),
+        # By name: it is equal wherever the graph is built, and pickles.
+        partial(_in_chunk, loss.name),
         x,
         *aligned,
         names=tuple(operands),
@@ -621,21 +1044,21 @@ def _graph(
         **constants,
     )
     grad = None
-    losses = made
+    values = made
     if gradient:
         grad = made.map_blocks(_item, number=1, dtype=grad_dtype, meta=_meta(x.ndim, grad_dtype))
-        losses = made.map_blocks(
+        values = made.map_blocks(
             _item, number=0, dtype=losses_meta.dtype, meta=losses_meta, **layout
         )
     if none:
-        loss = losses if axis is None else losses.squeeze(axis)
+        result = values if axis is None else values.squeeze(axis)
     else:
-        totals = losses.sum(axis=tuple(range(x.ndim))) if x.ndim else losses
-        loss = totals.map_blocks(
-            _reduced, reduction=reduction, loss_dtype=storage.loss, drop_axis=0,
-            dtype=storage.loss, meta=_meta(0, storage.loss),
+        totals = values.sum(axis=tuple(range(x.ndim))) if x.ndim else values
+        result = totals.map_blocks(
+            _reduced, reduction=reduction, rows=x.shape[0] if reduction == "batchmean" else None,
+            loss_dtype=storage.loss, drop_axis=0, dtype=storage.loss, meta=_meta(0, storage.loss),
         )  # fmt: skip
-    return (loss, grad) if gradient else loss
+    return (result, grad) if gradient else result
 
 
 # ---- d) what runs in a chunk -----------------------------------------------------------------
@@ -647,7 +1070,7 @@ def _one_thread() -> AbstractContextManager[None]:
 
 
 def _in_chunk(
-    chunk: Callable[..., tuple[Any, Any, Totals]],
+    name: str,
     x: Array,
     *operands: Array,
     names: tuple[str, ...],
@@ -661,55 +1084,38 @@ def _in_chunk(
 
     That is the losses, with extent 1 on the class axis, or an array of the two totals.
     """
-    arguments = dict(zip(names, operands, strict=True))
-    for name in ("target", "sample_weight"):
-        if name in arguments and axis is not None and _lacks_classes(name, arguments[name]):
-            arguments[name] = np.squeeze(arguments[name], axis)
-    upstream = {}
+    arguments: dict[str, Any] = dict(zip(names, operands, strict=True))
+    if axis is not None:
+        constants["axis"] = axis
+        for operand in ("target", "sample_weight"):
+            if operand in arguments and _lacks_classes(operand, arguments[operand]):
+                arguments[operand] = np.squeeze(arguments[operand], axis)
     if "scale" in arguments:
-        upstream["upstream"] = float(arguments.pop("scale"))
-    if reduction == "mean":
+        arguments["upstream"] = float(arguments.pop("scale"))
+    if reduction != "none":
+        # The whole loss is made of the chunks' sums.
         reduction = "sum"
+    loss = SPECIFICATIONS[name]
     try:
         with _one_thread():
-            loss, grad, totals = chunk(
-                x, reduction=reduction, gradient=gradient, **arguments, **constants, **upstream
+            values, grad, totals = loss.evaluate(
+                x, reduction=reduction, gradient=gradient, **arguments, **constants
             )
-    except IndexError as error:
-        raise IndexError(f"in chunk {block_id} of the logits: {error}") from None
+    except (IndexError, ValueError) as error:
+        message = f"in chunk {block_id} of the {loss.input}: {error}"
+        raise type(error)(message) from None
     if reduction == "none":
-        losses = np.asarray(loss if axis is None else np.expand_dims(loss, axis))
+        made = np.asarray(values if axis is None else np.expand_dims(values, axis))
     else:
-        losses = np.array(totals).reshape((1,) * x.ndim + (2,))
-    return (losses, grad) if gradient else losses
+        made = np.array(totals).reshape((1,) * x.ndim + (2,))
+    return (made, grad) if gradient else made
 
 
 def _lacks_classes(name: str, operand: Array) -> bool:
     return name == "sample_weight" or operand.dtype.kind in "iu"
 
 
-def _categorical_chunk(
-    x: Array,
-    target: Array,
-    *,
-    sample_weight: Array | None = None,
-    weight: Array | None = None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    axis: int,
-    **options: Any,
-) -> tuple[Any, Any, Totals]:
-    return categorical.evaluate(
-        x, target, weight, sample_weight, ignore_index, reduction, label_smoothing, axis, **options
-    )
-
-
-def _binary_chunk(x: Array, target: Array, *, reduction: str, **options: Any) -> Any:
-    return _elementwise(Kind.BCE_WITH_LOGITS, x, target, reduction, **options)
-
-
-def _weights_in_chunk(
+def _class_weights_in_chunk(
     target: Array,
     sample_weight: Array | None = None,
     *,
@@ -736,13 +1142,19 @@ def _weights_in_chunk(
     return weights.sum(keepdims=True)
 
 
-def _sample_weights_in_chunk(
-    target: Array, sample_weight: Array | None = None, *, axis: int | None
+def _weights_in_chunk(
+    target: Array,
+    sample_weight: Array | None = None,
+    *,
+    ignore_index: int | None,
+    axis: int | None,
 ) -> Array:
-    """Return the denominator's share of a chunk whose target does not matter to it."""
+    """Return the denominator's share of a chunk that has no class indices."""
     shape = tuple(1 if i == axis else n for i, n in enumerate(target.shape))
     weights = np.broadcast_to(1.0 if sample_weight is None else sample_weight, shape)
-    return weights.sum(dtype=np.float64, keepdims=True)
+    if ignore_index is not None:
+        weights = np.where(target == ignore_index, 0.0, weights)
+    return np.asarray(weights, np.float64).sum(keepdims=True)
 
 
 def _inverse(total: Any) -> Any:
@@ -754,5 +1166,8 @@ def _item(pair: tuple[Any, Any], *, number: int) -> Any:
     return pair[number]
 
 
-def _reduced(totals: Array, *, reduction: str, loss_dtype: Any) -> Any:
-    return reduced(reduction, Totals(*totals.tolist()), None, np.dtype(loss_dtype), ())
+def _reduced(totals: Array, *, reduction: str, rows: int | None, loss_dtype: Any) -> Any:
+    total, weight = totals.tolist()
+    if rows is not None:
+        weight = float(rows)
+    return reduced(reduction, Totals(total, weight), None, np.dtype(loss_dtype), ())

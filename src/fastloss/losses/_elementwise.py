@@ -26,9 +26,12 @@ def evaluate(
     name: str = "logits",
     weight: Any = None,
     pos_weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: Any = None,
     in_unit: bool = False,
     batchmean: bool = False,
-    parameters: tuple[float, float] = (0.0, 0.0),
+    alpha: Any = None,
+    gamma: float = 0.0,
     value: bool = True,
     gradient: bool = False,
     upstream: Any = _NO_UPSTREAM,
@@ -49,13 +52,18 @@ def evaluate(
     x = _arrays.floating(x, name)
     shape = x.shape
     storage = _arrays.STORAGE[x.dtype]
+    count = float(x.size)
+    if sample_weight is not None or ignore_index is not None or isinstance(alpha, np.ndarray):
+        x, target, weight, alpha, count = _interim(
+            x, target, weight, sample_weight, ignore_index, alpha, name, count
+        )
+    parameters = (-1.0 if alpha is None else float(alpha), gamma)
     t = _arrays.operand(target, "target", shape, name, exact=True)
     w = p = g = None
     if weight is not None:
         w = _arrays.operand(weight, "weight", shape, name, exact=False)
     if pos_weight is not None:
         p = _arrays.operand(pos_weight, "pos_weight", shape, name, exact=False)
-    count = float(x.size)
     if reduction == "batchmean":
         if not shape:
             raise ValueError("reduction='batchmean' needs a batch axis, got a 0-d array")
@@ -132,3 +140,50 @@ def function(kind: int, x: Any) -> Any:
         _threads.for_work(x.size),
     )
     return y if y.shape else y[()]
+
+
+def _interim(
+    x: Any, target: Any, weight: Any, sample_weight: Any, ignore_index: Any, alpha: Any,
+    name: str, count: float,
+) -> Any:  # fmt: skip
+    """Turn sample weights, ignored elements and an array of alpha into weights."""
+    t = np.asarray(target)
+    if t.shape != x.shape:
+        raise ValueError(f"target must have the shape of {name}, {x.shape}, got {t.shape}")
+    total = np.ones(x.shape)
+    weights = np.ones(x.shape)
+
+    def times(value: Any, label: str) -> Any:
+        value = _arrays.as_float64(value, label)
+        try:
+            return np.broadcast_to(value, x.shape)
+        except ValueError:
+            raise ValueError(
+                f"{label} must broadcast to {name} of shape {x.shape}, got {value.shape}"
+            ) from None
+
+    if weight is not None:
+        weights = weights * times(weight, "weight")
+    if sample_weight is not None:
+        weights = weights * times(sample_weight, "sample_weight")
+        total = total * times(sample_weight, "sample_weight")
+    if ignore_index is not None:
+        ignore_index = _arrays.integer(ignore_index, "ignore_index")
+        dead = t == ignore_index
+        if t.dtype.kind in "iu":
+            wrong = np.argwhere(~dead & (t != 0) & (t != 1))
+            if len(wrong):
+                where = tuple(int(i) for i in wrong[0])
+                place = where[0] if len(where) == 1 else where
+                raise ValueError(
+                    f"target must be 0, 1 or ignore_index={ignore_index}, got {t[where]} at"
+                    f" position {place}"
+                )
+        x, t = np.where(dead, x.dtype.type(0), x), np.where(dead, 0, t)
+        weights, total = np.where(dead, 0.0, weights), np.where(dead, 0.0, total)
+    if np.ndim(alpha):
+        alpha = times(alpha, "alpha")
+        soft = t.astype(np.float64)
+        weights = weights * (alpha * soft + (1.0 - alpha) * (1.0 - soft))
+        alpha = None
+    return x, t, weights, alpha, float(total.sum())

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fastloss._arrays import Array
+
+Reduction = Literal["mean", "sum", "none"]
+KLReduction = Literal["mean", "batchmean", "sum", "none"]
+#: A scalar, or with reduction "none" an array.
+Loss = np.floating[Any] | Array
 
 
 class Totals(NamedTuple):
@@ -22,12 +27,10 @@ def reduced(
     reduction: str, totals: Totals, losses: Array | None, dtype: np.dtype, shape: tuple[int, ...]
 ) -> np.generic | Array:
     """Return the loss as its `reduction` wants it, in its own type."""
-    if reduction == "mean":
-        if totals.weight == 0:
-            # 0 / 0 is NaN; a loss without a weight, as smoothing can make it, is infinite.
-            return dtype.type(totals.loss * np.inf)
-        return dtype.type(totals.loss / totals.weight)
     if reduction == "sum":
         return dtype.type(totals.loss)
+    if reduction != "none":
+        # A mean that divides by nothing is NaN, even where smoothing leaves a loss above it.
+        return dtype.type(totals.loss / totals.weight if totals.weight else np.nan)
     assert losses is not None
     return losses.reshape(shape) if shape else losses.reshape(())[()]

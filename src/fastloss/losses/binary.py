@@ -1,22 +1,13 @@
 """Losses of yes and no: binary cross-entropy on probabilities and on logits, and focal loss.
 
-Each loss has ``NAME``, ``NAME_value_and_grad`` and ``NAME_backward``; ``NAME_totals`` (not public)
-returns the two sums of which a mean is made, for losses that are gathered batch by batch.
+The types are in the stub beside this file.
 """
 
-from __future__ import annotations
-
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import ArrayLike
-
-from fastloss import _arrays
-from fastloss._arrays import Array
-from fastloss.losses._elementwise import Kind, evaluate
-from fastloss.losses._reduction import Totals
-
-Reduction = Literal["mean", "sum", "none"]
+from fastloss.losses._specification import (
+    BINARY_CROSS_ENTROPY,
+    BINARY_CROSS_ENTROPY_WITH_LOGITS,
+    SIGMOID_FOCAL_LOSS,
+)
 
 __all__ = [
     "binary_cross_entropy",
@@ -31,26 +22,7 @@ __all__ = [
 ]
 
 
-def focal_parameters(alpha: Any, gamma: Any) -> tuple[float, float]:
-    """Check alpha and gamma; -1 stands for no alpha."""
-    gamma = _arrays.number(gamma, "gamma")
-    if not 0 <= gamma < np.inf:
-        raise ValueError(f"gamma must be finite and at least 0, got {gamma}")
-    if alpha is None:
-        return -1.0, gamma
-    alpha = _arrays.number(alpha, "alpha")
-    if not alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1] or be None, got {alpha}")
-    return alpha, gamma
-
-
-def binary_cross_entropy(
-    probs: ArrayLike,
-    target: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> np.floating[Any] | Array:
+def binary_cross_entropy(probs, target, *, weight=None, sample_weight=None, reduction="mean"):
     r"""Binary cross-entropy between probabilities and targets.
 
     Parameters
@@ -62,8 +34,10 @@ def binary_cross_entropy(
         Targets in [0, 1], any real type or bool.
     weight : array_like, optional
         Multiplies each loss; broadcasts to `probs`.
+    sample_weight : array_like, optional
+        Multiplies each loss, and counts in the mean; broadcasts to `probs`.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
+        "mean" divides by the number of elements, or by the sum of the sample weights.
 
     Returns
     -------
@@ -94,51 +68,24 @@ def binary_cross_entropy(
     >>> print(fastloss.binary_cross_entropy([0.9, 0.2], [1, 0]).round(4))
     0.1643
     """
-    return evaluate(Kind.BCE, probs, target, reduction, name="probs", weight=weight, in_unit=True)[
-        0
-    ]
+    return BINARY_CROSS_ENTROPY.evaluate(
+        probs, target, weight=weight, sample_weight=sample_weight, reduction=reduction
+    )[0]
 
 
 def binary_cross_entropy_value_and_grad(
-    probs: ArrayLike,
-    target: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-    out: Array | None = None,
-) -> tuple[np.floating[Any] | Array, Array]:
+    probs, target, *, weight=None, sample_weight=None, reduction="mean", out=None
+):
     r"""Binary cross-entropy and the gradient of its sum with respect to `probs`, in one pass.
 
     Parameters
     ----------
-    probs : array_like, any shape
-        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
-    target : array_like, shape of `probs`
-        Targets in [0, 1], any real type or bool.
-    weight : array_like, optional
-        Multiplies each loss; broadcasts to `probs`.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
-    out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the shape and dtype of `probs`, which is
-        itself allowed.
+    probs, target, weight, sample_weight, reduction : see `binary_cross_entropy`
+    out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    loss : scalar or ndarray
-        As `binary_cross_entropy` returns it.
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of `probs`;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, options out of range, or a probability or target outside [0, 1]
-        or NaN.
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -151,60 +98,26 @@ def binary_cross_entropy_value_and_grad(
     >>> grad.round(4)
     array([-0.5556,  0.625 ])
     """
-    return evaluate(
-        Kind.BCE,
-        probs,
-        target,
-        reduction,
-        name="probs",
-        weight=weight,
-        in_unit=True,
-        gradient=True,
-        out=out,
-    )[:2]
+    return BINARY_CROSS_ENTROPY.evaluate(
+        probs, target, weight=weight, sample_weight=sample_weight, reduction=reduction,
+        gradient=True, out=out,
+    )[:2]  # fmt: skip
 
 
 def binary_cross_entropy_backward(
-    grad_output: ArrayLike,
-    probs: ArrayLike,
-    target: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-    out: Array | None = None,
-) -> Array:
+    grad_output, probs, target, *, weight=None, sample_weight=None, reduction="mean", out=None
+):
     r"""Gradient of `binary_cross_entropy` with respect to `probs`, for an upstream gradient.
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number unless the reduction is
-        "none".
-    probs : array_like, any shape
-        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
-    target : array_like, shape of `probs`
-        Targets in [0, 1], any real type or bool.
-    weight : array_like, optional
-        Multiplies each loss; broadcasts to `probs`.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
-    out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the shape and dtype of `probs`, which is
-        itself allowed.
+    grad_output : see `cross_entropy_backward`
+    probs, target, weight, sample_weight, reduction : see `binary_cross_entropy`
+    out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `probs`; `out` if given.
-
-    Raises
-    ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, options out of range, or a probability or target outside [0, 1]
-        or NaN.
+    grad : see `cross_entropy_backward`
 
     Examples
     --------
@@ -212,39 +125,16 @@ def binary_cross_entropy_backward(
     >>> fastloss.binary_cross_entropy_backward(2.0, [0.9, 0.2], [1, 0], reduction="sum").round(4)
     array([-2.2222,  2.5   ])
     """
-    return evaluate(
-        Kind.BCE,
-        probs,
-        target,
-        reduction,
-        name="probs",
-        weight=weight,
-        in_unit=True,
-        value=False,
-        gradient=True,
-        upstream=grad_output,
-        out=out,
-    )[1]
-
-
-def binary_cross_entropy_totals(
-    probs: ArrayLike,
-    target: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-) -> Totals:
-    """Return the sum of the losses and their number: what the mean is the quotient of."""
-    return evaluate(Kind.BCE, probs, target, "sum", name="probs", weight=weight, in_unit=True)[2]
+    return BINARY_CROSS_ENTROPY.evaluate(
+        probs, target, weight=weight, sample_weight=sample_weight, reduction=reduction,
+        value=False, gradient=True, upstream=grad_output, out=out,
+    )[1]  # fmt: skip
 
 
 def binary_cross_entropy_with_logits(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-    pos_weight: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-) -> np.floating[Any] | Array:
+    logits, target, *, weight=None, pos_weight=None, sample_weight=None, ignore_index=None,
+    reduction="mean",
+):  # fmt: skip
     r"""Binary cross-entropy between logits and targets.
 
     Parameters
@@ -253,13 +143,20 @@ def binary_cross_entropy_with_logits(
         Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
         float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `logits`
-        Targets, any real type or bool; usually in [0, 1], which is not checked.
+        Targets, any real type or bool; usually in [0, 1], which is not checked where they are
+        floating.
     weight : array_like, optional
         Multiplies each loss; broadcasts to `logits`.
     pos_weight : array_like, optional
         Weight of the positive term; broadcasts to `logits`.
+    sample_weight : array_like, optional
+        Multiplies each loss, and counts in the mean; broadcasts to `logits`.
+    ignore_index : int, optional
+        Elements with this target have loss 0 and gradient 0, whatever their logits hold, and do
+        not count in the mean.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
+        "mean" divides by the number of elements that are not ignored, or by the sum of their
+        sample weights.
 
     Returns
     -------
@@ -272,7 +169,8 @@ def binary_cross_entropy_with_logits(
     TypeError
         For arrays or options of the wrong type.
     ValueError
-        For shapes that do not fit, or options out of range.
+        For shapes that do not fit, options out of range, or an integer target other than 0, 1 and
+        `ignore_index`.
 
     Notes
     -----
@@ -291,53 +189,27 @@ def binary_cross_entropy_with_logits(
     >>> print(fastloss.binary_cross_entropy_with_logits(logits, target, pos_weight=3).round(4))
     1.5895
     """
-    return evaluate(
-        Kind.BCE_WITH_LOGITS, logits, target, reduction, weight=weight, pos_weight=pos_weight
-    )[0]
+    return BINARY_CROSS_ENTROPY_WITH_LOGITS.evaluate(
+        logits, target, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction,
+    )[0]  # fmt: skip
 
 
 def binary_cross_entropy_with_logits_value_and_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-    pos_weight: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-    out: Array | None = None,
-) -> tuple[np.floating[Any] | Array, Array]:
+    logits, target, *, weight=None, pos_weight=None, sample_weight=None, ignore_index=None,
+    reduction="mean", out=None,
+):  # fmt: skip
     r"""Binary cross-entropy on logits and the gradient of its sum, in one pass.
 
     Parameters
     ----------
-    logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
-    target : array_like, shape of `logits`
-        Targets, any real type or bool; usually in [0, 1], which is not checked.
-    weight : array_like, optional
-        Multiplies each loss; broadcasts to `logits`.
-    pos_weight : array_like, optional
-        Weight of the positive term; broadcasts to `logits`.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
-    out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the shape and dtype of `logits`, which is
-        itself allowed.
+    logits, target, weight, pos_weight : see `binary_cross_entropy_with_logits`
+    sample_weight, ignore_index, reduction : see `binary_cross_entropy_with_logits`
+    out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    loss : scalar or ndarray
-        As `binary_cross_entropy_with_logits` returns it.
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of `logits`;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, or options out of range.
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -351,61 +223,28 @@ def binary_cross_entropy_with_logits_value_and_grad(
     >>> grad.round(4)
     array([-0.0596, -0.3655])
     """
-    return evaluate(
-        Kind.BCE_WITH_LOGITS,
-        logits,
-        target,
-        reduction,
-        weight=weight,
-        pos_weight=pos_weight,
-        gradient=True,
-        out=out,
-    )[:2]
+    return BINARY_CROSS_ENTROPY_WITH_LOGITS.evaluate(
+        logits, target, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction, gradient=True, out=out,
+    )[:2]  # fmt: skip
 
 
 def binary_cross_entropy_with_logits_backward(
-    grad_output: ArrayLike,
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-    pos_weight: ArrayLike | None = None,
-    reduction: Reduction = "mean",
-    out: Array | None = None,
-) -> Array:
+    grad_output, logits, target, *, weight=None, pos_weight=None, sample_weight=None,
+    ignore_index=None, reduction="mean", out=None,
+):  # fmt: skip
     r"""Gradient of `binary_cross_entropy_with_logits` for an upstream gradient.
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number unless the reduction is
-        "none".
-    logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
-    target : array_like, shape of `logits`
-        Targets, any real type or bool; usually in [0, 1], which is not checked.
-    weight : array_like, optional
-        Multiplies each loss; broadcasts to `logits`.
-    pos_weight : array_like, optional
-        Weight of the positive term; broadcasts to `logits`.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
-    out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the shape and dtype of `logits`, which is
-        itself allowed.
+    grad_output : see `cross_entropy_backward`
+    logits, target, weight, pos_weight : see `binary_cross_entropy_with_logits`
+    sample_weight, ignore_index, reduction : see `binary_cross_entropy_with_logits`
+    out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `logits`; `out` if given.
-
-    Raises
-    ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, or options out of range.
+    grad : see `cross_entropy_backward`
 
     Examples
     --------
@@ -415,41 +254,17 @@ def binary_cross_entropy_with_logits_backward(
     ... ).round(4)
     array([-0.1192, -7.3106])
     """
-    return evaluate(
-        Kind.BCE_WITH_LOGITS,
-        logits,
-        target,
-        reduction,
-        weight=weight,
-        pos_weight=pos_weight,
-        value=False,
-        gradient=True,
-        upstream=grad_output,
-        out=out,
-    )[1]
-
-
-def binary_cross_entropy_with_logits_totals(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-    pos_weight: ArrayLike | None = None,
-) -> Totals:
-    """Return the sum of the losses and their number: what the mean is the quotient of."""
-    return evaluate(
-        Kind.BCE_WITH_LOGITS, logits, target, "sum", weight=weight, pos_weight=pos_weight
-    )[2]
+    return BINARY_CROSS_ENTROPY_WITH_LOGITS.evaluate(
+        logits, target, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction, value=False, gradient=True,
+        upstream=grad_output, out=out,
+    )[1]  # fmt: skip
 
 
 def sigmoid_focal_loss(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    alpha: float | None = 0.25,
-    gamma: float = 2.0,
-    reduction: Reduction = "mean",
-) -> np.floating[Any] | Array:
+    logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, ignore_index=None,
+    reduction="mean",
+):  # fmt: skip
     r"""Focal loss of sigmoid probabilities.
 
     Parameters
@@ -459,13 +274,12 @@ def sigmoid_focal_loss(
         float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `logits`
         Targets, any real type or bool; usually 0 and 1.
-    alpha : float or None, default 0.25
-        Weight, in [0, 1], of positive targets; negative ones get ``1 - alpha``.  None or a negative
-        number leaves both at 1.
+    alpha : float, array_like or None, default 0.25
+        Weight, in [0, 1], of positive targets; negative ones get ``1 - alpha``.  An array
+        broadcasts to `logits`.  None, or -1 as torchvision has it, leaves both at 1.
     gamma : float, default 2.0
         How strongly well-classified elements are played down; at least 0.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
+    sample_weight, ignore_index, reduction : see `binary_cross_entropy_with_logits`
 
     Returns
     -------
@@ -478,7 +292,12 @@ def sigmoid_focal_loss(
     TypeError
         For arrays or options of the wrong type.
     ValueError
-        For shapes that do not fit, or options out of range.
+        For shapes that do not fit, options out of range, or an integer target other than 0, 1 and
+        `ignore_index`.
+
+    See Also
+    --------
+    softmax_focal_loss : for one class of many.
 
     Notes
     -----
@@ -494,54 +313,27 @@ def sigmoid_focal_loss(
     >>> print(fastloss.sigmoid_focal_loss([2.0, -1.0], [1, 1]).round(4))
     0.088
     """
-    return evaluate(
-        Kind.FOCAL, logits, target, reduction, parameters=focal_parameters(alpha, gamma)
-    )[0]
+    return SIGMOID_FOCAL_LOSS.evaluate(
+        logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction,
+    )[0]  # fmt: skip
 
 
 def sigmoid_focal_loss_value_and_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    alpha: float | None = 0.25,
-    gamma: float = 2.0,
-    reduction: Reduction = "mean",
-    out: Array | None = None,
-) -> tuple[np.floating[Any] | Array, Array]:
+    logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, ignore_index=None,
+    reduction="mean", out=None,
+):  # fmt: skip
     r"""Focal loss and the gradient of its sum with respect to `logits`, in one pass.
 
     Parameters
     ----------
-    logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
-    target : array_like, shape of `logits`
-        Targets, any real type or bool; usually 0 and 1.
-    alpha : float or None, default 0.25
-        Weight, in [0, 1], of positive targets; negative ones get ``1 - alpha``.  None or a negative
-        number leaves both at 1.
-    gamma : float, default 2.0
-        How strongly well-classified elements are played down; at least 0.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
-    out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the shape and dtype of `logits`, which is
-        itself allowed.
+    logits, target, alpha, gamma, sample_weight : see `sigmoid_focal_loss`
+    ignore_index, reduction : see `sigmoid_focal_loss`
+    out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    loss : scalar or ndarray
-        As `sigmoid_focal_loss` returns it.
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of `logits`;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, or options out of range.
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -554,61 +346,28 @@ def sigmoid_focal_loss_value_and_grad(
     >>> grad.round(4)
     array([-0.0006, -0.096 ])
     """
-    return evaluate(
-        Kind.FOCAL,
-        logits,
-        target,
-        reduction,
-        parameters=focal_parameters(alpha, gamma),
-        gradient=True,
-        out=out,
-    )[:2]
+    return SIGMOID_FOCAL_LOSS.evaluate(
+        logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction, gradient=True, out=out,
+    )[:2]  # fmt: skip
 
 
 def sigmoid_focal_loss_backward(
-    grad_output: ArrayLike,
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    alpha: float | None = 0.25,
-    gamma: float = 2.0,
-    reduction: Reduction = "mean",
-    out: Array | None = None,
-) -> Array:
+    grad_output, logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, ignore_index=None,
+    reduction="mean", out=None,
+):  # fmt: skip
     r"""Gradient of `sigmoid_focal_loss` with respect to `logits`, for an upstream gradient.
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number unless the reduction is
-        "none".
-    logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
-    target : array_like, shape of `logits`
-        Targets, any real type or bool; usually 0 and 1.
-    alpha : float or None, default 0.25
-        Weight, in [0, 1], of positive targets; negative ones get ``1 - alpha``.  None or a negative
-        number leaves both at 1.
-    gamma : float, default 2.0
-        How strongly well-classified elements are played down; at least 0.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements.
-    out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the shape and dtype of `logits`, which is
-        itself allowed.
+    grad_output : see `cross_entropy_backward`
+    logits, target, alpha, gamma, sample_weight : see `sigmoid_focal_loss`
+    ignore_index, reduction : see `sigmoid_focal_loss`
+    out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `logits`; `out` if given.
-
-    Raises
-    ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, or options out of range.
+    grad : see `cross_entropy_backward`
 
     Examples
     --------
@@ -616,25 +375,8 @@ def sigmoid_focal_loss_backward(
     >>> fastloss.sigmoid_focal_loss_backward(2.0, [2.0, -1.0], [1, 1], reduction="sum").round(4)
     array([-0.0024, -0.3841])
     """
-    return evaluate(
-        Kind.FOCAL,
-        logits,
-        target,
-        reduction,
-        parameters=focal_parameters(alpha, gamma),
-        value=False,
-        gradient=True,
-        upstream=grad_output,
-        out=out,
-    )[1]
-
-
-def sigmoid_focal_loss_totals(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    alpha: float | None = 0.25,
-    gamma: float = 2.0,
-) -> Totals:
-    """Return the sum of the losses and their number: what the mean is the quotient of."""
-    return evaluate(Kind.FOCAL, logits, target, "sum", parameters=focal_parameters(alpha, gamma))[2]
+    return SIGMOID_FOCAL_LOSS.evaluate(
+        logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
+        ignore_index=ignore_index, reduction=reduction, value=False, gradient=True,
+        upstream=grad_output, out=out,
+    )[1]  # fmt: skip

@@ -1,22 +1,22 @@
 """Criterion classes with PyTorch's names: a loss with its options, to be called on batches.
 
-A criterion is its options and nothing else: immutable, picklable, comparable by what it does.  The
-work is done by the functions in the modules beside this one; each class names its functions in
-`_loss`.
+A criterion is its options and nothing else: immutable, picklable, comparable by what it does.  Each
+class has the constructor's signature, written by hand, and names its loss; the rest follows from
+the loss's specification.  All are called by the same names, ``logits`` and ``target``, whatever the
+logits are: probabilities in `BCELoss`, log-probabilities in `NLLLoss` and `KLDivLoss`.
 """
 
 from __future__ import annotations
 
-import inspect
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from fastloss import _arrays
 from fastloss._arrays import Array
-from fastloss.losses import binary, categorical, divergence
-from fastloss.losses._reduction import Totals
+from fastloss.losses import _specification as losses
+from fastloss.losses._reduction import KLReduction, Loss, Reduction, Totals
+from fastloss.losses._specification import Specification
 
 __all__ = [
     "BCELoss",
@@ -25,58 +25,47 @@ __all__ = [
     "KLDivLoss",
     "NLLLoss",
     "SigmoidFocalLoss",
+    "SoftmaxFocalLoss",
 ]
+
+#: What other libraries call an option, and what it is called here.
+_OTHER_NAMES = {"dim": "axis", "class_weight": "weight", "weights": "weight", "weight": "alpha"}
 
 
 class Criterion:
-    """What all criterions share: options that stay as they are, and three calls."""
+    """What all criterions share: options that stay as they are."""
 
-    #: Module and name of the loss.
-    _loss: ClassVar[tuple[ModuleType, str]]
-    #: Options and their defaults, in the order of the repr.
-    _defaults: ClassVar[dict[str, Any]]
-    #: Values of `reduction`.
-    _reductions: ClassVar[tuple[str, ...]] = _arrays.REDUCTIONS
-
+    _loss: ClassVar[Specification]
     _options: dict[str, Any]
 
-    def __init_subclass__(cls) -> None:
-        # What help() and editors show. The type checker knows no such attribute of a class.
-        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default)
-                for option, default in cls._defaults.items()
-            ]
-        )
-
-    def __init__(self, *args: Any, **options: Any):
-        name = type(self).__name__
-        if args:
-            raise TypeError(f"{name} takes keyword arguments only, got {args[0]!r}")
-        for old in ("size_average", "reduce"):
-            if old in options:
-                raise TypeError(
-                    f"{name} has no {old}={options[old]!r}: write"
-                    f" reduction={_replacement(options)!r} instead"
-                )
+    def __new__(cls, *args: Any, **options: Any) -> Criterion:
         for option in options:
-            if option not in self._defaults:
-                known = ", ".join(self._defaults)
-                raise TypeError(f"{name} has no option {option!r}; it has {known}")
-        options = self._defaults | options
-        if options["reduction"] not in self._reductions:
-            _arrays.one_of(options["reduction"], self._reductions, "reduction")
-        for option, value in options.items():
-            if option in ("weight", "pos_weight") and value is not None:
-                # A copy that nobody can change: what the criterion is stays what it was.
-                options[option] = np.array(_arrays.as_float64(value, option))
-                options[option].setflags(write=False)
-                if "ignore_index" in options and options[option].ndim != 1:
-                    raise ValueError(
-                        "weight must have one number per class, shape (C,), got"
-                        f" {options[option].shape}"
-                    )
-        object.__setattr__(self, "_options", options)
+            if option != "reduction" and option not in cls._loss.options:
+                cls._refuse(option, options)
+        return super().__new__(cls)
+
+    def __init__(self, **options: Any):
+        object.__setattr__(self, "_options", self._loss.checked(options))
+
+    @classmethod
+    def _refuse(cls, option: str, options: dict[str, Any]) -> NoReturn:
+        """Raise for an option that there is not, naming the one that is meant."""
+        known = ("reduction", *cls._loss.options)
+        if option in ("size_average", "reduce"):
+            raise TypeError(
+                f"{cls.__name__} has no {option}={options[option]!r}: write"
+                f" reduction={_replacement(options)!r} instead"
+            )
+        meant = _OTHER_NAMES.get(option)
+        while meant is not None and meant not in known:
+            meant = _OTHER_NAMES.get(meant)
+        if meant is not None:
+            raise TypeError(f"{cls.__name__} has no option {option!r}: it is called {meant!r} here")
+        if option == "sample_weight":
+            raise TypeError(
+                f"sample_weight belongs to a batch: give it when {cls.__name__} is called"
+            )
+        raise TypeError(f"{cls.__name__} has no option {option!r}; it has {', '.join(known)}")
 
     def __getattr__(self, name: str) -> Any:
         options = self.__dict__.get("_options", {})
@@ -99,8 +88,8 @@ class Criterion:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        mine, theirs = self._options, other._options
-        return all(_same(mine[option], theirs[option]) for option in self._defaults)
+        theirs = other._options
+        return all(_same(value, theirs[option]) for option, value in self._options.items())
 
     def __hash__(self) -> int:
         return hash((type(self), *(_hashable(value) for value in self._options.values())))
@@ -109,33 +98,42 @@ class Criterion:
         shown = ", ".join(
             f"{option}={value.tolist() if isinstance(value, np.ndarray) else value!r}"
             for option, value in self._options.items()
-            if not _same(value, self._defaults[option]) or option == "reduction"
+            if option == "reduction" or not self._loss.is_default(option, value)
         )
         return f"{type(self).__name__}({shown})"
 
-    def _call(self, suffix: str, *args: Any, **options: Any) -> Any:
-        module, name = self._loss
-        return getattr(module, name + suffix)(*args, **self._options, **options)
+    def _evaluate(
+        self, x: Any, target: Any, sample_weight: Any, **mode: Any
+    ) -> tuple[Any, Any, Totals]:
+        return self._loss.evaluate(x, target, sample_weight=sample_weight, **self._options, **mode)
 
-    def __call__(self, x: Any, t: Any) -> np.floating[Any] | Array:
-        """Return the loss of logits (or probabilities) `x` and target `t`."""
-        return self._call("", x, t)
+    def _gradient(
+        self, upstream: Any, x: Any, target: Any, sample_weight: Any, out: Array | None
+    ) -> Array:
+        mode = {"value": False, "gradient": True, "upstream": upstream, "out": out}
+        return self._evaluate(x, target, sample_weight, **mode)[1]
+
+    def __call__(
+        self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Loss:
+        """Return the loss of logits, or of what else the loss is of."""
+        return self._evaluate(logits, target, sample_weight)[0]
 
     def value_and_grad(
-        self, x: Any, t: Any, out: Array | None = None
-    ) -> tuple[np.floating[Any] | Array, Array]:
-        """Return the loss and the gradient of its sum with respect to `x`, written to `out`."""
-        return self._call("_value_and_grad", x, t, out=out)
+        self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None, *,
+        out: Array | None = None,
+    ) -> tuple[Loss, Array]:  # fmt: skip
+        """Return the loss and the gradient of its sum with respect to `logits`, into `out`."""
+        return self._evaluate(logits, target, sample_weight, gradient=True, out=out)[:2]
 
-    def backward(self, grad_output: Any, x: Any, t: Any, out: Array | None = None) -> Array:
-        """Return the gradient with respect to `x` for an upstream gradient, written to `out`."""
-        return self._call("_backward", grad_output, x, t, out=out)
-
-    def _totals(self, x: Any, t: Any) -> Totals:
-        """Return the two float64 sums that the mean is the quotient of."""
-        module, name = self._loss
-        options = {k: v for k, v in self._options.items() if k != "reduction"}
-        return getattr(module, name + "_totals")(x, t, **options)
+    def backward(
+        self, grad_output: ArrayLike, logits: ArrayLike, target: ArrayLike,
+        sample_weight: ArrayLike | None = None, *, out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Return the gradient with respect to `logits` for an upstream gradient, into `out`."""
+        return self._evaluate(
+            logits, target, sample_weight, value=False, gradient=True, upstream=grad_output, out=out
+        )[1]
 
 
 def _restore(cls: type[Criterion], options: dict[str, Any]) -> Criterion:
@@ -164,14 +162,8 @@ class CrossEntropyLoss(Criterion):
 
     Parameters
     ----------
-    weight : array_like, shape (C,), optional
-        Weight of each class.
-    ignore_index : int, default -100
-        Samples with this class index count as nothing.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        See `fastloss.cross_entropy`.
-    label_smoothing : float, default 0.0
-        Share of the target that is spread evenly over all classes.
+    weight, ignore_index, reduction, label_smoothing : see `fastloss.cross_entropy`
+    temperature, softcap, z_loss, axis : see `fastloss.cross_entropy`
 
     Examples
     --------
@@ -183,18 +175,18 @@ class CrossEntropyLoss(Criterion):
     0.3642
     """
 
-    _loss = categorical, "cross_entropy"
-    _defaults: ClassVar[dict[str, Any]] = {
-        "weight": None,
-        "ignore_index": -100,
-        "reduction": "mean",
-        "label_smoothing": 0.0,
-    }
+    _loss = losses.CROSS_ENTROPY
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        _arrays.integer(self.ignore_index, "ignore_index")
-        _arrays.fraction(self.label_smoothing, "label_smoothing")
+    def __init__(
+        self, weight: ArrayLike | None = None, *, ignore_index: int = -100,
+        reduction: Reduction = "mean", label_smoothing: float = 0.0, temperature: float = 1.0,
+        softcap: float | None = None, z_loss: float = 0.0, axis: int | None = None,
+    ):  # fmt: skip
+        super().__init__(
+            weight=weight, ignore_index=ignore_index, reduction=reduction,
+            label_smoothing=label_smoothing, temperature=temperature, softcap=softcap,
+            z_loss=z_loss, axis=axis,
+        )  # fmt: skip
 
 
 class NLLLoss(Criterion):
@@ -202,12 +194,7 @@ class NLLLoss(Criterion):
 
     Parameters
     ----------
-    weight : array_like, shape (C,), optional
-        Weight of each class.
-    ignore_index : int, default -100
-        Samples with this class index count as nothing.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        See `fastloss.nll_loss`.
+    weight, ignore_index, reduction, axis : see `fastloss.nll_loss`
 
     Examples
     --------
@@ -216,16 +203,38 @@ class NLLLoss(Criterion):
     -7.0
     """
 
-    _loss = categorical, "nll_loss"
-    _defaults: ClassVar[dict[str, Any]] = {
-        "weight": None,
-        "ignore_index": -100,
-        "reduction": "mean",
-    }
+    _loss = losses.NLL_LOSS
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        _arrays.integer(self.ignore_index, "ignore_index")
+    def __init__(
+        self, weight: ArrayLike | None = None, *, ignore_index: int = -100,
+        reduction: Reduction = "mean", axis: int | None = None,
+    ):  # fmt: skip
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, axis=axis)
+
+
+class SoftmaxFocalLoss(Criterion):
+    """`fastloss.softmax_focal_loss` with its options.
+
+    Parameters
+    ----------
+    alpha, gamma, ignore_index, reduction, axis : see `fastloss.softmax_focal_loss`
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> print(fastloss.SoftmaxFocalLoss(gamma=1)([[1.0, 2.0], [1.0, 3.0]], [0, 1]).round(4))
+    0.4876
+    """
+
+    _loss = losses.SOFTMAX_FOCAL_LOSS
+
+    def __init__(
+        self, *, alpha: ArrayLike | None = None, gamma: float = 2.0, ignore_index: int = -100,
+        reduction: Reduction = "mean", axis: int | None = None,
+    ):  # fmt: skip
+        super().__init__(
+            alpha=alpha, gamma=gamma, ignore_index=ignore_index, reduction=reduction, axis=axis
+        )
 
 
 class BCELoss(Criterion):
@@ -233,10 +242,7 @@ class BCELoss(Criterion):
 
     Parameters
     ----------
-    weight : array_like, optional
-        Multiplies each loss; broadcasts to the probabilities.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        See `fastloss.binary_cross_entropy`.
+    weight, reduction : see `fastloss.binary_cross_entropy`
 
     Examples
     --------
@@ -245,8 +251,10 @@ class BCELoss(Criterion):
     0.1643
     """
 
-    _loss = binary, "binary_cross_entropy"
-    _defaults: ClassVar[dict[str, Any]] = {"weight": None, "reduction": "mean"}
+    _loss = losses.BINARY_CROSS_ENTROPY
+
+    def __init__(self, weight: ArrayLike | None = None, *, reduction: Reduction = "mean"):
+        super().__init__(weight=weight, reduction=reduction)
 
 
 class BCEWithLogitsLoss(Criterion):
@@ -254,12 +262,8 @@ class BCEWithLogitsLoss(Criterion):
 
     Parameters
     ----------
-    weight : array_like, optional
-        Multiplies each loss; broadcasts to the logits.
-    pos_weight : array_like, optional
-        Weight of the positive term; broadcasts to the logits.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        See `fastloss.binary_cross_entropy_with_logits`.
+    weight, pos_weight, ignore_index : see `fastloss.binary_cross_entropy_with_logits`
+    reduction : see `fastloss.binary_cross_entropy_with_logits`
 
     Examples
     --------
@@ -268,8 +272,15 @@ class BCEWithLogitsLoss(Criterion):
     1.5334
     """
 
-    _loss = binary, "binary_cross_entropy_with_logits"
-    _defaults: ClassVar[dict[str, Any]] = {"weight": None, "pos_weight": None, "reduction": "mean"}
+    _loss = losses.BINARY_CROSS_ENTROPY_WITH_LOGITS
+
+    def __init__(
+        self, weight: ArrayLike | None = None, *, pos_weight: ArrayLike | None = None,
+        ignore_index: int | None = None, reduction: Reduction = "mean",
+    ):  # fmt: skip
+        super().__init__(
+            weight=weight, pos_weight=pos_weight, ignore_index=ignore_index, reduction=reduction
+        )
 
 
 class KLDivLoss(Criterion):
@@ -277,10 +288,7 @@ class KLDivLoss(Criterion):
 
     Parameters
     ----------
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        See `fastloss.kl_div`.
-    log_target : bool, default False
-        Whether targets are log-probabilities.
+    reduction, log_target : see `fastloss.kl_div`
 
     Examples
     --------
@@ -291,15 +299,10 @@ class KLDivLoss(Criterion):
     0.1308
     """
 
-    _loss = divergence, "kl_div"
-    _defaults: ClassVar[dict[str, Any]] = {"reduction": "mean", "log_target": False}
-    _reductions = (*_arrays.REDUCTIONS, "batchmean")
+    _loss = losses.KL_DIV
 
-    def _totals(self, x: Any, t: Any) -> Totals:
-        totals = super()._totals(x, t)
-        if self.reduction == "batchmean":
-            return Totals(totals.loss, float(np.shape(x)[0]))
-        return totals
+    def __init__(self, *, reduction: KLReduction = "mean", log_target: bool = False):
+        super().__init__(reduction=reduction, log_target=log_target)
 
 
 class SigmoidFocalLoss(Criterion):
@@ -307,12 +310,7 @@ class SigmoidFocalLoss(Criterion):
 
     Parameters
     ----------
-    alpha : float or None, default 0.25
-        Weight of positive targets.
-    gamma : float, default 2.0
-        How strongly well-classified elements are played down.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        See `fastloss.sigmoid_focal_loss`.
+    alpha, gamma, ignore_index, reduction : see `fastloss.sigmoid_focal_loss`
 
     Examples
     --------
@@ -321,9 +319,10 @@ class SigmoidFocalLoss(Criterion):
     0.088
     """
 
-    _loss = binary, "sigmoid_focal_loss"
-    _defaults: ClassVar[dict[str, Any]] = {"alpha": 0.25, "gamma": 2.0, "reduction": "mean"}
+    _loss = losses.SIGMOID_FOCAL_LOSS
 
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        binary.focal_parameters(self.alpha, self.gamma)
+    def __init__(
+        self, *, alpha: ArrayLike | None = 0.25, gamma: float = 2.0,
+        ignore_index: int | None = None, reduction: Reduction = "mean",
+    ):  # fmt: skip
+        super().__init__(alpha=alpha, gamma=gamma, ignore_index=ignore_index, reduction=reduction)

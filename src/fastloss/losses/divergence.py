@@ -1,40 +1,14 @@
 """Divergences between distributions: `kl_div`, with its gradient.
 
-``kl_div_totals`` (not public) returns the two sums of which a mean is made, for losses that are
-gathered batch by batch.
+The types are in the stub beside this file.
 """
 
-from __future__ import annotations
+from fastloss.losses._specification import KL_DIV
 
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import ArrayLike
-
-from fastloss._arrays import Array
-from fastloss.losses._elementwise import Kind, evaluate
-from fastloss.losses._reduction import Totals
-
-KLReduction = Literal["mean", "batchmean", "sum", "none"]
-
-__all__ = [
-    "kl_div",
-    "kl_div_backward",
-    "kl_div_value_and_grad",
-]
+__all__ = ["kl_div", "kl_div_backward", "kl_div_value_and_grad"]
 
 
-def _kind(log_target: bool) -> int:
-    return Kind.KL_LOG_TARGET if log_target else Kind.KL
-
-
-def kl_div(
-    log_probs: ArrayLike,
-    target: ArrayLike,
-    *,
-    reduction: KLReduction = "mean",
-    log_target: bool = False,
-) -> np.floating[Any] | Array:
+def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_target=False):
     r"""Kullback-Leibler divergence of the target from log-probabilities.
 
     Parameters
@@ -44,9 +18,11 @@ def kl_div(
         float64.  C-contiguous ones are read where they lie.
     target : array_like, shape of `log_probs`
         Probabilities, or their logarithms with `log_target`; any real type.
+    sample_weight : array_like, optional
+        Multiplies each loss, and counts in the mean; broadcasts to `log_probs`.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements, "batchmean" by the first dimension.  The
-        divergence of distributions is what "batchmean" gives.
+        "mean" divides by the number of elements, or by the sum of the sample weights; "batchmean"
+        by the first dimension.  The divergence of distributions is what "batchmean" gives.
     log_target : bool, default False
         Whether `target` holds log-probabilities.
 
@@ -58,10 +34,8 @@ def kl_div(
 
     Raises
     ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, or options out of range.
+    TypeError, ValueError
+        For arrays, shapes and options that do not fit, or options out of range.
 
     Notes
     -----
@@ -79,51 +53,24 @@ def kl_div(
     >>> print(fastloss.kl_div(log_probs, target, reduction="batchmean").round(4))
     0.0654
     """
-    return evaluate(
-        _kind(log_target), log_probs, target, reduction, name="log_probs", batchmean=True
+    return KL_DIV.evaluate(
+        log_probs, target, sample_weight=sample_weight, reduction=reduction, log_target=log_target
     )[0]
 
 
 def kl_div_value_and_grad(
-    log_probs: ArrayLike,
-    target: ArrayLike,
-    *,
-    reduction: KLReduction = "mean",
-    log_target: bool = False,
-    out: Array | None = None,
-) -> tuple[np.floating[Any] | Array, Array]:
+    log_probs, target, *, sample_weight=None, reduction="mean", log_target=False, out=None
+):
     r"""Kullback-Leibler divergence and the gradient of its sum, in one pass.
 
     Parameters
     ----------
-    log_probs : array_like, any shape
-        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
-    target : array_like, shape of `log_probs`
-        Probabilities, or their logarithms with `log_target`; any real type.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements, "batchmean" by the first dimension.  The
-        divergence of distributions is what "batchmean" gives.
-    log_target : bool, default False
-        Whether `target` holds log-probabilities.
-    out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the shape and dtype of `log_probs`, which is
-        itself allowed.
+    log_probs, target, sample_weight, reduction, log_target : see `kl_div`
+    out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    loss : scalar or ndarray
-        As `kl_div` returns it.
-    grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of `log_probs`;
-        `out` if given.
-
-    Raises
-    ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, or options out of range.
+    loss, grad : see `cross_entropy_value_and_grad`
 
     Notes
     -----
@@ -138,59 +85,27 @@ def kl_div_value_and_grad(
     >>> grad
     array([[-0.25, -0.75]])
     """
-    return evaluate(
-        _kind(log_target),
-        log_probs,
-        target,
-        reduction,
-        name="log_probs",
-        batchmean=True,
-        gradient=True,
-        out=out,
-    )[:2]
+    return KL_DIV.evaluate(
+        log_probs, target, sample_weight=sample_weight, reduction=reduction, log_target=log_target,
+        gradient=True, out=out,
+    )[:2]  # fmt: skip
 
 
 def kl_div_backward(
-    grad_output: ArrayLike,
-    log_probs: ArrayLike,
-    target: ArrayLike,
-    *,
-    reduction: KLReduction = "mean",
-    log_target: bool = False,
-    out: Array | None = None,
-) -> Array:
+    grad_output, log_probs, target, *, sample_weight=None, reduction="mean", log_target=False,
+    out=None,
+):  # fmt: skip
     r"""Gradient of `kl_div` with respect to `log_probs`, for an upstream gradient.
 
     Parameters
     ----------
-    grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number unless the reduction is
-        "none".
-    log_probs : array_like, any shape
-        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
-    target : array_like, shape of `log_probs`
-        Probabilities, or their logarithms with `log_target`; any real type.
-    reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        "mean" divides by the number of elements, "batchmean" by the first dimension.  The
-        divergence of distributions is what "batchmean" gives.
-    log_target : bool, default False
-        Whether `target` holds log-probabilities.
-    out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the shape and dtype of `log_probs`, which is
-        itself allowed.
+    grad_output : see `cross_entropy_backward`
+    log_probs, target, sample_weight, reduction, log_target : see `kl_div`
+    out : see `cross_entropy_value_and_grad`
 
     Returns
     -------
-    grad : ndarray
-        Shape and dtype of `log_probs`; `out` if given.
-
-    Raises
-    ------
-    TypeError
-        For arrays or options of the wrong type.
-    ValueError
-        For shapes that do not fit, or options out of range.
+    grad : see `cross_entropy_backward`
 
     Examples
     --------
@@ -199,25 +114,7 @@ def kl_div_backward(
     >>> fastloss.kl_div_backward(2.0, np.log([[0.5, 0.5]]), [[0.25, 0.75]], reduction="sum")
     array([[-0.5, -1.5]])
     """
-    return evaluate(
-        _kind(log_target),
-        log_probs,
-        target,
-        reduction,
-        name="log_probs",
-        batchmean=True,
-        value=False,
-        gradient=True,
-        upstream=grad_output,
-        out=out,
-    )[1]
-
-
-def kl_div_totals(
-    log_probs: ArrayLike,
-    target: ArrayLike,
-    *,
-    log_target: bool = False,
-) -> Totals:
-    """Return the sum of the losses and their number: what the mean is the quotient of."""
-    return evaluate(_kind(log_target), log_probs, target, "sum", name="log_probs")[2]
+    return KL_DIV.evaluate(
+        log_probs, target, sample_weight=sample_weight, reduction=reduction, log_target=log_target,
+        value=False, gradient=True, upstream=grad_output, out=out,
+    )[1]  # fmt: skip

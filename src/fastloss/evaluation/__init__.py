@@ -1,0 +1,6 @@
+"""Evaluation: what every sample got, and a loss over more batches than memory holds."""
+
+from fastloss.evaluation.score import SampleScores, score_samples
+from fastloss.evaluation.streaming import StreamingLoss
+
+__all__ = ["SampleScores", "StreamingLoss", "score_samples"]

@@ -1,0 +1,288 @@
+"""A loss over more batches than memory holds, on any number of workers: `StreamingLoss`.
+
+Its state is exact: two sums (Σ loss and the denominator of the mean), the same two for the
+perplexity, and counts.  So it does not depend on the order of updates and merges, it pickles to a
+few hundred bytes, and merging costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from fastloss import _arrays
+from fastloss.losses._reduction import Totals
+from fastloss.losses.criterions import Criterion
+
+__all__ = ["StreamingLoss"]
+
+
+class ExactSum:
+    """A sum of float64 numbers without any rounding.
+
+    Every finite float64 is a whole number of the smallest, 2**-1074: Python's integers add those
+    up.  The sum of the numbers that are not finite stands beside it.  Both are the same in whatever
+    order numbers come.
+    """
+
+    __slots__ = ("units", "special")
+
+    def __init__(self) -> None:
+        self.units = 0
+        self.special = 0.0
+
+    def add(self, value: float) -> None:
+        """Add a number."""
+        if math.isfinite(value):
+            numerator, denominator = value.as_integer_ratio()
+            self.units += numerator << (1075 - denominator.bit_length())
+        else:
+            self.special += value
+
+    def merge(self, other: ExactSum) -> None:
+        """Add everything that another sum holds."""
+        self.units += other.units
+        self.special += other.special
+
+    def __float__(self) -> float:
+        """Return the float64 nearest to the sum."""
+        return self.special or _quotient(self.units, 1 << 1074)
+
+    def over(self, other: ExactSum) -> float:
+        """Return the float64 nearest to the quotient of two sums, NaN where both are nothing."""
+        if self.special or other.special or not other.units:
+            bottom = float(other)
+            return float(self) / bottom if bottom else math.nan
+        return _quotient(self.units, other.units)
+
+
+def _quotient(numerator: int, denominator: int) -> float:
+    """Return the nearest float64, infinity beyond the largest: Python rounds once."""
+    try:
+        return numerator / denominator
+    except OverflowError:
+        return math.inf if (numerator < 0) == (denominator < 0) else -math.inf
+
+
+#: Options that change the loss and leave the model as it is: without them it is -log p(target).
+_NOT_OF_THE_MODEL = frozenset({"weight", "alpha", "gamma", "label_smoothing", "z_loss"})
+
+
+class StreamingLoss:
+    """The loss of a stream of batches, as if all of them had been one call.
+
+    Parameters
+    ----------
+    criterion : criterion
+        A fastloss criterion, such as ``CrossEntropyLoss(label_smoothing=0.1)``.  Its ``reduction``
+        says what `compute` returns, and can't be ``"none"``.
+
+    Attributes
+    ----------
+    sum : float
+        Σ of the losses so far.
+    weight : float
+        What the mean divides by: Σ of the weights of the samples not ignored, without weights their
+        number.
+    mean : float
+        ``sum / weight``; NaN when nothing has been counted.
+    perplexity : float
+        The model's, of losses over classes with class indices: ``exp`` of the mean -log p(target)
+        over the samples not ignored, whatever the criterion's weights, smoothing and ``z_loss``.
+        ``temperature`` and ``softcap`` are part of the model.
+    samples : int
+        Losses seen, ignored ones included: as many as ``reduction="none"`` would have returned.
+    batches : int
+        Calls of `update`, those of merged accumulators included.
+
+    Raises
+    ------
+    TypeError
+        If `criterion` is none of fastloss.
+    ValueError
+        If the criterion's reduction is ``"none"``.
+
+    Notes
+    -----
+    Batches of different sizes, and batches where more is ignored, count for what they hold: the
+    mean is Σ loss / Σ weight, never a mean of means.  The sums over batches are exact and rounded
+    once, when they are read: the same updates and merges give the same bits in any order.  The sum
+    of one batch has float64's rounding.
+
+    Where a criterion has weights, smoothing, ``z_loss`` or ``gamma``, the perplexity takes a second
+    pass over each batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastloss import CrossEntropyLoss, StreamingLoss
+    >>> logits = np.random.default_rng(0).normal(size=(100, 10)).astype(np.float32)
+    >>> target = np.arange(100) % 10
+    >>> first, second = StreamingLoss(CrossEntropyLoss()), StreamingLoss(CrossEntropyLoss())
+    >>> first.update(logits[:70], target[:70]).update(logits[70:90], target[70:90]).batches
+    2
+    >>> second.update(logits[90:], target[90:]).samples    # on another worker, say
+    10
+    >>> loss = first.merge(second).compute()
+    >>> bool(np.isclose(loss, CrossEntropyLoss()(logits, target)))
+    True
+    """
+
+    __slots__ = (
+        "_criterion",
+        "_sum",
+        "_weight",
+        "_surprise",
+        "_predicted",
+        "_samples",
+        "_batches",
+        "_soft",
+    )
+
+    def __init__(self, criterion: Any):
+        if not isinstance(criterion, Criterion):
+            raise TypeError(f"criterion must be a fastloss criterion, got {criterion!r}")
+        if criterion.reduction == "none":
+            raise ValueError(
+                "StreamingLoss sums or averages; the criterion's reduction is 'none', "
+                "expected 'mean' or 'sum'"
+            )
+        self._criterion = criterion
+        self.reset()
+
+    def reset(self) -> StreamingLoss:
+        """Forget every batch.  Returns the accumulator itself."""
+        self._sum, self._weight = ExactSum(), ExactSum()
+        # Of the unweighted -log p(target), and the number of targets.
+        self._surprise, self._predicted = ExactSum(), ExactSum()
+        self._samples = 0
+        self._batches = 0
+        #: Batches of class probabilities, which have no perplexity.
+        self._soft = 0
+        return self
+
+    def update(
+        self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> StreamingLoss:
+        """Add one batch; the arguments are those of the criterion.  Returns the accumulator itself.
+
+        A batch that the criterion rejects raises its error and changes nothing here.
+        """
+        loss = self._criterion._loss
+        x = _arrays.floating(logits, loss.input)
+        target = _arrays._as_array(target, "target")
+        totals = self._criterion._evaluate(x, target, sample_weight)[2]
+        samples, soft = x.size, False
+        if loss.over_classes:
+            axis = _arrays.class_axis(self._criterion.axis, x.ndim, loss.input)
+            samples = math.prod(x.shape[:axis] + x.shape[axis + 1 :])
+            soft = target.shape == x.shape
+        model = None
+        if loss.likelihood is not None and not soft:
+            model = self._likelihood(x, target, sample_weight, totals)
+        # Nothing raises from here on.
+        self._sum.add(totals.loss)
+        self._weight.add(totals.weight)
+        if model is not None:
+            self._surprise.add(model.loss)
+            self._predicted.add(model.weight)
+        self._soft += soft
+        self._samples += samples
+        self._batches += 1
+        return self
+
+    def _likelihood(self, x: Any, target: Any, sample_weight: Any, totals: Totals) -> Totals:
+        """Return the sum of the unweighted -log p(target) of a batch, and their number."""
+        loss, options = self._criterion._loss, self._criterion._options
+        if (
+            loss.likelihood is loss.evaluate
+            and sample_weight is None
+            and all(
+                loss.is_default(option, options[option])
+                for option in _NOT_OF_THE_MODEL & {*options}
+            )
+        ):
+            return totals
+        assert loss.likelihood is not None
+        kept = {
+            option: value
+            for option, value in options.items()
+            if option not in _NOT_OF_THE_MODEL and option != "reduction"
+        }
+        return loss.likelihood(x, target, reduction="sum", **kept)[2]
+
+    def merge(self, other: StreamingLoss) -> StreamingLoss:
+        """Add everything that another accumulator has seen.  Returns the accumulator itself.
+
+        Raises
+        ------
+        TypeError
+            If ``other`` is no `StreamingLoss`.
+        ValueError
+            If its criterion has other options: their sums don't belong together.
+        """
+        if not isinstance(other, StreamingLoss):
+            raise TypeError(f"merge expects a StreamingLoss, got {type(other).__name__}")
+        if self._criterion != other._criterion:
+            raise ValueError(
+                f"cannot merge the loss of {other._criterion!r} into that of {self._criterion!r}"
+            )
+        for name in ("_sum", "_weight", "_surprise", "_predicted"):
+            getattr(self, name).merge(getattr(other, name))
+        self._samples += other._samples
+        self._batches += other._batches
+        self._soft += other._soft
+        return self
+
+    def compute(self) -> float:
+        """Return the loss so far under the criterion's reduction: `mean` or `sum`."""
+        return self.sum if self._criterion.reduction == "sum" else self.mean
+
+    @property
+    def criterion(self) -> Any:
+        return self._criterion
+
+    @property
+    def sum(self) -> float:
+        return float(self._sum)
+
+    @property
+    def weight(self) -> float:
+        return float(self._weight)
+
+    @property
+    def mean(self) -> float:
+        return self._sum.over(self._weight)
+
+    @property
+    def perplexity(self) -> float:
+        if self._criterion._loss.likelihood is None:
+            raise AttributeError(
+                f"{type(self._criterion).__name__} has no perplexity: that is the exponential of"
+                " the mean cross-entropy over classes"
+            )
+        if self._soft:
+            raise ValueError(
+                f"there is no perplexity of class probabilities, which {self._soft} of"
+                f" {self._batches} batches had as target"
+            )
+        try:
+            return math.exp(self._surprise.over(self._predicted))
+        except OverflowError:
+            return math.inf
+
+    @property
+    def samples(self) -> int:
+        return self._samples
+
+    @property
+    def batches(self) -> int:
+        return self._batches
+
+    def __repr__(self) -> str:
+        return (
+            f"StreamingLoss({self._criterion!r}): mean {self.mean:.6g} "
+            f"over {self._samples} samples in {self._batches} batches"
+        )

@@ -1,0 +1,152 @@
+"""What each loss is: one `Specification` drives its functions, criterion, totals and dask graph.
+
+Layout: a) checks of options, b) `Specification`, c) the losses.  Adding a loss adds an entry to c),
+functions whose signatures are written by hand in a module beside this one, and a criterion class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastloss import _arrays
+from fastloss.losses import _classes, _elementwise
+from fastloss.losses._elementwise import Kind
+from fastloss.losses._reduction import Totals
+
+# ---- a) checks of options --------------------------------------------------------------------
+
+#: Checks the value of an option with this name, and returns it as it is kept.
+Check = Callable[[Any, str], Any]
+
+
+def _optional(check: Check) -> Check:
+    """Return a check that lets None pass."""
+    return lambda value, name: None if value is None else check(value, name)
+
+
+# ---- b) Specification ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Specification:
+    """A loss, for all that has to know about it without being written for it."""
+
+    #: Name of its function.
+    name: str
+    #: (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the options) to
+    #: (loss, gradient, totals).  The totals are what the mean is the quotient of.
+    evaluate: Callable[..., tuple[Any, Any, Totals]]
+    #: Options beside reduction and sample_weight, each with its default and its check.
+    options: Mapping[str, tuple[Any, Check]]
+    #: What the array is called that the gradient is of.
+    input: str = "logits"
+    #: Whether a loss belongs to a sample with its classes, not to an element.
+    over_classes: bool = True
+    reductions: tuple[str, ...] = _arrays.REDUCTIONS
+    #: Options that broadcast to the elements.
+    operands: tuple[str, ...] = ()
+    #: Evaluates the unweighted -log p(target), which makes a perplexity; None where there is none.
+    likelihood: Callable[..., tuple[Any, Any, Totals]] | None = None
+
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options as they are kept, after checking each."""
+        kept = {}
+        for name, value in options.items():
+            if name == "reduction":
+                if value not in self.reductions:
+                    _arrays.one_of(value, self.reductions, name)
+                kept[name] = value
+            else:
+                kept[name] = self.options[name][1](value, name)
+        return kept
+
+    def is_default(self, name: str, value: Any) -> bool:
+        """Whether an option has its default."""
+        default = "mean" if name == "reduction" else self.options[name][0]
+        return type(value) is type(default) and bool(value == default)
+
+
+# ---- c) the losses ---------------------------------------------------------------------------
+
+
+def _evaluate_kl_div(x: Any, target: Any, *, log_target: Any = False, **options: Any) -> Any:
+    kind = Kind.KL_LOG_TARGET if _arrays.truth(log_target, "log_target") else Kind.KL
+    return _elementwise.evaluate(kind, x, target, name="log_probs", batchmean=True, **options)
+
+
+def _evaluate_sigmoid_focal(
+    x: Any, target: Any, *, alpha: Any = 0.25, gamma: Any = 2.0, **options: Any
+) -> Any:
+    alpha, gamma = _arrays.alpha(alpha, "alpha"), _arrays.not_negative(gamma, "gamma")
+    return _elementwise.evaluate(Kind.FOCAL, x, target, alpha=alpha, gamma=gamma, **options)
+
+
+def _evaluate_softmax_focal(
+    x: Any, target: Any, *, alpha: Any = None, gamma: Any = 2.0, **options: Any
+) -> Any:
+    return _classes.evaluate(_classes.FOCAL, x, target, weight=alpha, gamma=gamma, **options)
+
+
+_evaluate_cross_entropy = partial(_classes.evaluate, _classes.CROSS_ENTROPY)
+_evaluate_nll = partial(_classes.evaluate, _classes.NLL)
+
+# Options that several losses have.
+_CLASS_WEIGHT = None, _optional(_arrays.kept_class_weights)
+_WEIGHT = None, _optional(_arrays.kept_weights)
+_IGNORE_INDEX = -100, _arrays.integer
+_IGNORED_ELEMENT = None, _optional(_arrays.integer)
+_GAMMA = 2.0, _arrays.not_negative
+_AXIS = None, _optional(_arrays.integer)
+
+CROSS_ENTROPY = Specification(
+    "cross_entropy", _evaluate_cross_entropy,
+    {
+        "weight": _CLASS_WEIGHT, "ignore_index": _IGNORE_INDEX,
+        "label_smoothing": (0.0, _arrays.fraction), "temperature": (1.0, _arrays.positive),
+        "softcap": (None, _optional(_arrays.positive)), "z_loss": (0.0, _arrays.not_negative),
+        "axis": _AXIS,
+    },
+    likelihood=_evaluate_cross_entropy,
+)  # fmt: skip
+NLL_LOSS = Specification(
+    "nll_loss", _evaluate_nll,
+    {"weight": _CLASS_WEIGHT, "ignore_index": _IGNORE_INDEX, "axis": _AXIS},
+    input="log_probs", likelihood=_evaluate_nll,
+)  # fmt: skip
+SOFTMAX_FOCAL_LOSS = Specification(
+    "softmax_focal_loss", _evaluate_softmax_focal,
+    {"alpha": _CLASS_WEIGHT, "gamma": _GAMMA, "ignore_index": _IGNORE_INDEX, "axis": _AXIS},
+    likelihood=_evaluate_cross_entropy,
+)  # fmt: skip
+BINARY_CROSS_ENTROPY = Specification(
+    "binary_cross_entropy", partial(_elementwise.evaluate, Kind.BCE, name="probs", in_unit=True),
+    {"weight": _WEIGHT},
+    input="probs", over_classes=False, operands=("weight",),
+)  # fmt: skip
+BINARY_CROSS_ENTROPY_WITH_LOGITS = Specification(
+    "binary_cross_entropy_with_logits", partial(_elementwise.evaluate, Kind.BCE_WITH_LOGITS),
+    {"weight": _WEIGHT, "pos_weight": _WEIGHT, "ignore_index": _IGNORED_ELEMENT},
+    over_classes=False, operands=("weight", "pos_weight"),
+)  # fmt: skip
+SIGMOID_FOCAL_LOSS = Specification(
+    "sigmoid_focal_loss", _evaluate_sigmoid_focal,
+    {"alpha": (0.25, _arrays.alpha), "gamma": _GAMMA, "ignore_index": _IGNORED_ELEMENT},
+    over_classes=False, operands=("alpha",),
+)  # fmt: skip
+KL_DIV = Specification(
+    "kl_div", _evaluate_kl_div,
+    {"log_target": (False, _arrays.truth)},
+    input="log_probs", over_classes=False, reductions=(*_arrays.REDUCTIONS, "batchmean"),
+)  # fmt: skip
+
+#: Every loss of logits, probabilities or log-probabilities and a target, by name.
+SPECIFICATIONS = {
+    loss.name: loss
+    for loss in (
+        CROSS_ENTROPY, NLL_LOSS, SOFTMAX_FOCAL_LOSS, BINARY_CROSS_ENTROPY,
+        BINARY_CROSS_ENTROPY_WITH_LOGITS, SIGMOID_FOCAL_LOSS, KL_DIV,
+    )
+}  # fmt: skip

@@ -1,0 +1,36 @@
+# The types of the functions beside this file, by the reduction where the result depends on it.
+# fmt: off
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastloss._arrays import Array
+from fastloss.losses._reduction import KLReduction
+
+@overload
+def kl_div(
+    log_probs: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None,
+    reduction: Literal["mean", "batchmean", "sum"] = "mean", log_target: bool = False,
+) -> np.floating[Any]: ...
+@overload
+def kl_div(
+    log_probs: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None,
+    reduction: Literal["none"], log_target: bool = False,
+) -> Array: ...
+@overload
+def kl_div_value_and_grad(
+    log_probs: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None,
+    reduction: Literal["mean", "batchmean", "sum"] = "mean", log_target: bool = False,
+    out: Array | None = None,
+) -> tuple[np.floating[Any], Array]: ...
+@overload
+def kl_div_value_and_grad(
+    log_probs: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None,
+    reduction: Literal["none"], log_target: bool = False, out: Array | None = None,
+) -> tuple[Array, Array]: ...
+def kl_div_backward(
+    grad_output: ArrayLike, log_probs: ArrayLike, target: ArrayLike, *,
+    sample_weight: ArrayLike | None = None, reduction: KLReduction = "mean",
+    log_target: bool = False, out: Array | None = None,
+) -> Array: ...
