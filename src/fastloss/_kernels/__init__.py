@@ -22,7 +22,7 @@ __all__ = ["KERNELS", "LEVELS", "built", "level", "load", "runtime", "supported"
 LEVELS = {"baseline": 0, "avx2": 3, "avx512": 4}
 
 #: Modules that every level has.
-KERNELS = ("categorical", "elementwise", "soft", "softmax", "vecmath")
+KERNELS = ("categorical", "elements", "soft", "softmax", "vecmath")
 
 
 def load(level: str) -> dict[str, ModuleType]:
@@ -64,7 +64,7 @@ level = _choose()
 
 # The chosen level's modules, for `from fastloss._kernels import categorical`.
 categorical: ModuleType
-elementwise: ModuleType
+elements: ModuleType
 soft: ModuleType
 softmax: ModuleType
 vecmath: ModuleType

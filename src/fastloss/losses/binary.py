@@ -31,16 +31,17 @@ __all__ = [
 ]
 
 
-def focal_parameters(alpha: Any, gamma: Any) -> tuple[float, float]:
-    """Check alpha and gamma; -1 stands for no alpha."""
+def focal_parameters(alpha: Any, gamma: Any) -> tuple[Any, float]:
+    """Check alpha and gamma."""
     gamma = _arrays.number(gamma, "gamma")
     if not 0 <= gamma < np.inf:
         raise ValueError(f"gamma must be finite and at least 0, got {gamma}")
-    if alpha is None:
-        return -1.0, gamma
-    alpha = _arrays.number(alpha, "alpha")
-    if not alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1] or be None, got {alpha}")
+    if alpha is None or (type(alpha) is float and 0.0 <= alpha <= 1.0):
+        return alpha, gamma
+    alpha = _arrays.as_float64(alpha, "alpha")
+    outside = ~((alpha >= 0) & (alpha <= 1))
+    if outside.any():
+        raise ValueError(f"alpha must lie in [0, 1] or be None, got {float(alpha[outside][0])}")
     return alpha, gamma
 
 
@@ -49,6 +50,7 @@ def binary_cross_entropy(
     target: ArrayLike,
     *,
     weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> np.floating[Any] | Array:
     r"""Binary cross-entropy between probabilities and targets.
@@ -94,9 +96,16 @@ def binary_cross_entropy(
     >>> print(fastloss.binary_cross_entropy([0.9, 0.2], [1, 0]).round(4))
     0.1643
     """
-    return evaluate(Kind.BCE, probs, target, reduction, name="probs", weight=weight, in_unit=True)[
-        0
-    ]
+    return evaluate(
+        Kind.BCE,
+        probs,
+        target,
+        reduction,
+        name="probs",
+        weight=weight,
+        sample_weight=sample_weight,
+        in_unit=True,
+    )[0]
 
 
 def binary_cross_entropy_value_and_grad(
@@ -104,6 +113,7 @@ def binary_cross_entropy_value_and_grad(
     target: ArrayLike,
     *,
     weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     reduction: Reduction = "mean",
     out: Array | None = None,
 ) -> tuple[np.floating[Any] | Array, Array]:
@@ -158,6 +168,7 @@ def binary_cross_entropy_value_and_grad(
         reduction,
         name="probs",
         weight=weight,
+        sample_weight=sample_weight,
         in_unit=True,
         gradient=True,
         out=out,
@@ -170,6 +181,7 @@ def binary_cross_entropy_backward(
     target: ArrayLike,
     *,
     weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     reduction: Reduction = "mean",
     out: Array | None = None,
 ) -> Array:
@@ -219,6 +231,7 @@ def binary_cross_entropy_backward(
         reduction,
         name="probs",
         weight=weight,
+        sample_weight=sample_weight,
         in_unit=True,
         value=False,
         gradient=True,
@@ -232,9 +245,19 @@ def binary_cross_entropy_totals(
     target: ArrayLike,
     *,
     weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
 ) -> Totals:
     """Return the sum of the losses and their number: what the mean is the quotient of."""
-    return evaluate(Kind.BCE, probs, target, "sum", name="probs", weight=weight, in_unit=True)[2]
+    return evaluate(
+        Kind.BCE,
+        probs,
+        target,
+        "sum",
+        name="probs",
+        weight=weight,
+        sample_weight=sample_weight,
+        in_unit=True,
+    )[2]
 
 
 def binary_cross_entropy_with_logits(
@@ -243,6 +266,8 @@ def binary_cross_entropy_with_logits(
     *,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
 ) -> np.floating[Any] | Array:
     r"""Binary cross-entropy between logits and targets.
@@ -292,7 +317,14 @@ def binary_cross_entropy_with_logits(
     1.5895
     """
     return evaluate(
-        Kind.BCE_WITH_LOGITS, logits, target, reduction, weight=weight, pos_weight=pos_weight
+        Kind.BCE_WITH_LOGITS,
+        logits,
+        target,
+        reduction,
+        weight=weight,
+        pos_weight=pos_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
     )[0]
 
 
@@ -302,6 +334,8 @@ def binary_cross_entropy_with_logits_value_and_grad(
     *,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
     out: Array | None = None,
 ) -> tuple[np.floating[Any] | Array, Array]:
@@ -358,6 +392,8 @@ def binary_cross_entropy_with_logits_value_and_grad(
         reduction,
         weight=weight,
         pos_weight=pos_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
         gradient=True,
         out=out,
     )[:2]
@@ -370,6 +406,8 @@ def binary_cross_entropy_with_logits_backward(
     *,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
     out: Array | None = None,
 ) -> Array:
@@ -422,6 +460,8 @@ def binary_cross_entropy_with_logits_backward(
         reduction,
         weight=weight,
         pos_weight=pos_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
         value=False,
         gradient=True,
         upstream=grad_output,
@@ -435,10 +475,19 @@ def binary_cross_entropy_with_logits_totals(
     *,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
 ) -> Totals:
     """Return the sum of the losses and their number: what the mean is the quotient of."""
     return evaluate(
-        Kind.BCE_WITH_LOGITS, logits, target, "sum", weight=weight, pos_weight=pos_weight
+        Kind.BCE_WITH_LOGITS,
+        logits,
+        target,
+        "sum",
+        weight=weight,
+        pos_weight=pos_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
     )[2]
 
 
@@ -446,8 +495,10 @@ def sigmoid_focal_loss(
     logits: ArrayLike,
     target: ArrayLike,
     *,
-    alpha: float | None = 0.25,
+    alpha: ArrayLike | None = 0.25,
     gamma: float = 2.0,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
 ) -> np.floating[Any] | Array:
     r"""Focal loss of sigmoid probabilities.
@@ -494,8 +545,16 @@ def sigmoid_focal_loss(
     >>> print(fastloss.sigmoid_focal_loss([2.0, -1.0], [1, 1]).round(4))
     0.088
     """
+    alpha, gamma = focal_parameters(alpha, gamma)
     return evaluate(
-        Kind.FOCAL, logits, target, reduction, parameters=focal_parameters(alpha, gamma)
+        Kind.FOCAL,
+        logits,
+        target,
+        reduction,
+        alpha=alpha,
+        gamma=gamma,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
     )[0]
 
 
@@ -503,8 +562,10 @@ def sigmoid_focal_loss_value_and_grad(
     logits: ArrayLike,
     target: ArrayLike,
     *,
-    alpha: float | None = 0.25,
+    alpha: ArrayLike | None = 0.25,
     gamma: float = 2.0,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
     out: Array | None = None,
 ) -> tuple[np.floating[Any] | Array, Array]:
@@ -554,12 +615,16 @@ def sigmoid_focal_loss_value_and_grad(
     >>> grad.round(4)
     array([-0.0006, -0.096 ])
     """
+    alpha, gamma = focal_parameters(alpha, gamma)
     return evaluate(
         Kind.FOCAL,
         logits,
         target,
         reduction,
-        parameters=focal_parameters(alpha, gamma),
+        alpha=alpha,
+        gamma=gamma,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
         gradient=True,
         out=out,
     )[:2]
@@ -570,8 +635,10 @@ def sigmoid_focal_loss_backward(
     logits: ArrayLike,
     target: ArrayLike,
     *,
-    alpha: float | None = 0.25,
+    alpha: ArrayLike | None = 0.25,
     gamma: float = 2.0,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
     out: Array | None = None,
 ) -> Array:
@@ -616,12 +683,16 @@ def sigmoid_focal_loss_backward(
     >>> fastloss.sigmoid_focal_loss_backward(2.0, [2.0, -1.0], [1, 1], reduction="sum").round(4)
     array([-0.0024, -0.3841])
     """
+    alpha, gamma = focal_parameters(alpha, gamma)
     return evaluate(
         Kind.FOCAL,
         logits,
         target,
         reduction,
-        parameters=focal_parameters(alpha, gamma),
+        alpha=alpha,
+        gamma=gamma,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
         value=False,
         gradient=True,
         upstream=grad_output,
@@ -633,8 +704,20 @@ def sigmoid_focal_loss_totals(
     logits: ArrayLike,
     target: ArrayLike,
     *,
-    alpha: float | None = 0.25,
+    alpha: ArrayLike | None = 0.25,
     gamma: float = 2.0,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
 ) -> Totals:
     """Return the sum of the losses and their number: what the mean is the quotient of."""
-    return evaluate(Kind.FOCAL, logits, target, "sum", parameters=focal_parameters(alpha, gamma))[2]
+    alpha, gamma = focal_parameters(alpha, gamma)
+    return evaluate(
+        Kind.FOCAL,
+        logits,
+        target,
+        "sum",
+        alpha=alpha,
+        gamma=gamma,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+    )[2]

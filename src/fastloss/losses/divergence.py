@@ -32,6 +32,7 @@ def kl_div(
     log_probs: ArrayLike,
     target: ArrayLike,
     *,
+    sample_weight: ArrayLike | None = None,
     reduction: KLReduction = "mean",
     log_target: bool = False,
 ) -> np.floating[Any] | Array:
@@ -80,7 +81,13 @@ def kl_div(
     0.0654
     """
     return evaluate(
-        _kind(log_target), log_probs, target, reduction, name="log_probs", batchmean=True
+        _kind(log_target),
+        log_probs,
+        target,
+        reduction,
+        name="log_probs",
+        sample_weight=sample_weight,
+        batchmean=True,
     )[0]
 
 
@@ -88,6 +95,7 @@ def kl_div_value_and_grad(
     log_probs: ArrayLike,
     target: ArrayLike,
     *,
+    sample_weight: ArrayLike | None = None,
     reduction: KLReduction = "mean",
     log_target: bool = False,
     out: Array | None = None,
@@ -144,6 +152,7 @@ def kl_div_value_and_grad(
         target,
         reduction,
         name="log_probs",
+        sample_weight=sample_weight,
         batchmean=True,
         gradient=True,
         out=out,
@@ -155,6 +164,7 @@ def kl_div_backward(
     log_probs: ArrayLike,
     target: ArrayLike,
     *,
+    sample_weight: ArrayLike | None = None,
     reduction: KLReduction = "mean",
     log_target: bool = False,
     out: Array | None = None,
@@ -205,6 +215,7 @@ def kl_div_backward(
         target,
         reduction,
         name="log_probs",
+        sample_weight=sample_weight,
         batchmean=True,
         value=False,
         gradient=True,
@@ -217,7 +228,10 @@ def kl_div_totals(
     log_probs: ArrayLike,
     target: ArrayLike,
     *,
+    sample_weight: ArrayLike | None = None,
     log_target: bool = False,
 ) -> Totals:
     """Return the sum of the losses and their number: what the mean is the quotient of."""
-    return evaluate(_kind(log_target), log_probs, target, "sum", name="log_probs")[2]
+    return evaluate(
+        _kind(log_target), log_probs, target, "sum", name="log_probs", sample_weight=sample_weight
+    )[2]
