@@ -14,7 +14,7 @@
 
 from cython.parallel cimport prange, threadid
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .endings cimport (
     AHEAD, BCE, BCE_WITH_LOGITS, BLOCK, FOCAL, KEPT, KL, KL_LOG_TARGET, LOG_SIGMOID, SIGMOID,
@@ -124,6 +124,28 @@ cdef Py_ssize_t outside_unit(
     return -1
 
 
+cdef inline bint plainly_labels(
+    const Operand *source, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Whether n integers are all 0 or 1, told by their bits."""
+    cdef Py_ssize_t i
+    cdef uint64_t all64 = 0
+    cdef uint32_t all32 = 0
+    cdef uint8_t all8 = 0
+    if source.type == INT64 or source.type == UINT64:
+        for i in range(n):
+            all64 |= (<const uint64_t *>source.data)[first + i]
+    elif source.type == INT32 or source.type == UINT32:
+        for i in range(n):
+            all32 |= (<const uint32_t *>source.data)[first + i]
+    elif source.type == INT8 or source.type == UINT8:
+        for i in range(n):
+            all8 |= source.data[first + i]
+    else:
+        return False
+    return (all64 | all32 | all8) <= 1
+
+
 cdef Py_ssize_t wrong_target(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
@@ -131,6 +153,8 @@ cdef Py_ssize_t wrong_target(
     cdef Py_ssize_t i
     cdef int bad = 0
     cdef double other = job.ignored if job.ignoring else 0.0
+    if plainly_labels(&job.target, first, n):
+        return -1
     widen(&desk.t[0], &job.target, first, n)
     for i in range(n):
         bad |= (desk.t[i] != 0) & (desk.t[i] != 1) & (desk.t[i] != other)
@@ -209,18 +233,11 @@ cdef inline void multiply_all(
 ) noexcept nogil:
     """Weights into losses and gradients, upstream gradient and scale into gradients alone."""
     cdef Py_ssize_t i
-    cdef double a
     if job.weight.data != NULL:
         fetch(&desk.by[0], &job.weight, first, n)
         multiply(job, desk, n)
     if job.sample_weight.data != NULL:
         fetch(&desk.by[0], &job.sample_weight, first, n)
-        multiply(job, desk, n)
-    if job.alpha.data != NULL:
-        fetch(&desk.by[0], &job.alpha, first, n)
-        for i in range(n):
-            a = desk.by[i]
-            desk.by[i] = a * desk.t[i] + (1 - a) * (1 - desk.t[i])
         multiply(job, desk, n)
     if job.upstream.data != NULL:
         fetch(&desk.by[0], &job.upstream, first, n)
@@ -248,10 +265,24 @@ cdef inline void find_positive(
             desk.by[i] = 1
 
 
+cdef inline void find_alpha(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """desk.by: alpha * t + (1 - alpha) * (1 - t), or 1."""
+    cdef Py_ssize_t i
+    if job.alpha.data != NULL:
+        fetch(&desk.by[0], &job.alpha, first, n)
+        for i in range(n):
+            desk.by[i] = desk.by[i] * desk.t[i] + (1 - desk.by[i]) * (1 - desk.t[i])
+    else:
+        for i in range(n):
+            desk.by[i] = 1
+
+
 cdef void in_double(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n, bint exact
 ) noexcept nogil:
-    """Losses and gradients of desk.x, weights of the positive alone included.
+    """Losses and gradients of desk.x, weights of the positive and alpha alone included.
 
     exact: whether they are wanted as doubles.
     """
@@ -261,20 +292,19 @@ cdef void in_double(
         for i in range(n):
             desk.t[i] = desk.t[i] if desk.kept[i] != 0 else 0.0
     if job.kind == BCE_WITH_LOGITS:
-        if job.pos_weight.data == NULL and all_hard(&desk.t[0], n):
-            if job.want_gradient:
-                bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
-            else:
-                bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], <double *>NULL, n)
+        find_positive(job, desk, first, n)
+        if job.pos_weight.data != NULL or not all_hard(&desk.t[0], n):
+            bce_soft(&desk.x[0], &desk.t[0], &desk.by[0], &desk.loss[0], &desk.grad[0], n)
+        elif job.want_gradient:
+            bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
         else:
-            find_positive(job, desk, first, n)
-            bce_soft(desk, &desk.by[0], n)
+            bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], <double *>NULL, n)
         if job.want_hess:
-            find_positive(job, desk, first, n)
             bce_hess(desk, &desk.by[0], n)
     elif job.kind == BCE:
         bce_probabilities(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
     elif job.kind == FOCAL:
+        find_alpha(job, desk, first, n)
         if exact:
             focal(desk, job.gamma, n, job.want_gradient, job.want_hess, True)
         else:
@@ -287,24 +317,83 @@ cdef void in_double(
         kl(desk, n, False)
 
 
-cdef inline bint float_does(const Job *job, float x, float t) noexcept nogil:
-    """Whether an element may be computed in float.
+cdef inline bint good(float x, float t, float least, float most) noexcept nogil:
+    return (
+        ((t == 0) | (t == 1) | ((t >= least) & (x >= least))) & (x <= most) & (x >= -most)
+    )
 
-    NaN stands for a target that is no float. A weight may bring back a loss that is too small for
-    a float, unless it comes from a float as it is.
+
+cdef inline bint find_done(const Job *job, Desk *desk, Py_ssize_t n) noexcept nogil:
+    """Whether all is as good in float as in double; desk.done32: which is, if not all.
+
+    Not a target that is no float: NaN stands for it. Not what a weight may bring back when it is
+    too small for a float, unless it is the float that it comes from.
     """
-    cdef bint hard = (t == 0) | (t == 1)
-    if job.kind == BCE_WITH_LOGITS:
-        return hard & ((not job.factored) | ((x <= 80) & (x >= -80)))
-    return hard | ((t >= <float>5e-20) & (x >= <float>5e-20))
-
-
-cdef inline bint float_does_all(const Job *job, const Desk *desk, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     cdef int others = 0
+    # A target other than 0 and 1, and x with it, have to be at least ..., and x at most ...
+    cdef float least = <float>(-INFINITY), most = <float>INFINITY
+    if job.pos_weight.data != NULL:
+        least = <float>INFINITY
+    elif job.kind == BCE and job.factored:
+        least = <float>5e-20
+    if job.kind == BCE_WITH_LOGITS and job.factored:
+        most = <float>80
     for i in range(n):
-        others |= not float_does(job, desk.x32[i], desk.t32[i])
-    return others == 0
+        others |= not good(desk.x32[i], desk.t32[i], least, most)
+    if others == 0:
+        return True
+    for i in range(n):
+        desk.done32[i] = (
+            <float>1 if good(desk.x32[i], desk.t32[i], least, most) else <float>0
+        )
+    return False
+
+
+cdef inline bint in_float(const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """Losses and gradients of desk.x32 where float does, without any factor; whether it is all."""
+    cdef Py_ssize_t i
+    fetch(&desk.t32[0], &job.target, first, n)
+    if job.ignoring:
+        for i in range(n):
+            desk.t32[i] = desk.t32[i] if desk.kept[i] != 0 else <float>0
+    if job.kind == BCE:
+        bce_probabilities(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
+    elif not all_hard(&desk.t32[0], n):
+        bce_soft(
+            &desk.x32[0], &desk.t32[0], <double *>NULL, &desk.loss32[0], &desk.grad32[0], n
+        )
+    else:
+        if job.want_gradient:
+            bce_hard(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
+        else:
+            bce_hard(&desk.x32[0], &desk.t32[0], &desk.loss32[0], <float *>NULL, n)
+        if not job.factored:
+            return True
+    return find_done(job, desk, n)
+
+
+cdef inline void join_float(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n, bint all_done
+) noexcept nogil:
+    """Results of `in_float` to those of `in_double`, with the weights of the positive."""
+    cdef Py_ssize_t i
+    if all_done:
+        for i in range(n):
+            desk.loss[i] = desk.loss32[i]
+            desk.grad[i] = desk.grad32[i]
+    else:
+        for i in range(n):
+            desk.loss[i] = desk.loss32[i] if desk.done32[i] != 0 else desk.loss[i]
+            desk.grad[i] = desk.grad32[i] if desk.done32[i] != 0 else desk.grad[i]
+    if job.pos_weight.data != NULL:
+        fetch(&desk.by[0], &job.pos_weight, first, n)
+        for i in range(n):
+            desk.by[i] = desk.by[i] if desk.t32[i] != 0 else 1.0
+        if not all_done:
+            for i in range(n):
+                desk.by[i] = desk.by[i] if desk.done32[i] != 0 else 1.0
+        multiply(job, desk, n)
 
 
 cdef void compute(
@@ -315,12 +404,10 @@ cdef void compute(
     An element's results do not depend on what else is in its block.
     """
     cdef Py_ssize_t i
-    cdef double a, b
     cdef float scale
-    cdef bint all_done = False
-    cdef bint in_float = False
+    cdef bint all_done = False, try_float = False
     if real is float:
-        in_float = (job.kind == BCE or job.kind == BCE_WITH_LOGITS) and not job.want_hess
+        try_float = (job.kind == BCE or job.kind == BCE_WITH_LOGITS) and not job.want_hess
     if job.kind == SIGMOID or job.kind == LOG_SIGMOID or job.kind == SOFTPLUS:
         if real is float:
             function(&desk.x32[0], job.kind, &desk.grad32[0], n)
@@ -334,20 +421,8 @@ cdef void compute(
                 desk.x32[i] = desk.x32[i] if desk.kept[i] != 0 else <float>0
             else:
                 desk.x[i] = desk.x[i] if desk.kept[i] != 0 else 0.0
-    if in_float:
-        fetch(&desk.t32[0], &job.target, first, n)
-        if job.ignoring:
-            for i in range(n):
-                desk.t32[i] = desk.t32[i] if desk.kept[i] != 0 else <float>0
-        if job.kind == BCE:
-            bce_probabilities(
-                &desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n
-            )
-        elif job.want_gradient:
-            bce_hard(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
-        else:
-            bce_hard(&desk.x32[0], &desk.t32[0], &desk.loss32[0], <float *>NULL, n)
-        all_done = float_does_all(job, desk, n)
+    if real is float and try_float:
+        all_done = in_float(job, desk, first, n)
         if all_done and not job.factored and not job.ignoring:
             scale = <float>job.scale
             for i in range(n):
@@ -361,14 +436,8 @@ cdef void compute(
             for i in range(n):
                 desk.x[i] = desk.x32[i]
         in_double(job, desk, first, n, real is double)
-    if in_float:
-        find_positive(job, desk, first, n)
-        for i in range(n):
-            b = desk.by[i] if desk.t32[i] != 0 else 1.0
-            a = product(desk.loss32[i], b)
-            desk.loss[i] = a if float_does(job, desk.x32[i], desk.t32[i]) else desk.loss[i]
-            a = product(desk.grad32[i], b)
-            desk.grad[i] = a if float_does(job, desk.x32[i], desk.t32[i]) else desk.grad[i]
+    if real is float and try_float:
+        join_float(job, desk, first, n, all_done)
     multiply_all(job, desk, first, n)
     if real is float and job.want_gradient:
         for i in range(n):

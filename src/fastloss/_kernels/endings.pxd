@@ -75,11 +75,13 @@ cdef struct Desk:
     double hess[BLOCK]
     double by[BLOCK]         # a factor
     double kept[BLOCK]       # 0 for what is ignored
+    float done32[BLOCK]      # 0 for what float does not do for
     double p[BLOCK]
     double q[BLOCK]
     double u[BLOCK]
     double u_low[BLOCK]
     double power[BLOCK]
+    double slope[BLOCK]
     # f) alone
     float odds[BLOCK]
     float waiting[KEPT]
@@ -125,23 +127,25 @@ cdef inline void bce_hard(
             grad[i] = -c if t[i] != 0 else c
 
 
-cdef inline void bce_soft(Desk *desk, const double *positive, Py_ssize_t n) noexcept nogil:
-    """Any targets, in double: the two terms of the gradient may be close to each other.
+cdef inline void bce_soft(
+    const real *x, const real *t, const double *positive, real *loss, real *grad, Py_ssize_t n
+) noexcept nogil:
+    """Any targets, bit for bit like `bce_hard` where they are 0 or 1.
 
-    positive: weights of the term of t.
+    positive: weights of the term of t, or NULL; in double alone.
     """
     cdef Py_ssize_t i
-    cdef double e, p, a, b, x, t
+    cdef real e, p, a, b
     for i in range(n):
-        x = desk.x[i]
-        t = desk.t[i]
-        e = exp_negative(minus_abs(x))
+        e = exp_negative(minus_abs(x[i]))
+        p = t[i]
+        if positive != NULL:
+            p = <real>0 if p == 0 else p * <real>positive[i]
+        a = p * softplus(-x[i], e)
+        b = (<real>1 - t[i]) * softplus(x[i], e)
         # A target of exactly 0 or 1, or a weight of 0, leaves a term out, an infinite one too.
-        p = 0.0 if t == 0 else t * positive[i]
-        a = p * softplus(-x, e)
-        b = (1 - t) * softplus(x, e)
-        desk.loss[i] = (0.0 if p == 0 else a) + (0.0 if t == 1 else b)
-        desk.grad[i] = (1 - t) * sigmoid(x, e) - p * sigmoid(-x, e)
+        loss[i] = (<real>0 if p == 0 else a) + (<real>0 if t[i] == 1 else b)
+        grad[i] = (<real>1 - t[i]) * sigmoid(x[i], e) - p * sigmoid(-x[i], e)
 
 
 cdef inline void bce_hess(Desk *desk, const double *positive, Py_ssize_t n) noexcept nogil:
@@ -219,7 +223,7 @@ cdef inline void focal_parts(Desk *desk, Py_ssize_t n, bint exact) noexcept nogi
 
 
 cdef inline void focal_power(Desk *desk, double gamma, Py_ssize_t n, bint exact) noexcept nogil:
-    """u**gamma."""
+    """u**gamma and gamma * u**(gamma - 1)."""
     cdef Py_ssize_t i
     cdef double y, low, u
     cdef Pair log
@@ -230,9 +234,12 @@ cdef inline void focal_power(Desk *desk, double gamma, Py_ssize_t n, bint exact)
             if exact:
                 y = y + (product_low(u, u, y) + 2 * u * desk.u_low[i])
             desk.power[i] = y
+            desk.slope[i] = 2 * u
     elif gamma == 1 or gamma == 0:
         for i in range(n):
             desk.power[i] = desk.u[i] if gamma == 1 else 1.0
+            desk.slope[i] = gamma
+        return
     elif exact:
         for i in range(n):
             log = log_pair(Pair(desk.u[i], desk.u_low[i]))
@@ -245,14 +252,20 @@ cdef inline void focal_power(Desk *desk, double gamma, Py_ssize_t n, bint exact)
     else:
         for i in range(n):
             desk.power[i] = exp_negative(gamma * log_positive(desk.u[i]))
+    if gamma != 2:
+        for i in range(n):
+            desk.slope[i] = gamma * (desk.power[i] / desk.u[i] if desk.u[i] > 0 else 0.0)
 
 
 cdef inline void focal(
     Desk *desk, double gamma, Py_ssize_t n, bint want_gradient, bint want_hess, bint exact
 ) noexcept nogil:
-    """u**gamma * BCE. An infinite logit's cross-entropy meets a factor of 0, and that wins."""
+    """desk.by * u**gamma * BCE.
+
+    An infinite logit's cross-entropy meets a factor of 0, and that wins.
+    """
     cdef Py_ssize_t i
-    cdef double p, q, t, a, b, d, slope, power, ce
+    cdef double p, q, t, a, b, d, power, ce
     if exact:
         focal_parts(desk, n, True)
         focal_power(desk, gamma, n, True)
@@ -270,20 +283,21 @@ cdef inline void focal(
             a = gamma * desk.loss[i] * d * ((gamma - 1) * d + (q - p))
             b = (1 - t) * p - t * q
             a = (0.0 if d == 0 else a) + 2 * gamma * d * b + p * q
-            desk.hess[i] = 0.0 if desk.power[i] == 0 else desk.power[i] * a
+            desk.hess[i] = desk.by[i] * (0.0 if desk.power[i] == 0 else desk.power[i] * a)
     if want_gradient:
         for i in range(n):
             p = desk.p[i]
             q = desk.q[i]
             t = desk.t[i]
             power = desk.power[i]
-            slope = gamma * (power / desk.u[i] if desk.u[i] > 0 else 0.0)
-            b = slope * (p * q) * (1 - 2 * t)
+            b = desk.slope[i] * (p * q) * (1 - 2 * t)
             a = desk.loss[i] * b
-            desk.grad[i] = ((1 - t) * p - t * q) * power + (0.0 if b == 0 else a)
+            a = ((1 - t) * p - t * q) * power + (0.0 if b == 0 else a)
+            desk.grad[i] = desk.by[i] * a
     for i in range(n):
-        ce = desk.loss[i] * desk.power[i]
-        desk.loss[i] = 0.0 if desk.power[i] == 0 else ce
+        power = desk.by[i] * desk.power[i]
+        ce = desk.loss[i] * power
+        desk.loss[i] = 0.0 if power == 0 else ce
 
 
 # ---- d) divergence ---------------------------------------------------------------------------
