@@ -23,7 +23,7 @@ from .endings cimport (
 )
 from .operands cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64,
-    Operand, fetch, type_of, widen,
+    Operand, fetch, floats, type_of, widen,
 )
 from .storage cimport (
     Waiting, bfloat16, emit, float16, load, narrow, overlap, prefetch_bytes, storage, stream_end,
@@ -292,7 +292,8 @@ cdef void in_double(
         for i in range(n):
             desk.t[i] = desk.t[i] if desk.kept[i] != 0 else 0.0
     if job.kind == BCE_WITH_LOGITS:
-        find_positive(job, desk, first, n)
+        if job.pos_weight.data != NULL or job.want_hess or not all_hard(&desk.t[0], n):
+            find_positive(job, desk, first, n)
         if job.pos_weight.data != NULL or not all_hard(&desk.t[0], n):
             bce_soft(&desk.x[0], &desk.t[0], &desk.by[0], &desk.loss[0], &desk.grad[0], n)
         elif job.want_gradient:
@@ -310,8 +311,8 @@ cdef void in_double(
         else:
             focal(desk, job.gamma, n, job.want_gradient, job.want_hess, False)
     elif job.kind == KL_LOG_TARGET:
-        kl_log_target(desk, n)
-    elif exact:
+        kl_log_target(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
+    elif exact or not floats(&job.target):
         kl(desk, n, True)
     else:
         kl(desk, n, False)
@@ -357,6 +358,9 @@ cdef inline bint in_float(const Job *job, Desk *desk, Py_ssize_t first, Py_ssize
     if job.ignoring:
         for i in range(n):
             desk.t32[i] = desk.t32[i] if desk.kept[i] != 0 else <float>0
+    if job.kind == KL_LOG_TARGET:
+        kl_log_target(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
+        return True
     if job.kind == BCE:
         bce_probabilities(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
     elif not all_hard(&desk.t32[0], n):
@@ -407,7 +411,11 @@ cdef void compute(
     cdef float scale
     cdef bint all_done = False, try_float = False
     if real is float:
-        try_float = (job.kind == BCE or job.kind == BCE_WITH_LOGITS) and not job.want_hess
+        try_float = (
+            job.kind == BCE
+            or (job.kind == BCE_WITH_LOGITS and not job.want_hess)
+            or (job.kind == KL_LOG_TARGET and floats(&job.target) and not job.factored)
+        )
     if job.kind == SIGMOID or job.kind == LOG_SIGMOID or job.kind == SOFTPLUS:
         if real is float:
             function(&desk.x32[0], job.kind, &desk.grad32[0], n)

@@ -14,7 +14,7 @@ from .storage cimport Waiting, prefetch, write_some
 from .sums cimport PARTS, accumulate
 from .vecmath cimport (
     INFINITY, NAN, Pair, bits32, exp_low, exp_magic, exp_negative, exp_pair, exp_scaled, float_of,
-    log1p, log1p_positive, log1p_unit, log_pair, log_positive, mul_add, pair_inverse, pair_product,
+    log1p, log1p_positive, log1p_unit, log_pair, log_positive, log_wide, mul_add, pair_inverse, pair_product,
     pair_sum, product_low, real, spare,
 )
 
@@ -184,12 +184,13 @@ cdef inline void bce_probabilities(
 #
 # u**gamma * BCE, with u = p * (1 - t) + q * t the probability of the wrong answer, p = sigmoid(x)
 # and q = sigmoid(-x). The power makes of an error of u, and of its logarithm, one that is gamma and
-# 700 times as large: where the result is a double (`exact`) both are taken in two parts.
+# 700 times as large: where the result is a double (`exact`) both are taken in two parts. Where it is
+# a float, a double does for them, and a float for the cross-entropy.
 
 cdef inline void focal_parts(Desk *desk, Py_ssize_t n, bint exact) noexcept nogil:
     """p, q, u, and the cross-entropy in `loss`."""
     cdef Py_ssize_t i
-    cdef double e, x, t, a, b
+    cdef double e, x, t, a, b, log
     cdef Pair one, both, large, small, p, q, s
     for i in range(n):
         x = desk.x[i]
@@ -212,13 +213,19 @@ cdef inline void focal_parts(Desk *desk, Py_ssize_t n, bint exact) noexcept nogi
             desk.u_low[i] = (s.high - desk.u[i]) + s.low
             desk.p[i] = p.high + p.low
             desk.q[i] = q.high + q.low
+            log = log1p_unit(e)
         else:
             e = exp_negative(minus_abs(x))
-            desk.p[i] = sigmoid(x, e)
-            desk.q[i] = sigmoid(-x, e)
+            b = 1 / (1 + e)
+            a = e * b
+            desk.p[i] = a if x < 0 else b
+            desk.q[i] = b if x < 0 else a
             desk.u[i] = desk.p[i] * (1 - t) + desk.q[i] * t
-        a = t * softplus(-x, e)
-        b = (1 - t) * softplus(x, e)
+            # That of a float is e where a float cannot hold it.
+            log = <double>log1p_unit(<float>e)
+            log = e if e < 1e-9 else log
+        a = t * ((-x if x < 0 else 0.0) + log)
+        b = (1 - t) * ((x if x > 0 else 0.0) + log)
         desk.loss[i] = (0.0 if t == 0 else a) + (0.0 if t == 1 else b)
 
 
@@ -284,20 +291,18 @@ cdef inline void focal(
             b = (1 - t) * p - t * q
             a = (0.0 if d == 0 else a) + 2 * gamma * d * b + p * q
             desk.hess[i] = desk.by[i] * (0.0 if desk.power[i] == 0 else desk.power[i] * a)
-    if want_gradient:
-        for i in range(n):
-            p = desk.p[i]
-            q = desk.q[i]
-            t = desk.t[i]
-            power = desk.power[i]
-            b = desk.slope[i] * (p * q) * (1 - 2 * t)
-            a = desk.loss[i] * b
-            a = ((1 - t) * p - t * q) * power + (0.0 if b == 0 else a)
-            desk.grad[i] = desk.by[i] * a
     for i in range(n):
+        p = desk.p[i]
+        q = desk.q[i]
+        t = desk.t[i]
+        ce = desk.loss[i]
         power = desk.by[i] * desk.power[i]
-        ce = desk.loss[i] * power
-        desk.loss[i] = 0.0 if power == 0 else ce
+        a = ce * power
+        desk.loss[i] = 0.0 if power == 0 else a
+        if want_gradient:
+            b = desk.by[i] * desk.slope[i] * (p * q) * (1 - 2 * t)
+            a = ce * b
+            desk.grad[i] = ((1 - t) * p - t * q) * power + (0.0 if b == 0 else a)
 
 
 # ---- d) divergence ---------------------------------------------------------------------------
@@ -305,7 +310,8 @@ cdef inline void focal(
 cdef inline void kl(Desk *desk, Py_ssize_t n, bint exact) noexcept nogil:
     """t * (log t - x); a target of 0 adds 0, a negative one is NaN.
 
-    `exact`: with a logarithm in two parts, so that a difference of near numbers keeps its digits.
+    The logarithm has more digits than the result, so that the difference of near numbers keeps
+    some: of a double if `exact`, else of the float that t is.
     """
     cdef Py_ssize_t i
     cdef double a, t
@@ -316,23 +322,24 @@ cdef inline void kl(Desk *desk, Py_ssize_t n, bint exact) noexcept nogil:
             log = log_pair(Pair(t, 0))
             a = t * ((log.high - desk.x[i]) + log.low)
         else:
-            a = t * (log_positive(t) - desk.x[i])
+            a = t * (log_wide(<float>t) - desk.x[i])
         a = 0.0 if t == 0 else a
         desk.loss[i] = NAN if t < 0 else a
         desk.grad[i] = -t
 
 
-cdef inline void kl_log_target(Desk *desk, Py_ssize_t n) noexcept nogil:
+cdef inline void kl_log_target(
+    const real *x, const real *t, real *loss, real *grad, Py_ssize_t n
+) noexcept nogil:
     """exp(t) * (t - x); a target of -inf adds 0."""
     cdef Py_ssize_t i
-    cdef double e, a, t
+    cdef real e, a
     for i in range(n):
-        t = desk.t[i]
-        e = exp_negative(minus_abs(t))
-        e = 1 / e if t > 0 else e
-        a = e * (t - desk.x[i])
-        desk.loss[i] = 0.0 if e == 0 else a
-        desk.grad[i] = -e
+        e = exp_negative(minus_abs(t[i]))
+        e = 1 / e if t[i] > 0 else e
+        a = e * (t[i] - x[i])
+        loss[i] = <real>0 if e == 0 else a
+        grad[i] = -e
 
 
 # ---- e) functions ----------------------------------------------------------------------------

@@ -42,6 +42,11 @@ cdef inline int type_of(const storage *unused) noexcept nogil:
         return BFLOAT16
 
 
+cdef inline bint floats(const Operand *source) noexcept nogil:
+    """Whether every number of its type is one of the float numbers."""
+    return source.type != FLOAT64 and source.type < INT32
+
+
 cdef inline void widen(
     real *to, const Operand *source, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:

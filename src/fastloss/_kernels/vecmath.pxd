@@ -287,6 +287,21 @@ cdef inline double power_of_two(double k) noexcept nogil:
 # s = f / (2 + f) (double). k becomes a floating number through the bits of 2**52, since AVX2 has
 # no conversion of 64-bit integers.
 
+cdef inline float log_cubic(float f, float z) noexcept nogil:
+    """log(1 + f) - f + f**2 / 2, with z = f * f."""
+    cdef float four = z * z
+    cdef float p, s, t
+    p = mul_add(f, <float>-0.11656239628791809, <float>0.11905733495950699)
+    s = mul_add(f, <float>-0.12409625947475433, <float>0.14217515289783478)
+    p = mul_add(z, p, s)
+    p = mul_add(four, <float>0.06684789061546326, p)
+    s = mul_add(f, <float>-0.1666772961616516, <float>0.20002228021621704)
+    t = mul_add(f, <float>-0.25000014901161194, <float>0.3333331048488617)
+    t = mul_add(z, s, t)
+    p = mul_add(four, p, t)
+    return p * (z * f)
+
+
 cdef inline double log_tail(double z) noexcept nogil:
     """R of log(1 + f) = f - f**2 / 2 + s * (f**2 / 2 + R), with s = f / (2 + f) and z = s * s."""
     cdef double four = z * z
@@ -302,19 +317,10 @@ cdef inline double log_tail(double z) noexcept nogil:
 
 cdef inline real log_parts(real u, real k, real f, real c) noexcept nogil:
     """k ln 2 + log(1 + f) + c, with c small."""
-    cdef real z, p, s, t, four
+    cdef real z, p, s
     if real is float:
         z = f * f
-        four = z * z
-        p = mul_add(f, <float>-0.11656239628791809, <float>0.11905733495950699)
-        s = mul_add(f, <float>-0.12409625947475433, <float>0.14217515289783478)
-        p = mul_add(z, p, s)
-        p = mul_add(four, <float>0.06684789061546326, p)
-        s = mul_add(f, <float>-0.1666772961616516, <float>0.20002228021621704)
-        t = mul_add(f, <float>-0.25000014901161194, <float>0.3333331048488617)
-        t = mul_add(z, s, t)
-        p = mul_add(four, p, t)
-        p = p * (z * f)
+        p = log_cubic(f, z)
         p = p + (k * <float>-2.12194440e-4 + c)
         p = mul_add(z, <float>-0.5, p)
         return mul_add(k, <float>0.693359375, f + p)
@@ -357,6 +363,20 @@ cdef inline real log_positive(real u) noexcept nogil:
     result = result - off if u < tiny else result
     result = result if u > 0 else <real>(-INFINITY)
     return result if u - u == 0 else u
+
+
+cdef inline double log_wide(float u) noexcept nogil:
+    """log(u) for u > 0: at most 2**-28 off, and a float's ulp; +inf and NaN stay."""
+    cdef bint small = u < <float>1.1754943508222875e-38
+    cdef float v = u * <float>16777216.0 if small else u
+    cdef uint32_t i = (bits32(v) - 0x3f3504f3u + (127u << 23)) >> 23
+    cdef float f = float_of(bits32(v) - ((i - 127u) << 23)) - <float>1.0
+    cdef float k = <float>(<int32_t>i - 127) - (<float>24 if small else <float>0)
+    cdef double wide = f
+    # The square and all after it in double: only the cubic terms have a float's rounding errors.
+    wide = wide - 0.5 * wide * wide + log_cubic(f, f * f)
+    wide = mul_add(<double>k, <double>0.6931471805599453, wide)
+    return wide if u - u == 0 else <double>u
 
 
 cdef inline Pair log_pair(Pair u) noexcept nogil:
