@@ -1,7 +1,7 @@
 """Every check of an argument, and every decision about its layout; the only place that raises.
 
 Layout of this file: a) element types, b) one array at a time, c) options, d) the arguments of
-class-index losses, e) those of element-wise losses.
+class-index losses, e) those of element-wise losses, f) what a kernel reports.
 
 What comes out is what the kernels ask for: native, aligned, C-contiguous arrays of float16,
 bfloat16, float32 or float64, seen as ``(outer, C, inner)`` where there is a class axis; targets
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloss._kernels import elementwise as _elementwise
+from fastloss._kernels import elements as _elements
 
 Array = NDArray[Any]
 
@@ -558,26 +558,10 @@ def _indices(t: Array, x: Array, samples: tuple[int, ...], classes: int, ignored
 
 # ---- e) element-wise losses ------------------------------------------------------------------
 
-#: Codes of the types that an operand may have as it lies (see elementwise.pyx).
-_CODES = {
-    np.dtype(name): code
-    for name, code in {
-        "float32": _elementwise.Type.FLOAT32,
-        "float64": _elementwise.Type.FLOAT64,
-        "float16": _elementwise.Type.FLOAT16,
-        "int8": _elementwise.Type.INT8,
-        "uint8": _elementwise.Type.UINT8,
-        "bool": _elementwise.Type.UINT8,
-        "int16": _elementwise.Type.INT16,
-        "uint16": _elementwise.Type.UINT16,
-        "int32": _elementwise.Type.INT32,
-        "uint32": _elementwise.Type.UINT32,
-        "int64": _elementwise.Type.INT64,
-        "uint64": _elementwise.Type.UINT64,
-    }.items()
-}
+#: Codes of the types that an operand may have as it lies.
+_CODES = {np.dtype(name): code for name, code in _elements.TYPES.items() if name != "bfloat16"}
 
-#: (bytes, type, div, mod): element i of the result uses element (i // div) % mod.
+#: (array, type, div, mod): element i of the result uses element (i // div) % mod.
 Operand = tuple[Array, int, int, int]
 
 
@@ -601,20 +585,21 @@ def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: boo
     code = _CODES.get(a.dtype)
     if code is None:
         if a.dtype.name == "bfloat16":
-            code = _elementwise.Type.BFLOAT16
+            code = _elements.TYPES["bfloat16"]
             a = a.astype(a.dtype.newbyteorder("="), copy=False)
         else:
             a = as_float64(a, name)
-            code = _elementwise.Type.FLOAT64
+            code = _elements.TYPES["float64"]
     if a.shape == shape:
         div, mod = 1, a.size
     elif exact:
         raise ValueError(f"{name} must have the shape of {like}, {shape}, got {a.shape}")
     else:
         a, div, mod = _repeated(a, name, shape, like)
-    if not (a.flags.c_contiguous and a.flags.aligned):
+    flags = a.flags
+    if not (flags.c_contiguous and flags.aligned):
         a = _in_order(a, a.dtype)
-    return a.reshape(-1).view(np.uint8), int(code), div, mod
+    return a, code, div, mod
 
 
 def _repeated(a: Array, name: str, shape: tuple[int, ...], like: str) -> tuple[Array, int, int]:
@@ -633,18 +618,55 @@ def _repeated(a: Array, name: str, shape: tuple[int, ...], like: str) -> tuple[A
     return a, math.prod(shape[last + 1 :]), a.size
 
 
-def check_unit(spec: Operand, name: str, shape: tuple[int, ...]) -> None:
-    """Raise for a number outside [0, 1], or NaN, in an operand of this very shape."""
-    position = _elementwise.first_outside_unit(spec)
-    if position < 0:
+# ---- f) what a kernel reports ----------------------------------------------------------------
+
+FINE: int = _elements.STATUS["FINE"]
+NO_MEMORY: int = _elements.STATUS["NO_MEMORY"]
+OVERLAPS: int = _elements.STATUS["OVERLAPS"]
+WRONG_INDEX: int = _elements.STATUS["WRONG_INDEX"]
+WRONG_TARGET: int = _elements.STATUS["WRONG_TARGET"]
+PROBS_OUTSIDE: int = _elements.STATUS["PROBS_OUTSIDE"]
+TARGET_OUTSIDE: int = _elements.STATUS["TARGET_OUTSIDE"]
+
+
+def failed(what: int, where: int, **context: Any) -> None:
+    """Raise for what a kernel could not do; nothing for FINE.
+
+    Parameters
+    ----------
+    what : int
+        A number of the kernels' STATUS.
+    where : int
+        Flat position of what is wrong in the array that it is wrong in.
+    **context
+        The arrays `target` and `probs`, the name `name` of the latter, the number of `classes`
+        and `ignore_index`, as far as the kernel can find fault with them.
+    """
+    if what == FINE:
         return
-    data, code, _, _ = spec
-    dtype = next(d for d, c in _CODES.items() if c == code) if code != 3 else None
-    where = tuple(int(i) for i in np.unravel_index(position, shape))
-    if dtype is None:
-        bits = np.uint32(data.view(np.uint16)[position]) << np.uint32(16)
-        value = float(bits.view(np.float32))
-    else:
-        value = float(data.view(dtype)[position])
-    place = "" if not where else f" at position {where[0] if len(where) == 1 else where}"
-    raise ValueError(f"{name} must lie in [0, 1], got {value}{place}")
+    if what == NO_MEMORY:
+        raise MemoryError("no memory for the scratch space of this call")
+    if what == OVERLAPS:
+        overlapping()
+    if what == WRONG_INDEX:
+        wrong_index(context["target"], where, context["classes"])
+    if what == WRONG_TARGET:
+        ignored = context["ignore_index"]
+        allowed = "0 or 1" if ignored is None else f"0, 1 or ignore_index={ignored}"
+        raise ValueError(
+            f"an integer target must be {allowed}, got {_found(context['target'], where)}"
+        )
+    name, array = "target", "target"
+    if what == PROBS_OUTSIDE:
+        name, array = context["name"], "probs"
+    raise ValueError(f"{name} must lie in [0, 1], got {_found(context[array], where)}")
+
+
+def _found(array: Array, position: int) -> str:
+    """Return the number at a flat position of an array, and the position in words."""
+    where = tuple(int(i) for i in np.unravel_index(position, array.shape))
+    value = array[where]
+    value = int(value) if array.dtype.kind in "iu" else float(value)
+    return (
+        f"{value}" if not where else f"{value} at position {where[0] if len(where) == 1 else where}"
+    )

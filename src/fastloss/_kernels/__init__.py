@@ -32,7 +32,7 @@ LEVELS: dict[str, Callable[[], bool]] = {
 }
 
 #: Modules that every level has.
-KERNELS = ("classes", "elementwise", "vecmath")
+KERNELS = ("classes", "elements", "vecmath")
 
 
 def load(level: str) -> dict[str, ModuleType]:

@@ -2,7 +2,7 @@
 # relatives, and the scores of samples.
 #
 # Arrays arrive as (outer, C, inner); samples.pxd says what a sample is and how samples are dealt
-# out. What a loss is stands in endings.pxi. Here an item of work is sent one of these ways through
+# out. What a loss is stands in class_endings.pxi. Here an item of work is sent one of these ways through
 # memory, chosen by shape and options alone:
 #
 #   rows      rows.pxi       the classes of a sample lie side by side, FIRST_ROW of them or more
@@ -36,7 +36,7 @@ cdef enum:
     # What is written is written past the caches where it is larger than they are.
     STREAM = 16777216
 
-include "endings.pxi"
+include "class_endings.pxi"
 include "drain.pxi"
 include "rows.pxi"
 include "tiles.pxi"

@@ -16,7 +16,7 @@ cdef enum:
     ITEM = 65536         # elements that one item of work holds, about
     MAX_ITEMS = 4096
 
-# What to compute. An ending (endings.pxd) makes it of a sample's sums.
+# What to compute. An ending (element_endings.pxd) makes it of a sample's sums.
 cdef enum:
     CROSS_ENTROPY = 0    # of class indices
     SOFT = 1             # cross-entropy with a target for each class: smoothing or probabilities

@@ -203,3 +203,40 @@ cdef inline void transpose(
                 turn4d(to + j * to_stride + i, to_stride, x + i * stride + j, stride)
             j += 4
         i += 4
+
+
+# Part of a finished gradient on its way past the caches. Such stores take as long as the
+# computation: they are done beside it, a little at a time.
+cdef struct Waiting:
+    const char *values
+    char *to                 # a cache line's beginning
+    Py_ssize_t left          # bytes
+
+
+cdef inline void write_some(Waiting *waiting) noexcept nogil:
+    """Write four lines; calls nothing, so that loops keep their registers."""
+    if waiting.left >= 256:
+        put_lines(waiting.to, waiting.values, 4, True)
+        waiting.values += 256
+        waiting.to += 256
+        waiting.left -= 256
+
+
+cdef inline void write_rest(Waiting *waiting) noexcept nogil:
+    if waiting.left > 0:
+        stream_bytes(waiting.to, waiting.values, waiting.left)
+    waiting.left = 0
+
+
+cdef inline void write_later(
+    Waiting *waiting, char *to, const char *values, Py_ssize_t n
+) noexcept nogil:
+    """Take over n bytes, which lie behind those that are left, if any are."""
+    cdef Py_ssize_t head
+    if waiting.left == 0:
+        head = min(n, (-<Py_ssize_t>to) & 63)
+        memcpy(to, values, head)
+        waiting.to = to + head
+        waiting.values = values + head
+        waiting.left = -head
+    waiting.left += n

@@ -73,6 +73,52 @@ cdef inline real mul_add(real a, real b, real c) noexcept nogil:
     return a * b + c
 
 
+# A number in two parts, of which `low` is below an ulp of `high`.
+cdef struct Pair:
+    double high
+    double low
+
+
+cdef inline double product_low(double a, double b, double product) noexcept nogil:
+    """What rounding took from product = a * b; a and b below 1e300, no part of it subnormal."""
+    cdef double c, a_high, b_high, a_low, b_low
+    if FMA:
+        return fma(a, b, -product)
+    c = 134217729.0 * a
+    a_high = c - (c - a)
+    a_low = a - a_high
+    c = 134217729.0 * b
+    b_high = c - (c - b)
+    b_low = b - b_high
+    return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+cdef inline Pair pair_product(Pair a, Pair b) noexcept nogil:
+    cdef Pair c
+    c.high = a.high * b.high
+    c.low = product_low(a.high, b.high, c.high) + (a.high * b.low + a.low * b.high)
+    return c
+
+
+cdef inline Pair pair_sum(Pair a, Pair b) noexcept nogil:
+    cdef Pair c
+    cdef double z
+    c.high = a.high + b.high
+    z = c.high - a.high
+    c.low = ((a.high - (c.high - z)) + (b.high - z)) + (a.low + b.low)
+    return c
+
+
+cdef inline Pair pair_inverse(Pair a) noexcept nogil:
+    """1 / a."""
+    cdef Pair c
+    cdef double p
+    c.high = 1 / a.high
+    p = c.high * a.high
+    c.low = c.high * (((1 - p) - product_low(c.high, a.high, p)) - c.high * a.low)
+    return c
+
+
 # ---- b) exp ----------------------------------------------------------------------------------
 #
 # e**x = 2**k * e**r with k the integer nearest to x / ln 2. The sum of a softmax needs its terms
@@ -209,6 +255,27 @@ cdef inline real exp_negative(real x) noexcept nogil:
     return exp_scaled(x, exp_magic(<real>0), exp_low(<real>0)) * spare(x)
 
 
+cdef inline Pair exp_pair(double x) noexcept nogil:
+    """e**x for x <= 0 in two parts: at most 2**-56 of it off where it is a normal number."""
+    cdef double magic = exp_magic(<double>0), low = exp_low(<double>0)
+    cdef double k, p, r, s, by
+    cdef Pair e
+    x = low if x < low else x
+    k = mul_add(x, <double>1.4426950408889634, magic)
+    p = k - magic
+    s = mul_add(p, <double>-0.6931471803691238, x)  # exact
+    p = p * -1.9082149292705877e-10
+    r = s + p
+    p = (s - r) + p
+    by = double_of(bits64(k) << 52)
+    s = 1 + r
+    p = ((1 - s) + r) + mul_add(exp_tail(r, r * r), r * r, p * s)
+    e.high = s + p
+    e.low = ((s - e.high) + p) * by * spare(x)
+    e.high = e.high * by * spare(x)
+    return e
+
+
 cdef inline double power_of_two(double k) noexcept nogil:
     """2**k for an integer k <= 1023; 0 below the normal numbers."""
     return double_of(<uint64_t>(<int64_t>k + 1023) << 52) if k > -1023 else 0.0
@@ -220,35 +287,46 @@ cdef inline double power_of_two(double k) noexcept nogil:
 # s = f / (2 + f) (double). k becomes a floating number through the bits of 2**52, since AVX2 has
 # no conversion of 64-bit integers.
 
+cdef inline float log_cubic(float f, float z) noexcept nogil:
+    """log(1 + f) - f + f**2 / 2, with z = f * f."""
+    cdef float four = z * z
+    cdef float p, s, t
+    p = mul_add(f, <float>-0.11656239628791809, <float>0.11905733495950699)
+    s = mul_add(f, <float>-0.12409625947475433, <float>0.14217515289783478)
+    p = mul_add(z, p, s)
+    p = mul_add(four, <float>0.06684789061546326, p)
+    s = mul_add(f, <float>-0.1666772961616516, <float>0.20002228021621704)
+    t = mul_add(f, <float>-0.25000014901161194, <float>0.3333331048488617)
+    t = mul_add(z, s, t)
+    p = mul_add(four, p, t)
+    return p * (z * f)
+
+
+cdef inline double log_tail(double z) noexcept nogil:
+    """R of log(1 + f) = f - f**2 / 2 + s * (f**2 / 2 + R), with s = f / (2 + f) and z = s * s."""
+    cdef double four = z * z
+    cdef double p, t
+    p = mul_add(z, <double>0.15313611598771842, <double>0.18183581585260053)
+    p = mul_add(four, <double>0.14800353745551603, p)
+    t = mul_add(z, <double>0.2222219823454037, <double>0.28571428745827954)
+    p = mul_add(four, p, t)
+    t = mul_add(z, <double>0.3999999999939793, <double>0.6666666666666737)
+    p = mul_add(four, p, t)
+    return p * z
+
+
 cdef inline real log_parts(real u, real k, real f, real c) noexcept nogil:
     """k ln 2 + log(1 + f) + c, with c small."""
-    cdef real z, p, s, t, four
+    cdef real z, p, s
     if real is float:
         z = f * f
-        four = z * z
-        p = mul_add(f, <float>-0.11656239628791809, <float>0.11905733495950699)
-        s = mul_add(f, <float>-0.12409625947475433, <float>0.14217515289783478)
-        p = mul_add(z, p, s)
-        p = mul_add(four, <float>0.06684789061546326, p)
-        s = mul_add(f, <float>-0.1666772961616516, <float>0.20002228021621704)
-        t = mul_add(f, <float>-0.25000014901161194, <float>0.3333331048488617)
-        t = mul_add(z, s, t)
-        p = mul_add(four, p, t)
-        p = p * (z * f)
+        p = log_cubic(f, z)
         p = p + (k * <float>-2.12194440e-4 + c)
         p = mul_add(z, <float>-0.5, p)
         return mul_add(k, <float>0.693359375, f + p)
     else:
         s = f / (2.0 + f)
-        z = s * s
-        four = z * z
-        p = mul_add(z, <double>0.15313611598771842, <double>0.18183581585260053)
-        p = mul_add(four, <double>0.14800353745551603, p)
-        t = mul_add(z, <double>0.2222219823454037, <double>0.28571428745827954)
-        p = mul_add(four, p, t)
-        t = mul_add(z, <double>0.3999999999939793, <double>0.6666666666666737)
-        p = mul_add(four, p, t)
-        p = p * z
+        p = log_tail(s * s)
         z = 0.5 * f * f
         p = s * (z + p) + (k * 1.9082149292705877e-10 + c)
         return k * 0.6931471803691238 - ((z - p) - f)
@@ -285,6 +363,49 @@ cdef inline real log_positive(real u) noexcept nogil:
     result = result - off if u < tiny else result
     result = result if u > 0 else <real>(-INFINITY)
     return result if u - u == 0 else u
+
+
+cdef inline double log_wide(float u) noexcept nogil:
+    """log(u) for u > 0: at most 2**-28 off, and a float's ulp; +inf and NaN stay."""
+    cdef bint small = u < <float>1.1754943508222875e-38
+    cdef float v = u * <float>16777216.0 if small else u
+    cdef uint32_t i = (bits32(v) - 0x3f3504f3u + (127u << 23)) >> 23
+    cdef float f = float_of(bits32(v) - ((i - 127u) << 23)) - <float>1.0
+    cdef float k = <float>(<int32_t>i - 127) - (<float>24 if small else <float>0)
+    cdef double wide = f
+    # The square and all after it in double: only the cubic terms have a float's rounding errors.
+    wide = wide - 0.5 * wide * wide + log_cubic(f, f * f)
+    wide = mul_add(<double>k, <double>0.6931471805599453, wide)
+    return wide if u - u == 0 else <double>u
+
+
+cdef inline Pair log_pair(Pair u) noexcept nogil:
+    """log(u) for u > 0, in two parts: at most 2**-57 plus 2**-70 of it off; +inf and NaN stay."""
+    cdef bint small = u.high < 2.2250738585072014e-308
+    cdef double up = 18014398509481984.0 if small else 1.0
+    cdef double v = u.high * up
+    cdef uint64_t j = (bits64(v) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
+    cdef double k = double_of(j + 0x4330000000000000ull) - (4503599627370496.0 + 1023.0)
+    cdef double f = double_of(bits64(v) - ((j - 1023ull) << 52)) - 1.0
+    cdef double s = f / (2.0 + f)
+    cdef double half = 0.5 * f * f
+    cdef double rest = log_tail(s * s)
+    cdef double a, b
+    cdef Pair result
+    # log(1 + f) = f - (half - s * (half + rest)), and to that what was lost of half and of u.
+    rest = s * (half + rest) - product_low(0.5 * f, f, half) + (u.low * up) / v
+    k = k - 54.0 if small else k
+    rest = rest + k * 1.9082149292705877e-10
+    a = f - half
+    b = (f - a) - half
+    f = k * 0.6931471803691238
+    s = f + a
+    rest = ((f - s) + a) + b + rest
+    result.high = s + rest
+    result.low = (s - result.high) + rest
+    result.high = result.high if u.high - u.high == 0 else u.high
+    result.low = result.low if u.high - u.high == 0 else 0.0
+    return result
 
 
 cdef inline real log1p(real y) noexcept nogil:

@@ -1,0 +1,118 @@
+# Operands: arrays that go with the elements of another one, read where they lie.
+#
+# An operand has any element type. It is widened to the compute type a block at a time. One that is
+# broadcast is never blown up: element i of the result uses its element (i / div) % mod.
+
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from .storage cimport bfloat16, float16, storage, widen_bfloat, widen_half
+from .vecmath cimport NAN, real
+
+# Element types, by the code that Python passes along with the array.
+cdef enum:
+    FLOAT32 = 0
+    FLOAT64 = 1
+    FLOAT16 = 2
+    BFLOAT16 = 3
+    INT8 = 4
+    UINT8 = 5
+    INT16 = 6
+    UINT16 = 7
+    INT32 = 8
+    UINT32 = 9
+    INT64 = 10
+    UINT64 = 11
+
+cdef struct Operand:
+    const uint8_t *data      # NULL: not given
+    int type
+    Py_ssize_t div
+    Py_ssize_t mod
+    Py_ssize_t nbytes
+
+
+cdef inline int type_of(const storage *unused) noexcept nogil:
+    if storage is float:
+        return FLOAT32
+    elif storage is double:
+        return FLOAT64
+    elif storage is float16:
+        return FLOAT16
+    else:
+        return BFLOAT16
+
+
+cdef inline bint floats(const Operand *source) noexcept nogil:
+    """Whether every number of its type is one of the float numbers."""
+    return source.type != FLOAT64 and source.type < INT32
+
+
+cdef inline void widen(
+    real *to, const Operand *source, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """to[:n] = elements first to first + n; NaN for a float64 that is none of the float numbers."""
+    cdef Py_ssize_t i
+    cdef real a
+    cdef double b
+    if source.type == FLOAT32:
+        for i in range(n):
+            to[i] = <real>(<const float *>source.data)[first + i]
+    elif source.type == FLOAT64:
+        for i in range(n):
+            b = (<const double *>source.data)[first + i]
+            a = <real>b
+            to[i] = a if a == b else <real>NAN
+    elif source.type == FLOAT16:
+        for i in range(n):
+            to[i] = widen_half((<const float16 *>source.data)[first + i])
+    elif source.type == BFLOAT16:
+        for i in range(n):
+            to[i] = widen_bfloat((<const bfloat16 *>source.data)[first + i])
+    elif source.type == INT8:
+        for i in range(n):
+            to[i] = (<const int8_t *>source.data)[first + i]
+    elif source.type == UINT8:
+        for i in range(n):
+            to[i] = (<const uint8_t *>source.data)[first + i]
+    elif source.type == INT16:
+        for i in range(n):
+            to[i] = (<const int16_t *>source.data)[first + i]
+    elif source.type == UINT16:
+        for i in range(n):
+            to[i] = (<const uint16_t *>source.data)[first + i]
+    elif source.type == INT32:
+        for i in range(n):
+            to[i] = <real>(<const int32_t *>source.data)[first + i]
+    elif source.type == UINT32:
+        for i in range(n):
+            to[i] = <real>(<const uint32_t *>source.data)[first + i]
+    elif source.type == INT64:
+        for i in range(n):
+            to[i] = <real>(<const int64_t *>source.data)[first + i]
+    else:
+        for i in range(n):
+            to[i] = <real>(<const uint64_t *>source.data)[first + i]
+
+
+cdef inline void fetch(
+    real *to, const Operand *source, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """to[:n] = the operand for elements first to first + n of the result."""
+    cdef Py_ssize_t i = 0, run, j, at
+    while i < n:
+        at = (first + i) // source.div
+        if source.div == 1:
+            at = at % source.mod
+            run = min(n - i, source.mod - at)
+            widen(to + i, source, at, run)
+        else:
+            run = min(n - i, (at + 1) * source.div - (first + i))
+            widen(to + i, source, at % source.mod, 1)
+            for j in range(1, run):
+                to[i + j] = to[i]
+        i += run
+        if i < n and source.mod == 1:
+            # One number for everything.
+            for j in range(i, n):
+                to[j] = to[0]
+            return
