@@ -173,12 +173,51 @@ def active_level() -> str:
     return str(_kernels.level)
 
 
-def _first_match(path: str, pattern: str) -> str | None:
+def _read(path: str) -> str:
+    """The file's text, nothing where there is none."""
     try:
-        match = re.search(pattern, Path(path).read_text(), re.MULTILINE)
+        return Path(path).read_text()
     except OSError:
-        return None
+        return ""
+
+
+def _first_match(path: str, pattern: str) -> str | None:
+    match = re.search(pattern, _read(path), re.MULTILINE)
     return match.group(1).strip() if match else None
+
+
+def processor() -> dict[str, str]:
+    """Vendor, family and model of the processor, as far as the system says, and its name."""
+    text = _read("/proc/cpuinfo")
+    fields = {
+        "name": "model name",
+        "vendor": "vendor_id|CPU implementer",
+        "family": "cpu family|CPU architecture",
+        "model": "model|CPU part",
+    }
+    found = {
+        key: match.group(1).strip()
+        for key, label in fields.items()
+        if (match := re.search(rf"^(?:{label})\s*:(.*)$", text, re.MULTILINE))
+    }
+    return {"name": platform.processor() or platform.machine(), **found}
+
+
+def processor_key(found: Mapping[str, str] | None = None) -> str:
+    """A short name such as ``amd-26-2``, vendor, family and model: results are filed by it."""
+    found = processor() if found is None else found
+    vendors = {"AuthenticAMD": "amd", "GenuineIntel": "intel", "0x41": "arm"}
+    vendor = found.get("vendor", "")
+    parts = [vendors.get(vendor, vendor or found["name"])]
+    parts += [found[key] for key in ("family", "model") if key in found]
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def processor_title(found: Mapping[str, str] | None = None) -> str:
+    """``AMD EPYC, family 26, model 2``."""
+    found = processor() if found is None else found
+    more = [f"{key} {found[key]}" for key in ("family", "model") if key in found]
+    return ", ".join([found["name"], *more])
 
 
 def _caches() -> dict[str, str]:
