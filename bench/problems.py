@@ -193,11 +193,12 @@ def problem(loss: str, shape: Shape, dtype: str = "float32") -> Problem:
     return Problem(loss, x.astype(wanted, copy=False), made, options)
 
 
-def own_calls(library: ModuleType, case: Problem, reuse: bool = True) -> tuple[Call, Call | None]:
+def own_calls(
+    library: ModuleType, case: Problem, out: np.ndarray | None = None
+) -> tuple[Call, Call | None]:
     """``(forward, value_and_grad)`` of a build of fastloss, the second None where there is none.
 
-    The gradient goes to an array that the caller keeps where the function takes one, unless
-    ``reuse`` is False.
+    The gradient goes to ``out`` where it is given and the function takes it.
 
     Raises
     ------
@@ -216,9 +217,8 @@ def own_calls(library: ModuleType, case: Problem, reuse: bool = True) -> tuple[C
     if not kind.gradient:
         return run_forward, None
     both, more = found[1], dict(options)
-    if reuse and "out" in inspect.signature(both).parameters:
-        more["out"] = np.empty_like(case.x)
-        more["out"].fill(0)  # faults the pages in
+    if out is not None and "out" in inspect.signature(both).parameters:
+        more["out"] = out
     return run_forward, lambda: both(*given, **more)
 
 

@@ -5,14 +5,15 @@ such as two of ``pip install --target FOLDER .``, says which cells became slower
 
 How a cell is measured:
 
-1. This process makes the input and then forks a worker for each build, which imports its own
-   fastloss. So both read the same bytes at the same addresses.
+1. This process makes the input and room for the gradient, and then forks a worker for each build,
+   which imports its own fastloss. So both read and write the same memory: which pages an array
+   happens to get can be worth a tenth.
 2. The workers time the same call in turn, before-after, after-before, …, one while the other waits.
    A call shorter than 2 ms is repeated. With one thread the clock is the worker's processor time,
    so that other processes on the machine count less.
 3. The ratio of a round is the time after over the time before; the answer is the median over all
-   rounds of several sittings, each with new workers, because where arrays happen to lie in memory
-   can be worth a few per cent. The range beside it covers the median with 95 %.
+   rounds of two sittings, each with new workers, of which once this and once that starts. The range
+   beside it covers the median with 95 %.
 4. A cell over the limit sits twice more before it is called slower.
 
 Answers are compared too. A build that lacks a loss or an option is said to, and a worker that dies
@@ -27,6 +28,7 @@ import importlib
 import itertools
 import json
 import math
+import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -103,6 +105,9 @@ MODES = ("forward", "value_and_grad")
 LEVELS = ("baseline", "avx2", "avx512")
 SAMPLE = 0.002  # seconds: a shorter call is repeated
 LEAST_ROUNDS = 4
+LEAST_SECONDS = 0.3  # of a sitting and mode: short calls get more rounds
+# Threads of OpenMP and BLAS go on looking for work for a while, on the other worker's processors.
+PAUSE = 0.01  # seconds between samples with more than one thread
 PATIENCE = 300.0  # seconds without an answer after which a worker is given up
 AGREEMENT = 1e-4  # relative; the builds may differ in the last digits, not in what they compute
 
@@ -169,6 +174,7 @@ def _serve(
     level: str,
     threads: int,
     case: Problem,
+    out: Any,
 ) -> None:
     """Answer ``(mode, repeats)`` with seconds per call, ``(mode, 0)`` with a digest."""
     from problems import own_calls
@@ -177,7 +183,7 @@ def _serve(
     try:
         library = _import(root)
         library.set_num_threads(threads)
-        pair = own_calls(library, case)
+        pair = own_calls(library, case, out)
     except (LookupError, ImportError, Lacks) as error:
         talk.send(("lacks", str(error)))
         return
@@ -209,12 +215,15 @@ def _serve(
 class Worker:
     """A forked process that times the calls of one build."""
 
-    def __init__(self, build: Build, level: str, threads: int, case: Problem) -> None:
+    def __init__(self, build: Build, level: str, threads: int, case: Problem, out: Any) -> None:
         self.build = build
+        self.pause = PAUSE if threads > 1 else 0.0
         fork = multiprocessing.get_context("fork")
         self.talk, theirs = fork.Pipe()
         self.process = fork.Process(
-            target=_worker, args=(self.talk, theirs, build.root, level, threads, case), daemon=True
+            target=_worker,
+            args=(self.talk, theirs, build.root, level, threads, case, out),
+            daemon=True,
         )
         self.process.start()
         theirs.close()
@@ -234,6 +243,7 @@ class Worker:
 
     def ask(self, mode: str, repeats: int) -> Any:
         """Seconds per call, or with no repeats the digest of the answer."""
+        time.sleep(self.pause)
         # A worker that died can't be told anything; hearing says how it ended.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.talk.send((mode, repeats))
@@ -261,6 +271,7 @@ def sit(
     level: str,
     threads: int,
     case: Problem,
+    out: Any,
     rounds: int,
     budget: float,
     turn: bool,
@@ -269,7 +280,7 @@ def sit(
     workers: list[Worker] = []
     try:
         for build in builds[::-1] if turn else builds:
-            workers.append(Worker(build, level, threads, case))
+            workers.append(Worker(build, level, threads, case, out))
         before, after = workers[::-1] if turn else workers
         found: dict[str, list[tuple[float, float]]] = {}
         for mode in [mode for mode in before.modes if mode in after.modes]:
@@ -277,9 +288,11 @@ def sit(
             once = min(worker.ask(mode, 1) for worker in workers)
             repeats = max(1, math.ceil(SAMPLE / max(once, 1e-7)))
             pairs: list[tuple[float, float]] = []
-            deadline = time.perf_counter() + budget
-            while len(pairs) < rounds:
-                if len(pairs) >= LEAST_ROUNDS and time.perf_counter() > deadline:
+            started = time.perf_counter()
+            while True:
+                spent = time.perf_counter() - started
+                enough = len(pairs) >= rounds and spent > LEAST_SECONDS
+                if enough or (len(pairs) >= LEAST_ROUNDS and spent > budget):
                     break
                 if (len(pairs) + turn) % 2:
                     second = after.ask(mode, repeats)
@@ -328,6 +341,19 @@ def cell_name(cell: Cell) -> str:
     return f"{loss} {'x'.join(map(str, shape))} {dtype}"
 
 
+def shared_like(x: Any) -> Any:
+    """An array like ``x`` of zeros, in memory that forked processes share when they write it."""
+    import numpy as np
+
+    room = mmap.mmap(-1, max(x.nbytes, 1))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            room.madvise(mmap.MADV_HUGEPAGE)
+    made = np.frombuffer(room, dtype=x.dtype, count=x.size).reshape(x.shape)
+    made.fill(0)
+    return made
+
+
 def measure_cell(
     cell: Cell,
     case: Problem,
@@ -340,11 +366,12 @@ def measure_cell(
 ) -> dict[str, Ratio]:
     """Both modes of a cell: two sittings, and two more for what is over the limit."""
     pairs: dict[str, list[tuple[float, float]]] = {}
+    out = shared_like(case.x)
     for sitting in range(4):
         if sitting >= 2 and not any(summarise(found).ratio > limit for found in pairs.values()):
             break
         for mode, found in sit(
-            builds, level, threads, case, rounds, budget, turn=bool(sitting % 2)
+            builds, level, threads, case, out, rounds, budget, turn=bool(sitting % 2)
         ).items():
             pairs.setdefault(mode, []).extend(found)
     return {mode: summarise(found) for mode, found in pairs.items()}
@@ -396,7 +423,7 @@ def run(
 def line(row: dict[str, Any], limit: float) -> str:
     """A row as a line of text with colours."""
     what = f"{row['loss']} {size_name(row['shape'])} {row['dtype']}"
-    start = f"{row['level']:9}{what:62}"
+    start = f"{row['level']:9}{what:66}"
     if "died" in row or "skipped" in row:
         colour = "red" if "died" in row else "yellow"
         return f"{start}[{colour}]{row.get('died') or 'skipped, ' + row['skipped']}[/]"
@@ -436,7 +463,7 @@ def main(
         str, typer.Option(help="Instruction sets, separated by commas; 'all'; or the 'best'.")
     ] = "best",
     threads: Annotated[int, typer.Option(help="Processors and threads.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Rounds of a sitting at most.")] = 15,
+    rounds: Annotated[int, typer.Option(help="Rounds of a sitting.")] = 15,
     budget: Annotated[float, typer.Option(help="Seconds of a sitting and mode at most.")] = 0.8,
     limit: Annotated[float, typer.Option(help="What counts as slower.")] = 1.03,
     list_cells: Annotated[bool, typer.Option("--list", help="Print the cells and stop.")] = False,
