@@ -98,7 +98,12 @@ LOSSES: dict[str, Loss] = {
     "softmax_focal_loss": Loss(
         "softmax focal loss", "softmax_focal_loss", options={"gamma": GAMMA}
     ),
-    "distillation_loss": Loss("distillation", "distillation_loss", target="logits"),
+    "distillation_loss": Loss(
+        "distillation",
+        "distillation_loss",
+        target="logits",
+        options={"temperature": TEMPERATURE},
+    ),
     "linear_cross_entropy": Loss(
         "linear layer and cross-entropy", "linear_cross_entropy", given="hidden"
     ),
