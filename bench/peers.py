@@ -202,7 +202,7 @@ class Numpy(Peer):
             slope = wrong**GAMMA + GAMMA * wrong ** (GAMMA - 1) * right * nll
             grad = np.exp(z, out=z)
             np.put_along_axis(grad, picked, -wrong, 1)
-            grad *= slope / len(x)
+            grad *= slope / case.target.size
             return (wrong**GAMMA * nll).mean(), grad
 
         return forward, value_and_grad
@@ -303,17 +303,18 @@ class Numpy(Peer):
 
     def cross_entropy_probabilities(self, case: Problem) -> Calls:
         x, target = case.x, case.target
+        samples = x.size // x.shape[1]
 
         def value_and_grad() -> Any:
             z = self._log_softmax(x)
-            value = -(target * z).sum() / len(x)
+            value = -(target * z).sum() / samples
             grad = np.exp(z, out=z)
             grad *= target.sum(axis=1, keepdims=True)
             grad -= target
-            grad /= len(x)
+            grad /= samples
             return value, grad
 
-        return lambda: -(target * self._log_softmax(x)).sum() / len(x), value_and_grad
+        return lambda: -(target * self._log_softmax(x)).sum() / samples, value_and_grad
 
     def nll_loss(self, case: Problem) -> Calls:
         x, picked = case.x, np.expand_dims(case.target, 1)
@@ -447,17 +448,18 @@ class Scipy(Peer):
     def cross_entropy_probabilities(self, case: Problem) -> Calls:
         log_softmax = self.modules["special"].log_softmax
         x, target = case.x, case.target
+        samples = x.size // x.shape[1]
 
         def value_and_grad() -> Any:
             log_probs = log_softmax(x, axis=1)
-            value = -(target * log_probs).sum() / len(x)
+            value = -(target * log_probs).sum() / samples
             grad = np.exp(log_probs, out=log_probs)
             grad *= target.sum(axis=1, keepdims=True)
             grad -= target
-            grad /= len(x)
+            grad /= samples
             return value, grad
 
-        return lambda: -(target * log_softmax(x, axis=1)).sum() / len(x), value_and_grad
+        return lambda: -(target * log_softmax(x, axis=1)).sum() / samples, value_and_grad
 
     def binary_cross_entropy(self, case: Problem) -> Calls:
         special = self.modules["special"]
@@ -579,7 +581,9 @@ class ScikitLearn(Peer):
         softmax, x = self.modules["softmax"], case.x
         return lambda: softmax(x), None
 
-    def binary_cross_entropy_with_logits(self, case: Problem) -> Calls:
+    def binary_cross_entropy_with_logits(self, case: Problem) -> Calls | None:
+        if case.x.ndim != 1:
+            return None
         return self._calls(self.modules["binomial"](), case)
 
 
@@ -700,6 +704,9 @@ class TorchCompiled(Torch):
 class Optax(Peer):
     """optax's losses under jax.jit, or jax.numpy where optax has no such loss."""
 
+    # What optax sums over the last axis, not over axis 1.
+    flat = ("cross_entropy_smoothing", "cross_entropy_probabilities", "kl_div")
+
     def load(self) -> None:
         # XLA reports every slow compilation on standard error otherwise.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -788,8 +795,10 @@ class Optax(Peer):
             ).mean(),
         }[case.loss.removesuffix("_soft")]
 
-    def calls(self, case: Problem) -> Calls:
+    def calls(self, case: Problem) -> Calls | None:
         jax = self.modules["jax"]
+        if case.x.ndim > 2 and case.loss in self.flat:
+            return None
         function = self._function(case)
         given = [jax.numpy.asarray(array) for array in case.arguments]
         wait = jax.block_until_ready
@@ -949,7 +958,9 @@ class Numba(Peer):
         forward, backward = self._compiled(loss), self._compiled(both)
         return lambda: forward(x, target), lambda: (backward(x, target, out), out)
 
-    def binary_cross_entropy_with_logits(self, case: Problem) -> Calls:
+    def binary_cross_entropy_with_logits(self, case: Problem) -> Calls | None:
+        if case.x.ndim != 1:
+            return None
         x, target, out = case.x, case.target, np.zeros_like(case.x)
         span = self.modules["numba"].prange
 
