@@ -680,7 +680,10 @@ def main(
 ) -> None:
     """Measure fastloss's cross-entropy against the memory and over sizes, types and levels."""
     if as_worker:
-        worker()
+        try:
+            worker()
+        except ImportError:  # a level that this processor lacks, which the parent says
+            raise typer.Exit(1) from None
         return
     if load_from is not None:
         document = load(load_from)
