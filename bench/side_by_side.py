@@ -447,7 +447,7 @@ def runnable(builds: tuple[Build, Build]) -> list[str]:
 
     def starts(build: Build, level: str) -> bool:
         environment = {**os.environ, "FASTLOSS_ISA": level, "PYTHONPATH": str(build.root)}
-        command = [sys.executable, "-c", "import fastloss"]
+        command = [sys.executable, "-P", "-c", "import fastloss"]
         return not subprocess.run(command, env=environment, capture_output=True).returncode
 
     return [level for level in LEVELS if all(starts(build, level) for build in builds)]
@@ -479,11 +479,17 @@ def main(
         return
     builds = (Build("before", folder(before)), Build("after", folder(after)))
     possible = runnable(builds)
+    if not possible:
+        raise typer.BadParameter("there is no level that both builds have and that runs here")
     wanted = {"all": possible, "best": possible[-1:]}.get(levels) or levels.split(",")
     for level in wanted:
         if level not in possible:
             raise typer.BadParameter(f"level {level!r}: possible here are {', '.join(possible)}")
     pin(threads)
+    if threads > 1 and hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+        console.print(
+            "[yellow]other processes are running: ratios of several threads need quiet[/]"
+        )
     started = time.perf_counter()
     console.print(
         f"{processor_title()}, threads: {threads}; median times before and after, the median "
