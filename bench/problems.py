@@ -234,4 +234,4 @@ def _function(library: ModuleType, name: str, options: Iterable[str]) -> Callabl
     lacking = set(options) - set(inspect.signature(function).parameters)
     if lacking:
         raise LookupError(f"{name} takes no {', '.join(sorted(lacking))}")
-    return function  # type: ignore[no-any-return]  # a function of a module known by name alone
+    return function
