@@ -30,7 +30,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 RESULTS = Path(__file__).parent / "results"
 console = Console(width=None if Console().is_terminal else 150)
 
-PACKAGES = ("fastloss", "numpy", "scipy", "scikit-learn", "torch", "jax", "jaxlib", "optax")
+# A loss and the shape of its input.
+Cell = tuple[str, tuple[int, ...]]
+
+PACKAGES = (
+    "fastloss", "numpy", "scipy", "scikit-learn", "torch", "jax", "jaxlib", "optax",
+    "onnxruntime", "numba", "numexpr",
+)  # fmt: skip
 
 # One colour a library in every chart: fastloss stands out, the others are told apart by name.
 ACCENT = "#d1495b"
@@ -40,12 +46,11 @@ INK = "#22303c"
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call over the rounds: the median, the quartiles around it, and the least."""
+    """Seconds per call over the rounds: the median and the quartiles around it."""
 
     median: float
     q1: float
     q3: float
-    best: float
     rounds: int
     calls_per_round: int
 
@@ -61,7 +66,7 @@ def summarise(samples: list[float], calls_per_round: int) -> Timing:
         q1, _, q3 = statistics.quantiles(samples, n=4, method="inclusive")
     else:
         q1 = q3 = samples[0]
-    return Timing(statistics.median(samples), q1, q3, min(samples), len(samples), calls_per_round)
+    return Timing(statistics.median(samples), q1, q3, len(samples), calls_per_round)
 
 
 def measure(
@@ -152,6 +157,11 @@ def version(package: str) -> str | None:
         return None
 
 
+def installed() -> dict[str, str]:
+    """Versions of the libraries that are compared."""
+    return {name: found for name in PACKAGES if (found := version(name))}
+
+
 def fastloss_config() -> str:
     """What ``fastloss.show_config`` says, without paths."""
     try:
@@ -173,12 +183,51 @@ def active_level() -> str:
     return str(_kernels.level)
 
 
-def _first_match(path: str, pattern: str) -> str | None:
+def _read(path: str) -> str:
+    """The file's text, nothing where there is none."""
     try:
-        match = re.search(pattern, Path(path).read_text(), re.MULTILINE)
+        return Path(path).read_text()
     except OSError:
-        return None
+        return ""
+
+
+def _first_match(path: str, pattern: str) -> str | None:
+    match = re.search(pattern, _read(path), re.MULTILINE)
     return match.group(1).strip() if match else None
+
+
+def processor() -> dict[str, str]:
+    """Vendor, family and model of the processor, as far as the system says, and its name."""
+    text = _read("/proc/cpuinfo")
+    fields = {
+        "name": "model name",
+        "vendor": "vendor_id|CPU implementer",
+        "family": "cpu family|CPU architecture",
+        "model": "model|CPU part",
+    }
+    found = {
+        key: match.group(1).strip()
+        for key, label in fields.items()
+        if (match := re.search(rf"^(?:{label})\s*:(.*)$", text, re.MULTILINE))
+    }
+    return {"name": platform.processor() or platform.machine(), **found}
+
+
+def processor_key(found: Mapping[str, str] | None = None) -> str:
+    """A short name such as ``amd-26-2``, vendor, family and model: results are filed by it."""
+    found = processor() if found is None else found
+    vendors = {"AuthenticAMD": "amd", "GenuineIntel": "intel", "0x41": "arm"}
+    vendor = found.get("vendor", "")
+    parts = [vendors.get(vendor, vendor or found["name"])]
+    parts += [found[key] for key in ("family", "model") if key in found]
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def processor_title(found: Mapping[str, str] | None = None) -> str:
+    """``AMD EPYC, family 26, model 2``."""
+    found = processor() if found is None else found
+    more = [f"{key} {found[key]}" for key in ("family", "model") if key in found]
+    return ", ".join([found["name"], *more])
 
 
 def _caches() -> dict[str, str]:
@@ -198,7 +247,8 @@ def machine(threads: int) -> dict[str, Any]:
     memory = _first_match("/proc/meminfo", r"^MemTotal:\s+(\d+)")
     flags = (_first_match("/proc/cpuinfo", r"^flags\s*:(.*)$") or "").split()
     return {
-        "cpu": _first_match("/proc/cpuinfo", r"^model name\s*:(.*)$") or platform.processor(),
+        "cpu": processor()["name"],
+        "processor": processor(),
         "architecture": platform.machine(),
         "vector_extensions": [
             flag
@@ -210,7 +260,7 @@ def machine(threads: int) -> dict[str, Any]:
         "memory_gib": round(int(memory) / 2**20, 1) if memory else None,
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := version(name))},
+        "versions": installed(),
         "fastloss": fastloss_config(),
         "level": active_level(),
         "threads": threads,
@@ -234,26 +284,110 @@ def save(path: Path, benchmark: str, where: Mapping[str, Any], **content: Any) -
 
     def plain(value: Any) -> Any:
         if isinstance(value, Timing):
-            return {key: _round(item) for key, item in asdict(value).items()}
+            return asdict(value)
         raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"benchmark": benchmark, "machine": dict(where), **content}
-    text = json.dumps(document, indent=1, default=plain)
-    # A list of numbers stays on one line.
-    text = re.sub(r"\[\s+([^][{}\"]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
-    path.write_text(text + "\n")
+    document = json.loads(
+        json.dumps({"benchmark": benchmark, "machine": dict(where), **content}, default=plain)
+    )
+    path.write_text(_compact(_short(document)) + "\n")
     console.print(f"wrote {path.name}")
 
 
-def _round(value: Any) -> Any:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+def _compact(value: Any, depth: int = 0) -> str:
+    """JSON with a line for each result, so that a changed number is a changed line."""
+    inner, outer = "\n" + " " * (depth + 1), "\n" + " " * depth
+    if isinstance(value, dict) and value and depth < 3 and not _is_result(value):
+        lines = [
+            f"{json.dumps(key, ensure_ascii=False)}: {_compact(item, depth + 1)}"
+            for key, item in value.items()
+        ]
+        return f"{{{inner}{f',{inner}'.join(lines)}{outer}}}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"[{inner}{f',{inner}'.join(_compact(item, 3) for item in value)}{outer}]"
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _is_result(value: dict[str, Any]) -> bool:
+    return "median" in value
+
+
+def _short(value: Any) -> Any:
+    """The same with six digits a number: the next run changes more."""
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read what ``save`` wrote."""
     document: dict[str, Any] = json.loads(path.read_text())
     return document
+
+
+def results(key: str) -> Path:
+    """The folder of a processor's results; a processor's own is ``results(processor_key())``."""
+    return RESULTS / key
+
+
+def own(name: str, partial: bool) -> Path:
+    """The results file of that name of this processor.
+
+    Raises
+    ------
+    SystemExit
+        If a run of some cells would be joined to results of other versions or threads.
+    """
+    path = results(processor_key()) / f"{name}.json"
+    if partial and path.exists():
+        before = load(path)["machine"]
+        for what in ("versions", "level"):
+            now = {"versions": installed(), "level": active_level()}[what]
+            if before[what] != now:
+                raise SystemExit(
+                    f"{path.parent.name}/{path.name} holds results of {what} {before[what]}, and "
+                    f"here are {now}: run all cells, or write to another file with --json"
+                )
+    return path
+
+
+def merge(
+    path: Path, rows: list[dict[str, Any]], identity: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The rows, and those of the file whose ``identity`` none of them has."""
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(json.dumps(row[name]) for name in identity)
+
+    measured = {key(row) for row in rows}
+    old = load(path)["results"] if path.exists() else []
+    return [row for row in old if key(row) not in measured] + rows
+
+
+def median(row: Mapping[str, Any]) -> float:
+    """Median of a measured or loaded row, in seconds."""
+    timing = row["timing"]
+    return float(timing["median"] if isinstance(timing, dict) else timing.median)
+
+
+def medians(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, tuple[int, ...], str, str], float]:
+    """``(loss, shape, mode, peer)`` to the median in seconds, from measured or loaded rows."""
+    return {
+        (row["loss"], tuple(row["shape"]), row["mode"], row["peer"]): median(row) for row in rows
+    }
+
+
+def spreads(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, tuple[int, ...], str, str], float]:
+    """``(loss, shape, mode, peer)`` to the interquartile range over the median."""
+    found = {}
+    for row in rows:
+        timing = row["timing"]
+        timing = timing if isinstance(timing, Timing) else Timing(**timing)
+        found[row["loss"], tuple(row["shape"]), row["mode"], row["peer"]] = timing.spread
+    return found
 
 
 def size_name(shape: Iterable[int]) -> str:

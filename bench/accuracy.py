@@ -37,10 +37,12 @@ from _common import (
     console,
     load,
     machine,
+    own,
     progress_bar,
     pyplot,
     save,
 )
+from limits import ULP
 
 Long = np.longdouble
 Array = np.ndarray
@@ -57,7 +59,6 @@ TITLES = {
     "scikit-learn": "scikit-learn",
     "scipy": "SciPy",
 }
-LIMIT = 4.0
 
 
 class Sample(NamedTuple):
@@ -460,8 +461,8 @@ def plot(document: dict[str, Any], path: Path) -> None:
     for axis, (name, found) in zip(axes.flat, points.items(), strict=True):
         exact = np.array([loss for loss, _ in found])
         error = np.clip([wrong for _, wrong in found], least, most)
-        axis.axhspan(least, LIMIT, color=MUTED, alpha=0.18, linewidth=0)
-        axis.axhline(LIMIT, color=MUTED, linewidth=0.8)
+        axis.axhspan(least, ULP, color=MUTED, alpha=0.18, linewidth=0)
+        axis.axhline(ULP, color=MUTED, linewidth=0.8)
         axis.axhline(lost, color=MUTED, linewidth=0.8, linestyle=":")
         colour = ACCENT if name == "fastloss" else INK
         axis.scatter(exact, error, s=5, color=colour, alpha=0.45, linewidths=0)
@@ -482,7 +483,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
         axis.tick_params(length=0)
     first = axes[0, 0]
     first.set_ylabel("error of the loss, ulp")
-    first.text(2e-38, LIMIT * 1.3, "4 ulp", fontsize=8, color=INK)
+    first.text(2e-38, ULP * 1.3, "4 ulp", fontsize=8, color=INK)
     first.text(2e-38, lost * 2.8, "every digit wrong: the answer is 0.0", fontsize=8, color=INK)
     figure.supxlabel("exact loss of the sample (left: confident and right)", fontsize=10)
     figure.suptitle(
@@ -504,6 +505,9 @@ def main(
         list[str] | None, typer.Option(help="Only this library (may repeat).")
     ] = None,
     levels: Annotated[bool, typer.Option(help="fastloss at its other levels too.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the results to this processor's file.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
     plot_to: Annotated[
         Path | None, typer.Option("--plot", help="Write the picture to this PNG.")
@@ -519,6 +523,10 @@ def main(
         for name in library or []:
             if name not in LIBRARIES:
                 raise typer.BadParameter(f"{name!r}: choose from {', '.join(LIBRARIES)}")
+        if keep:
+            if quick or library:
+                raise typer.BadParameter("--keep is for full runs of all libraries")
+            json = own("accuracy", partial=False)
         rows, points = run(library or list(LIBRARIES), quick)
         if levels and (not library or "fastloss" in library):
             rows += other_levels(quick)

@@ -30,17 +30,17 @@ from _common import (
     load,
     machine,
     measure,
+    own,
     pin,
     progress_bar,
     save,
     seconds,
     size_name,
 )
+from limits import BUSY
 
 THREADS = 2
 SHAPE = (65_536, 128)
-#: A call with two threads may take this many times as long as one with one.
-LIMIT = 3.0
 
 SPIN = """
 import os, sys
@@ -107,7 +107,7 @@ def show(document: dict[str, Any]) -> None:
     for name in ("forward", "value_and_grad"):
         for state in ("quiet", "busy"):
             one, two = rows[state, f"{name}, 1"], rows[state, f"{name}, {THREADS}"]
-            limit = "" if state == "quiet" else f" (limit {LIMIT:.0f})"
+            limit = "" if state == "quiet" else f" (limit {BUSY:.0f})"
             ratio = f"{two[0] / one[0]:.2f}{limit}"
             table.add_row(name, state, *map(seconds, (*one, *two)), ratio)
     console.print(table)
@@ -120,6 +120,9 @@ def _of(timing: Timing | dict[str, Any], name: str) -> float:
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer rounds, some seconds.")] = False,
     rounds: Annotated[int | None, typer.Option(help="Rounds (101; quick: 15).")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the results to this processor's file.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
     load_from: Annotated[
         Path | None, typer.Option("--load", help="Show this JSON file, measure nothing.")
@@ -131,6 +134,10 @@ def main(
         return
     if not hasattr(os, "sched_setaffinity"):
         raise SystemExit("this system has no processor affinity")
+    if keep:
+        if quick:
+            raise typer.BadParameter("--keep is for full runs")
+        json = own("busy-core", partial=False)
     rounds = rounds or (15 if quick else 101)
     pin(THREADS)
     results: list[dict[str, Any]] = []

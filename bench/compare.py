@@ -1,4 +1,4 @@
-"""Time fastloss beside NumPy, SciPy, scikit-learn, PyTorch, torch.compile and optax.
+"""Time fastloss beside NumPy, SciPy, scikit-learn, PyTorch, JAX, ONNX Runtime, Numba and NumExpr.
 
 Every loss, forward and with its gradient, whatever of these is installed, in interleaved rounds in
 one process. ``python bench/compare.py --help`` lists the options; ``peers.py`` has the calls.
@@ -11,7 +11,8 @@ one process. ``python bench/compare.py --help`` lists the options; ``peers.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,25 +23,28 @@ from _common import (
     ACCENT,
     INK,
     MUTED,
-    Timing,
+    Cell,
     console,
     describe,
     geometric_mean,
     load,
     machine,
     measure,
+    medians,
+    merge,
+    own,
     pin,
     progress_bar,
     pyplot,
     save,
     seconds,
     size_name,
+    spreads,
     times,
 )
+from limits import LARGE, compare_limits, losing
 
-Cell = tuple[str, tuple[int, ...]]
-
-# The sizes of the design's speed table, then small calls, then the other losses once each.
+# The sizes of the design's speed table, then small calls, then every other loss.
 TABLE: list[Cell] = [
     ("cross_entropy", (1_000_000, 10)),
     ("cross_entropy", (65_536, 128)),
@@ -56,12 +60,39 @@ SMALL: list[Cell] = [
     ("binary_cross_entropy_with_logits", (100,)),
     ("binary_cross_entropy", (100,)),
 ]
+ROWS = (65_536, 1_000)
+FEW = (200_000, 21)
 OTHERS: list[Cell] = [
-    ("cross_entropy_smoothing", (65_536, 1_000)),
-    ("cross_entropy_probabilities", (65_536, 1_000)),
-    ("nll_loss", (65_536, 1_000)),
-    ("kl_div", (65_536, 1_000)),
+    ("cross_entropy", FEW),
+    ("cross_entropy_weight", ROWS),
+    ("cross_entropy_sample_weight", ROWS),
+    ("cross_entropy_smoothing", ROWS),
+    ("cross_entropy_smoothing", FEW),
+    ("cross_entropy_probabilities", ROWS),
+    ("cross_entropy_probabilities", FEW),
+    ("cross_entropy_temperature", ROWS),
+    ("cross_entropy_softcap", ROWS),
+    ("cross_entropy_z_loss", ROWS),
+    ("nll_loss", ROWS),
+    ("nll_loss", FEW),
+    ("kl_div", ROWS),
+    ("binary_cross_entropy_with_logits_soft", (10_000_000,)),
+    ("binary_cross_entropy_with_logits_weight", (10_000_000,)),
+    ("binary_cross_entropy_with_logits_pos_weight", (100_000, 100)),
+    ("binary_cross_entropy_soft", (10_000_000,)),
     ("sigmoid_focal_loss", (10_000_000,)),
+    ("softmax_focal_loss", ROWS),
+    ("softmax_focal_loss", FEW),
+    ("distillation_loss", ROWS),
+    ("logsumexp", ROWS),
+    ("softmax", ROWS),
+    ("log_softmax", ROWS),
+    ("score_samples", ROWS),
+    ("score_samples", FEW),
+    # Samples, features, classes.
+    ("linear_cross_entropy", (512, 1_024, 64_000)),
+    ("linear_cross_entropy", (4_096, 256, 64_000)),
+    ("linear_cross_entropy", (2_048, 2_048, 8_000)),
 ]
 QUICK: list[Cell] = [
     ("cross_entropy", (32, 10)),
@@ -69,14 +100,16 @@ QUICK: list[Cell] = [
     ("cross_entropy", (4_096, 1_000)),
     ("cross_entropy", (64, 32_000)),
     ("cross_entropy", (2, 21, 256, 256)),
-    ("cross_entropy_smoothing", (4_096, 1_000)),
-    ("cross_entropy_probabilities", (4_096, 1_000)),
-    ("nll_loss", (4_096, 1_000)),
-    ("kl_div", (4_096, 1_000)),
+    *[(loss, (4_096, 1_000)) for loss, shape in OTHERS if shape == ROWS],
     ("binary_cross_entropy_with_logits", (100,)),
     ("binary_cross_entropy_with_logits", (1_000_000,)),
+    ("binary_cross_entropy_with_logits_soft", (1_000_000,)),
+    ("binary_cross_entropy_with_logits_weight", (1_000_000,)),
+    ("binary_cross_entropy_with_logits_pos_weight", (10_000, 100)),
     ("binary_cross_entropy", (1_000_000,)),
+    ("binary_cross_entropy_soft", (1_000_000,)),
     ("sigmoid_focal_loss", (1_000_000,)),
+    ("linear_cross_entropy", (256, 128, 4_000)),
 ]
 MODES = ("forward", "value_and_grad")
 TOLERANCE = 1e-3
@@ -87,6 +120,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """Measure every cell; a row for each cell, mode and peer, as they go into the JSON file."""
     import peers
+    from problems import LOSSES, problem
 
     def missing(title: str, why: str) -> None:
         console.print(f"[yellow]skipped {title}:[/] {why}")
@@ -96,17 +130,27 @@ def run(
     with progress_bar() as bar:
         task = bar.add_task("", total=len(cells) * len(MODES))
         for loss, shape in cells:
-            bar.update(task, description=f"{peers.LOSSES[loss]} {size_name(shape)}")
-            case = peers.problem(loss, shape)
+            bar.update(task, description=f"{LOSSES[loss].title} {size_name(shape)}")
+            case = problem(loss, shape)
             calls = {}
             for peer in field:
                 found = peer.calls(case)
                 if found is not None:
                     calls[peer.key] = found
+            if not any(key.startswith("fastloss") for key in calls):
+                console.print(f"[yellow]skipped {loss} {size_name(shape)}:[/] fastloss has none")
+                bar.advance(task, len(MODES))
+                continue
             agree = _agreement(calls, peers)
             for index, mode in enumerate(MODES):
+                timed = {key: pair[index] for key, pair in calls.items() if pair[index]}
+                if not timed:
+                    bar.advance(task)
+                    continue
+                if mode == "value_and_grad" and case.x.size >= LARGE:
+                    timed["fastloss-fresh-pages"] = partial(_touch, case.x)
                 timings = measure(
-                    {key: pair[index] for key, pair in calls.items()},
+                    timed,
                     rounds=rounds,
                     budget=budget,
                     advance=lambda share: bar.advance(task, share),
@@ -117,12 +161,21 @@ def run(
                         "shape": list(shape),
                         "mode": mode,
                         "peer": key,
-                        "agrees": agree[key],
+                        "agrees": agree.get(key, True),
                         "timing": timing,
                     }
                     for key, timing in timings.items()
                 ]
     return rows
+
+
+def _touch(like: Any) -> Any:
+    """A new array with every page written once: what a gradient costs before it is computed."""
+    import numpy as np
+
+    made = np.empty_like(like)
+    made.reshape(-1).view(np.uint8)[::4096] = 0
+    return made
 
 
 def _agreement(calls: dict[str, Any], peers: Any) -> dict[str, bool]:
@@ -134,48 +187,36 @@ def _agreement(calls: dict[str, Any], peers: Any) -> dict[str, bool]:
     agree: dict[str, bool] = {}
     base, reference = "", None
     for key in sorted(calls, key=lambda key: key != "numpy"):
+        forward, both = calls[key]
         try:
-            forward, both = calls[key]
-            forward()
-            answer = both()
-        except (RuntimeError, TypeError, ValueError, MemoryError) as error:
-            # One library's trouble on one input: the others are still timed.
-            console.print(f"[yellow]left out {peers.TITLES[key]}:[/] {type(error).__name__}")
+            answers = [forward()] + ([both()] if both else [])
+        except Exception as error:  # whatever a library raises: the others are still timed
+            why = str(error).partition("\n")[0]
+            console.print(
+                f"[yellow]left out {peers.TITLES[key]}:[/] {type(error).__name__}: {why}",
+                soft_wrap=True,
+            )
             del calls[key]
             continue
         if reference is None:
-            base, reference = key, answer
-        agree[key] = peers.disagreement(answer, reference) < TOLERANCE
+            base, reference = key, answers
+        far = max(map(peers.disagreement, answers, reference))
+        agree[key] = far < TOLERANCE
         if not agree[key]:
-            console.print(f"[red]{peers.TITLES[key]} answers something else than {base}[/]")
+            console.print(
+                f"[red]{peers.TITLES[key]} answers something else than {base}[/] ({far:.1e})"
+            )
     return agree
-
-
-def medians(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, tuple[int, ...], str, str], float]:
-    """``(loss, shape, mode, peer)`` to the median in seconds, from measured or loaded rows."""
-    found = {}
-    for row in rows:
-        timing = row["timing"]
-        median = timing.median if isinstance(timing, Timing) else timing["median"]
-        found[row["loss"], tuple(row["shape"]), row["mode"], row["peer"]] = median
-    return found
-
-
-def spread(row: dict[str, Any]) -> float:
-    """Interquartile range over the median of a measured or loaded row."""
-    timing = row["timing"]
-    return (timing if isinstance(timing, Timing) else Timing(**timing)).spread
 
 
 def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """For each mode: a title, heads and rows; a peer's column is its time over fastloss's."""
-    from peers import LOSSES, TITLES
+    from peers import TITLES
+    from problems import LOSSES
 
     rows = document["results"]
     found = medians(rows)
-    spreads = {
-        (row["loss"], tuple(row["shape"]), row["mode"], row["peer"]): spread(row) for row in rows
-    }
+    spread = spreads(rows)
     cells = list(dict.fromkeys((row["loss"], tuple(row["shape"])) for row in rows))
     present = {row["peer"] for row in rows}
     base = next(key for key in TITLES if key in present)
@@ -189,10 +230,10 @@ def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str
             if mine is None:
                 continue
             line = [
-                LOSSES[loss],
+                LOSSES[loss].title,
                 size_name(shape),
                 seconds(mine),
-                f"{spreads[loss, shape, mode, base]:.0%}",
+                f"{spread[loss, shape, mode, base]:.0%}",
             ]
             for key in others:
                 theirs = found.get((loss, shape, mode, key))
@@ -227,7 +268,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
         if loss == "cross_entropy"
         or (loss == "binary_cross_entropy_with_logits" and shape[0] > 1_000)
     ]
-    rest = [cell for cell in cells if cell not in main]
+    rest = [cell for cell in cells if cell not in main and cell[0] != "linear_cross_entropy"]
     cores = "one core" if document["machine"]["threads"] == 1 else "two cores"
     if document["machine"]["threads"] > 2:
         cores = f"{document['machine']['threads']} cores"
@@ -253,10 +294,14 @@ def plot(document: dict[str, Any], path: Path) -> None:
 def _panels(
     found: dict[Any, float], cells: list[Cell], mode: str, title: str, note: str, path: Path
 ) -> None:
-    from peers import LOSSES, TITLES
+    from peers import TITLES
+    from problems import LOSSES
 
     plt = pyplot()
-    order = ["fastloss", "optax", "torch-compile", "torch", "scikit-learn", "scipy", "numpy"]
+    order = [
+        "fastloss", "optax", "torch-compile", "torch", "onnxruntime", "numba", "numexpr",
+        "scikit-learn", "scipy", "numpy",
+    ]  # fmt: skip
     order = [key for key in order if any((*cell, mode, key) in found for cell in cells)]
     columns = min(4, len(cells))
     lines = -(-len(cells) // columns)
@@ -304,7 +349,7 @@ def _panels(
                     alpha=0.65,
                 )
         axis.axvline(1, color=INK, linewidth=0.8, linestyle=":")
-        axis.set_title(f"{LOSSES[cell[0]]}\n{size_name(cell[1])}", fontsize=10, loc="left")
+        axis.set_title(f"{LOSSES[cell[0]].title}\n{size_name(cell[1])}", fontsize=10, loc="left")
         axis.set_yticks(range(len(order)), [TITLES[key] for key in reversed(order)])
         for label in axis.get_yticklabels():
             if label.get_text() == "fastloss":
@@ -325,13 +370,15 @@ def _panels(
 
 
 def summary(document: dict[str, Any]) -> None:
-    """Print the project's limits that this run decides, and the geometric means."""
-    from report import limits
-
+    """Print the cells that lose to a peer, the limits that this run decides, and the means."""
+    lost = losing(document)
+    console.print(f"[bold]{len(lost)} cells lose to a peer[/]")
+    for line in lost:
+        console.print(f"[red]{line}[/]", highlight=False, soft_wrap=True)
     table = Table(title="limits", title_justify="left")
     for head in ("limit", "asked", "measured", "where", "met"):
         table.add_column(head)
-    for row in limits(compare=document):
+    for row in compare_limits(document):
         mark = {True: "[green]yes[/]", False: "[red]no[/]", None: "–"}[row.met]
         table.add_row(row.limit, row.asked, row.measured, row.where, mark)
     if table.row_count:
@@ -353,6 +400,9 @@ def summary(document: dict[str, Any]) -> None:
 def main(
     quick: Annotated[bool, typer.Option(help="Small inputs, a minute, no torch.compile.")] = False,
     threads: Annotated[int, typer.Option(help="Processors and threads for everybody.")] = 1,
+    only: Annotated[
+        str, typer.Option(help="Cells whose 'LOSS SHAPE', as nll_loss 200000x21, matches this.")
+    ] = "",
     loss: Annotated[list[str] | None, typer.Option(help="Only this loss (may repeat).")] = None,
     shape: Annotated[
         list[str] | None, typer.Option(help="These shapes instead, such as 4096x1000.")
@@ -362,6 +412,9 @@ def main(
     budget: Annotated[
         float | None, typer.Option(help="Seconds a cell and mode at most (40; quick: 1.5).")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the results to this processor's file.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
     plot_to: Annotated[
         Path | None, typer.Option("--plot", help="Write charts to this PNG and beside it.")
@@ -374,28 +427,53 @@ def main(
     if load_from is not None:
         document = load(load_from)
     else:
+        from problems import LOSSES
+
+        for item in loss or []:
+            if item not in LOSSES:
+                raise typer.BadParameter(f"{item!r}: choose from {', '.join(LOSSES)}")
+        # Before any library comes in: each takes its number of threads from the processors.
+        pin(threads)
         import peers
 
-        for name, known in ((loss, peers.LOSSES), (peer, peers.TITLES)):
-            for item in name or []:
-                if item not in known:
-                    raise typer.BadParameter(f"{item!r}: choose from {', '.join(known)}")
+        for item in peer or []:
+            if item not in peers.TITLES:
+                raise typer.BadParameter(f"{item!r}: choose from {', '.join(peers.TITLES)}")
         cells = QUICK if quick else TABLE + SMALL + OTHERS
-        cells = [cell for cell in cells if not loss or cell[0] in loss]
         if shape:
             shapes = [tuple(int(extent) for extent in text.split("x")) for text in shape]
             cells = [(name, found) for name in loss or ["cross_entropy"] for found in shapes]
+        cells = [
+            (name, extents)
+            for name, extents in cells
+            if (not loss or name in loss)
+            and re.search(only, f"{name} {'x'.join(map(str, extents))}")
+        ]
         wanted = peer or (
             [key for key in peers.TITLES if key != "torch-compile"] if quick else None
         )
         rounds = rounds or (7 if quick else 15)
         budget = budget or (1.5 if quick else 40.0)
-        pin(threads)
+        if keep:
+            if quick or peer:
+                raise typer.BadParameter("--keep is for full sizes and all libraries")
+            name = f"compare-{threads}-thread{'s' if threads > 1 else ''}"
+            json = own(name, partial=cells != TABLE + SMALL + OTHERS)
         rows = run(cells, threads, wanted, rounds, budget)
         settings = {"quick": quick, "rounds": rounds, "budget_seconds": budget}
         document = {"machine": machine(threads), "settings": settings, "results": rows}
+        if keep:
+            assert json is not None
+            # A group of cells may be run by itself; the other cells' results stay.
+            document["results"] = merge(json, rows, ("loss", "shape", "mode"))
         if json is not None:
-            save(json, "compare", document["machine"], settings=settings, results=rows)
+            save(
+                json,
+                "compare",
+                document["machine"],
+                settings=settings,
+                results=document["results"],
+            )
     show(document)
     summary(document)
     if plot_to is not None:

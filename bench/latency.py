@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +25,22 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from _common import console, describe, load, machine, measure, pin, progress_bar, save, seconds
+from _common import (
+    Timing,
+    console,
+    describe,
+    load,
+    machine,
+    measure,
+    median,
+    own,
+    pin,
+    progress_bar,
+    save,
+    seconds,
+    summarise,
+)
+from limits import latency_limits
 
 Call = Callable[[], object]
 LAYERS = ("argument checks", "thread count", "kernel", "reduction")
@@ -122,6 +139,7 @@ def groups(threads: int, missing: Callable[[str, str], None]) -> dict[str, dict[
 
     import fastloss
     import peers
+    from problems import problem
 
     field = peers.available(
         threads, [key for key in peers.TITLES if key != "torch-compile"], missing
@@ -134,7 +152,7 @@ def groups(threads: int, missing: Callable[[str, str], None]) -> dict[str, dict[
     for title, (loss, shape) in CASES.items():
         if not hasattr(fastloss, loss):
             continue
-        case = peers.problem(loss, shape)
+        case = problem(loss, shape)
         x, target, out = case.x, case.target, np.zeros_like(case.x)
         both = getattr(fastloss, f"{loss}_value_and_grad")
         forward = getattr(fastloss, loss)
@@ -166,16 +184,41 @@ def groups(threads: int, missing: Callable[[str, str], None]) -> dict[str, dict[
     return found
 
 
-def _median(row: dict[str, Any]) -> float:
-    timing = row["timing"]
-    return float(timing["median"] if isinstance(timing, dict) else timing.median)
+# The whole life of a process that makes one call; arrays and the import are not timed.
+FIRST = """
+import time
+import numpy as np
+import fastloss
+x = np.zeros({shape}, np.float32)
+target = np.zeros({target}, {kind!r})
+started = time.perf_counter()
+fastloss.{loss}_value_and_grad(x, target)
+print(time.perf_counter() - started)
+"""
+
+
+def first_call(loss: str, shape: tuple[int, ...], processes: int) -> Timing:
+    """Seconds of the first call after the import, each in a process of its own."""
+    classes = loss == "cross_entropy"
+    code = FIRST.format(
+        shape=shape,
+        target=shape[:1] if classes else shape,
+        kind="int64" if classes else "float32",
+        loss=loss,
+    )
+    command = [sys.executable, "-c", code]
+    taken = [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(processes)
+    ]
+    return summarise(taken, 1)
 
 
 def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """For each group: the public calls, their layers, and what they compare with."""
     answer = []
     for title in dict.fromkeys(row["group"] for row in document["results"]):
-        rows = {row["call"]: _median(row) for row in document["results"] if row["group"] == title}
+        rows = {row["call"]: median(row) for row in document["results"] if row["group"] == title}
         whole = rows["value_and_grad, out="]
         layers = {name: took for name, took in rows.items() if name.startswith("layer: ")}
         body = []
@@ -198,12 +241,18 @@ def show(document: dict[str, Any]) -> None:
         for line in body:
             table.add_row(*line)
         console.print(table)
+    for row in latency_limits(document):
+        mark = "[green]yes[/]" if row.met else "[red]no[/]"
+        console.print(f"{row.limit}: asked {row.asked}, measured {row.measured}, met: {mark}")
 
 
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer rounds, some seconds.")] = False,
     threads: Annotated[int, typer.Option(help="Processors and threads for everybody.")] = 1,
     rounds: Annotated[int | None, typer.Option(help="Rounds (101; quick: 11).")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the results to this processor's file.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
     load_from: Annotated[
         Path | None, typer.Option("--load", help="Show this JSON file, measure nothing.")
@@ -213,6 +262,10 @@ def main(
     if load_from is not None:
         show(load(load_from))
         return
+    if keep:
+        if quick:
+            raise typer.BadParameter("--keep is for full runs")
+        json = own("latency", partial=False)
     rounds = rounds or (11 if quick else 101)
     pin(threads)
 
@@ -231,6 +284,8 @@ def main(
             rows += [
                 {"group": title, "call": name, "timing": timing} for name, timing in timings.items()
             ]
+            first = first_call(*CASES[title], 3 if quick else 15)
+            rows.append({"group": title, "call": "the first call of a process", "timing": first})
     where = machine(threads)
     if json is not None:
         settings = {"quick": quick, "rounds": rounds}

@@ -37,6 +37,8 @@ from _common import (
     load,
     machine,
     measure,
+    median,
+    own,
     pin,
     progress_bar,
     pyplot,
@@ -45,6 +47,7 @@ from _common import (
     size_name,
     summarise,
 )
+from limits import roofline_limits
 
 Row = dict[str, Any]
 Shape = tuple[int, ...]
@@ -169,7 +172,7 @@ def started(level: str | None = None) -> Iterator[Callable[[dict[str, Any]], Any
         process.wait()
 
 
-def floor(rounds: int, budget: float, shape: Shape, advance: Advance) -> list[Row]:
+def floor(shape: Shape, rounds: int, budget: float, advance: Advance) -> list[Row]:
     """Copy, read, forward and value_and_grad of the same logits, in the same rounds.
 
     The read is the faster of NumPy's sum and maximum.
@@ -400,13 +403,13 @@ def memory_section(shapes: dict[str, Shape], advance: Advance) -> list[Row]:
     return rows
 
 
-def _median(row: Row) -> float:
-    timing = row["timing"]
-    return float(timing["median"] if isinstance(timing, dict) else timing.median)
+def sections(document: dict[str, Any]) -> dict[str, list[Row]]:
+    """The measured sections of a document by name."""
+    return {name: rows for name, rows in document.items() if isinstance(rows, list)}
 
 
 def _cost(row: Row) -> str:
-    return f"{_median(row) / row['elements'] * 1e9:.3f}"
+    return f"{median(row) / row['elements'] * 1e9:.3f}"
 
 
 def _pivot(rows: list[Row], key: Callable[[Row], str], head: str) -> tuple[list[str], list[Any]]:
@@ -421,7 +424,8 @@ def _pivot(rows: list[Row], key: Callable[[Row], str], head: str) -> tuple[list[
 def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, heads and rows of every section that was measured."""
     answer = []
-    if rows := document.get("floor"):
+    for shape in dict.fromkeys(tuple(row["shape"]) for row in document.get("floor", [])):
+        rows = [row for row in document["floor"] if tuple(row["shape"]) == shape]
         took = {row["what"]: row for row in rows}
         body = []
         for row in rows:
@@ -429,12 +433,12 @@ def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str
             body.append(
                 [
                     row["what"],
-                    seconds(_median(row)),
-                    f"{row['bytes'] / _median(row) / 1e9:.1f}",
-                    f"{_median(base) / _median(row):.0%} of the {base['what']}" if base else "",
+                    seconds(median(row)),
+                    f"{row['bytes'] / median(row) / 1e9:.1f}",
+                    f"{median(base) / median(row):.0%} of the {base['what']}" if base else "",
                 ]
             )
-        title = f"{size_name(rows[0]['shape'])} float32 beside a copy and a read of it"
+        title = f"{size_name(shape)} float32 beside a copy and a read of it"
         answer.append((title, ["call", "median", "GB/s", "speed"], body))
     for name, title, head, key in (
         ("growth", "Number of elements, 1,000 classes", "elements", lambda r: f"{r['elements']:,}"),
@@ -478,8 +482,6 @@ def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str
 
 def show(document: dict[str, Any]) -> None:
     """Print the tables and the limits that they decide."""
-    from report import limits
-
     for title, heads, body in tables(document):
         table = Table(title=title, title_justify="left")
         for number, head in enumerate(heads):
@@ -490,7 +492,7 @@ def show(document: dict[str, Any]) -> None:
     table = Table(title="limits", title_justify="left", caption=describe(document["machine"]))
     for head in ("limit", "asked", "measured", "where", "met"):
         table.add_column(head)
-    for row in limits(roofline=document):
+    for row in roofline_limits(document):
         table.add_row(
             row.limit,
             row.asked,
@@ -514,10 +516,13 @@ def plot(document: dict[str, Any], path: Path) -> None:
     sections = ("floor", "growth", "classes", "threads", "dtypes", "levels")
     for axis, section in zip(axes.flat, sections, strict=True):
         axis.set_visible(section in document)
-    rows = {row["what"]: row for row in document.get("floor", [])}
+    first = [
+        row for row in document.get("floor", []) if row["shape"] == document["floor"][0]["shape"]
+    ]
+    rows = {row["what"]: row for row in first}
     names = [name for name in ("copy", "value_and_grad", "read", "forward") if name in rows]
     for height, name in enumerate(reversed(names)):
-        rate = rows[name]["bytes"] / _median(rows[name]) / 1e9
+        rate = rows[name]["bytes"] / median(rows[name]) / 1e9
         floor_axis.barh(
             height, rate, color=colours.get(name, INK), alpha=1 if name in MODES else 0.3
         )
@@ -539,7 +544,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
             points = [row for row in document.get(section, []) if row["mode"] == mode]
             if points:
                 xs = [row[key] for row in points]
-                ys = [_median(row) / row["elements"] * 1e9 for row in points]
+                ys = [median(row) / row["elements"] * 1e9 for row in points]
                 axis.plot(xs, ys, "o-", color=colours[mode], linewidth=2, markersize=4)
                 most = max(ys)
             side = 0.03 if section == "growth" else 0.97
@@ -570,7 +575,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
             for row in bars
         ]
         for height, row in enumerate(reversed(bars)):
-            cost = _median(row) / row["elements"] * 1e9
+            cost = median(row) / row["elements"] * 1e9
             axis.barh(height, cost, color=ACCENT)
             axis.text(cost, height, f" {cost:.2f}", va="center", fontsize=8)
         axis.set_yticks(
@@ -601,6 +606,7 @@ def run(quick: bool, threads: int, rounds: int, budget: float, only: list[str]) 
     counts = [2, 3, 5, 10, 21, 50, 100, 200, 500, 1_000, 4_096, 10_000, 32_000, 100_000]
     by_class = [(max(per_size // count, 1), count) for count in counts]
     big = (1_024, 8_192) if quick else BIG
+    floors = [big] if quick else [BIG, (65_536, 1_000), (1_024, 128_256)]
     by_level = (
         [(100_000, 10), (1_000, 1_000)]
         if quick
@@ -617,7 +623,13 @@ def run(quick: bool, threads: int, rounds: int, budget: float, only: list[str]) 
         return threads_section(most, shapes, rounds, budget, advance)
 
     steps: dict[str, Callable[[Advance], list[Row]]] = {
-        "floor": lambda advance: floor(max(rounds, 9), 4 * budget, big, advance),
+        "floor": lambda advance: [
+            row
+            for shape in floors
+            for row in floor(
+                shape, max(rounds, 9), 4 * budget, lambda share: advance(share / len(floors))
+            )
+        ],
         "growth": lambda advance: sweep(grown, rounds, budget, advance),
         "classes": lambda advance: sweep(by_class, rounds, budget, advance, together=True),
         "dtypes": lambda advance: dtypes_section(big, rounds, 2 * budget, advance),
@@ -654,6 +666,9 @@ def main(
     budget: Annotated[
         float | None, typer.Option(help="Seconds a point at most (10; quick: 0.5).")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the results to this processor's file.")
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
     plot_to: Annotated[
         Path | None, typer.Option("--plot", help="Write the chart to this PNG.")
@@ -665,15 +680,27 @@ def main(
 ) -> None:
     """Measure fastloss's cross-entropy against the memory and over sizes, types and levels."""
     if as_worker:
-        worker()
+        try:
+            worker()
+        except ImportError:  # a level that this processor lacks, which the parent says
+            raise typer.Exit(1) from None
         return
     if load_from is not None:
         document = load(load_from)
     else:
+        if keep:
+            if quick:
+                raise typer.BadParameter("--keep is for full sizes")
+            json = own("roofline", partial=bool(section))
         rounds = rounds or (5 if quick else 15)
         budget = budget or (0.5 if quick else 10.0)
         found = run(quick, threads, rounds, budget, section or [])
         where = machine(threads)
+        if keep and json is not None and json.exists():
+            # Sections that were not measured now stay.
+            found = {
+                name: found.get(name, rows) for name, rows in sections(load(json)).items()
+            } | found
         document = {"machine": where, **found}
         if json is not None:
             settings = {"quick": quick, "rounds": rounds, "budget_seconds": budget}
