@@ -15,7 +15,9 @@ from .samples cimport (
 )
 from .storage cimport storage, value_at
 from .sums cimport LANES, Sum, Tally, add, count
-from .vecmath cimport INFINITY, NAN, exp_negative, log_positive, real
+from .vecmath cimport (
+    INFINITY, NAN, exp_negative, log_positive, log_scaled, real, spare_bits,
+)
 
 # How an element of the result is made of the exponential e of its class.
 cdef enum Written:
@@ -76,9 +78,13 @@ cdef void begin(
 
 # ---- b) endings ------------------------------------------------------------------------------
 
-cdef inline double log_of_sum(const Group *group, Py_ssize_t i) noexcept nogil:
-    """Logarithm of the sum of a sample's exponentials, as they were given."""
-    return (group.own_x[i] + group.shift[i]) + group.log_rest[i]
+cdef inline double log_of_sum(real unused, const Group *group, Py_ssize_t i) noexcept nogil:
+    """Logarithm of the sum of a sample's exponentials, as they were given.
+
+    Not through the class left out, which may be any distance below.
+    """
+    cdef double s = log_scaled(group.total[i], group.exponent[i] - <double>spare_bits(unused))
+    return s + group.shift[i] if group.total[i] - group.total[i] == 0 else NAN
 
 
 cdef inline void cross_entropy_ending(
@@ -99,7 +105,7 @@ cdef inline void cross_entropy_ending(
             by_what[i] = job.scale * group.factor[i]
     if job.z_loss != 0:
         for i in range(n):
-            s = log_of_sum(group, i)
+            s = log_of_sum(unused, group, i)
             group.loss[i] = group.loss[i] + job.z_loss * s * s
             slope = 2 * job.z_loss * s
             s = 1 + slope
@@ -134,7 +140,9 @@ cdef inline void focal_ending(
             slope = job.gamma * (power / u if u > 0 else 0.0)
         group.loss[i] = power * group.log_rest[i]
         group.at[i] = -group.rest[i]
-        slope = slope * (group.own[i] / group.total[i]) * group.log_rest[i]
+        slope = slope * (group.own[i] / group.total[i])
+        # Where the target is masked, p_t L is 0 in the limit.
+        slope = slope * group.log_rest[i] if slope != 0 else 0.0
         by_what[i] = job.scale * group.factor[i] * (power + slope)
     if gradient:
         divide(unused, group, n, &by_what[0], NULL)
@@ -165,7 +173,7 @@ cdef inline void soft_ending(
             w = job.unit
             if job.target != NULL and job.weight != NULL and group.own_class[i] >= 0:
                 w = w * job.weight[max(class_of(job, first + i), <Py_ssize_t>0)]
-            s = log_of_sum(group, i)
+            s = log_of_sum(unused, group, i)
             group.loss[i] = group.loss[i] + w * job.z_loss * s * s
             s = 2 * w * job.z_loss * s
             group.mass[i] = group.mass[i] + s
@@ -195,7 +203,7 @@ cdef inline void logsumexp_ending(
     cdef Py_ssize_t i, c
     cdef double value, largest
     for i in range(n):
-        job.number[first + i] = log_of_sum(group, i)
+        job.number[first + i] = (group.own_x[i] + group.shift[i]) + group.log_rest[i]
         if group.shift[i] != group.shift[i]:
             largest = -INFINITY
             for c in range(job.classes):

@@ -288,7 +288,7 @@ def evaluate(
                 scale = scale / weights if weights != 0 else 0
             job.scale = scale
             if storage is not double:
-                job.heaviest *= max(1.0, scale if scale >= 0 else -scale)
+                job.heaviest *= max(1.0, scale if scale >= 0 else -scale) * max(1.0, z_loss)
                 job.heavy = kind <= FOCAL and any_heavy(&job)
             size = item_size(&job)
             items = (job.samples + size - 1) // size

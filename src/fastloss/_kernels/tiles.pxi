@@ -327,33 +327,34 @@ cdef void tile_scaled(
     cdef real correction[LANES]
     cdef real own[LANES]
     cdef int32_t used[LANES]
-    cdef bint wide = False
+    cdef int32_t tiny[LANES]     # whether `by` is too small for the two parts
+    cdef double product
+    cdef int32_t any_tiny = 0
     for lane in range(LANES):
         by[lane] = <real>group.by[lane]
         correction[lane] = <real>group.by_low[lane]
         own[lane] = <real>group.at[lane]
         used[lane] = group.own_class[lane] >= 0
+        tiny[lane] = False
         if real is float:
-            # Whether some factor is too small for the two parts, and is multiplied in double.
-            wide |= (
-                (group.by[lane] < least_scale()) & (group.by[lane] > -least_scale())
-                & (group.by[lane] != 0)
-            )
-    if wide:
-        for c in range(m):
-            for lane in range(LANES):
-                if tile.skip[lane] == c:
-                    e[lane] = <real>(group.at[lane] * group.by[lane])
-                else:
-                    e[lane] = <real>(e[lane] * group.by[lane])
-                e[lane] = e[lane] if used[lane] else <real>0
-            e = e + width
-        return
+            tiny[lane] = (group.by[lane] < least_scale()) & (group.by[lane] > -least_scale())
+            any_tiny |= tiny[lane] & (group.by[lane] != 0)
     for c in range(m):
-        for lane in range(LANES):
-            g = own[lane] if tile.skip[lane] == c else e[lane]
-            g = mul_add(g, by[lane], g * correction[lane])
-            e[lane] = g if used[lane] else <real>0
+        if any_tiny:
+            # Those lanes are multiplied in double; the others as ever.
+            for lane in range(LANES):
+                g = own[lane] if tile.skip[lane] == c else e[lane]
+                product = (
+                    group.at[lane] if tile.skip[lane] == c else <double>e[lane]
+                ) * group.by[lane]
+                g = mul_add(g, by[lane], g * correction[lane])
+                g = <real>product if tiny[lane] else g
+                e[lane] = g if used[lane] else <real>0
+        else:
+            for lane in range(LANES):
+                g = own[lane] if tile.skip[lane] == c else e[lane]
+                g = mul_add(g, by[lane], g * correction[lane])
+                e[lane] = g if used[lane] else <real>0
         e = e + width
 
 
