@@ -6,7 +6,7 @@ with a kind of its own; what a loss does not offer stays at its default.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,23 +16,8 @@ from fastloss._kernels import soft as _soft
 from fastloss.losses import _interim
 from fastloss.losses._reduction import Totals, reduced
 
-
-class Kind(NamedTuple):
-    """A kind of loss over classes."""
-
-    #: What the kernel calls it.
-    number: int
-    #: What its array is called.
-    input: str
-    #: Whether it takes class probabilities as target.
-    soft: bool
-    #: Whether its class weights are called alpha, and it has a gamma.
-    focal: bool
-
-
-CROSS_ENTROPY = Kind(0, "logits", soft=True, focal=False)
-NLL = Kind(1, "log_probs", soft=False, focal=False)
-FOCAL = Kind(2, "logits", soft=False, focal=True)
+#: The kinds of losses over classes.
+CROSS_ENTROPY, NLL, FOCAL = range(3)
 
 # A fused kernel's specialisations by name: one dictionary look-up instead of a dispatch.
 _INDEXED = {name: _indexed.cross_entropy[name] for name in _indexed.cross_entropy.__signatures__}
@@ -45,7 +30,7 @@ _ONE = object()
 
 
 def evaluate(
-    kind: Kind, x: Any, target: Any, *, weight: Any = None, sample_weight: Any = None,
+    kind: int, x: Any, target: Any, *, weight: Any = None, sample_weight: Any = None,
     ignore_index: Any = -100, reduction: Any = "mean", label_smoothing: Any = 0.0,
     temperature: Any = 1.0, softcap: Any = None, z_loss: Any = 0.0, gamma: Any = 0.0,
     axis: Any = None, value: bool = True, gradient: bool = False, upstream: Any = _ONE,
@@ -57,7 +42,6 @@ def evaluate(
     those of the losses.  `upstream` is a gradient with respect to the loss, of the loss's shape.
     """
     # 1. Arguments.
-    _, name, soft_targets, focal = kind
     if reduction not in _arrays.REDUCTIONS:
         _arrays.reduction(reduction)
     if type(ignore_index) is not int:
@@ -70,20 +54,24 @@ def evaluate(
         softcap = _arrays.positive(softcap, "softcap")
     if type(z_loss) is not float or z_loss != 0.0:
         z_loss = _arrays.not_negative(z_loss, "z_loss")
-    if focal:
+    if type(gamma) is not float or gamma != 0.0:
         gamma = _arrays.not_negative(gamma, "gamma")
+    name = "log_probs" if kind == NLL else "logits"
     original = x
-    x, samples, shape, _, indices, probabilities, class_weight, factor = _arrays.over_classes(
-        x, target, None if focal else weight, sample_weight, axis, name, soft_targets
-    )
-    if focal and weight is not None:
-        class_weight = _arrays.class_weights(weight, shape[1], "alpha")
-    if probabilities is not None and ignore_index >= 0:
+    a = _arrays.over_classes(
+        x, target, None if kind == FOCAL else weight, sample_weight, axis, name,
+        kind == CROSS_ENTROPY,
+    )  # fmt: skip
+    if kind == FOCAL and weight is not None:
+        a = a._replace(weight=_arrays.class_weights(weight, a.shape[1], "alpha"))
+    x, samples, shape = a.logits, a.samples, a.shape
+    if a.probabilities is not None and ignore_index >= 0:
         raise ValueError(
             f"ignore_index={ignore_index} has no meaning for class probabilities: it must be"
             " negative"
         )
     storage = _arrays.STORAGE[x.dtype]
+    factor = a.factor
     none = reduction == "none"
     scale = 1.0
     if upstream is not _ONE:
@@ -106,29 +94,30 @@ def evaluate(
     # 2. Kernel.
     threads = _threads.for_work(x.size)
     kernel_x = _arrays.seen_by_kernel(x, shape)
-    if focal or temperature != 1.0 or softcap is not None or z_loss != 0.0:
-        a = _arrays.Classes(x, samples, shape, 0, indices, probabilities, class_weight, factor)
+    if kind == FOCAL or temperature != 1.0 or softcap is not None or z_loss != 0.0:
         bad, total, weights = _interim.evaluate(
-            focal, a, factor, ignore_index, reduction, label_smoothing, temperature, softcap,
-            z_loss, gamma, scale, losses, grad,
+            kind == FOCAL, a, factor, ignore_index, reduction, label_smoothing, temperature,
+            softcap, z_loss, gamma, scale, losses, grad,
         )  # fmt: skip
-    elif probabilities is None and label_smoothing == 0.0:
+    elif a.probabilities is None and label_smoothing == 0.0:
         bad, total, weights = _INDEXED[storage.kernel](
-            kernel_x, indices, class_weight, factor, ignore_index, scale, reduction == "mean",
-            losses32, losses64, view, threads, kind is NLL,
+            kernel_x, a.target, a.weight, factor, ignore_index, scale, reduction == "mean",
+            losses32, losses64, view, threads, kind == NLL,
         )  # fmt: skip
     else:
-        soft = _NO_PROBABILITIES if probabilities is None else probabilities.reshape(shape)
-        dtype = "float" if soft.dtype == np.float32 else "double"
+        probabilities = _NO_PROBABILITIES
+        if a.probabilities is not None:
+            probabilities = a.probabilities.reshape(shape)
+        dtype = "float" if probabilities.dtype == np.float32 else "double"
         bad, total, weights = _SOFT[storage.kernel, dtype](
-            kernel_x, indices, soft, class_weight, factor, ignore_index, label_smoothing,
+            kernel_x, a.target, probabilities, a.weight, factor, ignore_index, label_smoothing,
             scale, reduction == "mean", losses32, losses64, view, threads,
         )  # fmt: skip
     if bad == -2:  # OVERLAP in samples.pxd
         _arrays.overlapping()
     if bad >= 0:
-        assert indices is not None
-        _arrays.wrong_index(indices.reshape(samples), bad, shape[1])
+        assert a.target is not None
+        _arrays.wrong_index(a.target.reshape(samples), bad, shape[1])
     # 3. Reduction.
     totals = Totals(total, weights)
     loss = reduced(reduction, totals, losses, storage.loss, samples) if value else None
