@@ -183,6 +183,41 @@ def test_unknown_chunk_sizes(rng, reduction):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_unknown_chunk_sizes_and_ignored_elements(rng, reduction):
+    """The denominator is counted where the chunks are."""
+    x, t = rng.standard_normal((30, 4)), rng.integers(-1, 2, (30, 4))
+    keep = rng.random(30) < 0.5
+    lazy_keep = da.from_array(keep, chunks=8)
+    for name in ("binary_cross_entropy_with_logits", "sigmoid_focal_loss"):
+        both(
+            name, x[keep], t[keep], da.from_array(x, chunks=(8, 4))[lazy_keep],
+            da.from_array(t, chunks=(8, 4))[lazy_keep],
+            reduction=reduction, ignore_index=-1, sample_weight=rng.random(4),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [12, 0])
+def test_batchmean_divides_by_all_rows(rng, rows):
+    """However both axes are cut."""
+    x = fastloss.log_softmax(rng.standard_normal((rows, 6)))
+    t = rng.random((rows, 6))
+    both("kl_div", x, t, da.from_array(x, chunks=(5, 4)), t, reduction="batchmean")
+
+
+def test_batchmean_of_unknown_rows():
+    x = da.from_array(np.zeros((6, 2)), chunks=(3, 2))
+    x = x[da.from_array(np.arange(6) > 1, chunks=3)]
+    with pytest.raises(ValueError, match=r"log_probs\.compute_chunk_sizes"):
+        fastloss.dask.kl_div(x, x, reduction="batchmean")
+
+
+@pytest.mark.parametrize("alpha", [0.3, None, -1, [0.1, 0.5, 0.9], da.linspace(0, 1, 3, chunks=2)])
+def test_alpha(rng, alpha):
+    x, t = rng.standard_normal((9, 3)), rng.random((9, 3))
+    both("sigmoid_focal_loss", x, t, da.from_array(x, chunks=(4, 2)), t, alpha=alpha)
+
+
 def test_numpy_logits(rng):
     x, t = rng.standard_normal((10, 3)), rng.integers(0, 3, 10)
     both("cross_entropy", x, t, x, t)
@@ -341,6 +376,16 @@ def test_wrong_index_names_its_chunk(reduction, wrong):
         fastloss.dask.cross_entropy(x, t, reduction=reduction).compute()
     with pytest.raises(IndexError, match=text):
         fastloss.dask.cross_entropy_value_and_grad(x, t, reduction=reduction)[1].compute()
+
+
+def test_wrong_number_names_its_chunk():
+    probs = np.full((6, 4), 0.5)
+    probs[5, 1] = 1.5
+    x = da.from_array(probs, chunks=(2, 4))
+    with pytest.raises(
+        ValueError, match=r"in chunk \(2,.*of the probs: probs must lie in \[0, 1\]"
+    ):
+        fastloss.dask.binary_cross_entropy(x, np.ones((6, 4))).compute()
 
 
 # ---- d) a cluster ----------------------------------------------------------------------------

@@ -127,6 +127,15 @@ def test_import_needs_nothing_but_numpy():
     assert loaded == {"fastloss", "numpy"}
 
 
+def test_modules_that_have_to_be_imported_say_so():
+    code = "import fastloss; fastloss.dask.cross_entropy"
+    last = run(code, check=False).stderr.strip().splitlines()[-1]
+    assert last.startswith("AttributeError: ") and last.endswith("import fastloss.dask")
+    run("import fastloss; from fastloss import data; import fastloss.data")
+    with pytest.raises(AttributeError, match="no attribute 'cross_entropi'"):
+        _ = fastloss.cross_entropi
+
+
 def test_module_prints_the_configuration():
     result = subprocess.run(
         [sys.executable, "-m", "fastloss"], capture_output=True, text=True, timeout=120, check=True

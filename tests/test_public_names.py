@@ -120,6 +120,10 @@ def test_functions(name):
     assert signature(getattr(fastloss, name)) == OTHERS[name]
 
 
+def test_every_module_of_functions_has_a_stub():
+    assert [stub.stem for stub in STUBS] == ["binary", "categorical", "divergence", "linear"]
+
+
 def test_all_lists_every_public_name():
     names = {*SIGNATURES, *OTHERS, *CLASSES, "StreamingLoss"}
     names |= {f"{name}_{kind}" for name in SIGNATURES for kind in ("value_and_grad", "backward")}

@@ -1,5 +1,6 @@
 """Fast, exact classification losses and their gradients for NumPy arrays."""
 
+import typing as _typing
 from importlib.metadata import version as _version
 
 from fastloss._config import show_config
@@ -46,6 +47,16 @@ from fastloss.losses.linear import (
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 
 __version__ = _version("fastloss")
+
+
+if not _typing.TYPE_CHECKING:  # To a type checker a name that is missing is an error already.
+
+    def __getattr__(name: str) -> object:
+        """Say which names have to be imported before they are there."""
+        if name in ("dask", "data"):
+            raise AttributeError(f"fastloss.{name} is a module of its own: import fastloss.{name}")
+        raise AttributeError(f"module 'fastloss' has no attribute {name!r}")
+
 
 __all__ = [
     "BCELoss",

@@ -810,14 +810,14 @@ def _lazy(
 ) -> Any:
     """Check the arguments of a loss and build its graph, with the gradient where it is wanted."""
     if not isinstance(x, da.Array):
-        x = np.asarray(x)
+        x = _arrays._as_array(x, loss.input)
     if loss.over_classes:
         axis = _arrays.class_axis(axis, x.ndim, loss.input)
     if not isinstance(x, da.Array):
         chunks = dict.fromkeys(range(x.ndim), "auto") | ({} if axis is None else {axis: -1})
         x = da.from_array(x, chunks=chunks)
     if not isinstance(target, da.Array):
-        target = np.asarray(target)
+        target = _arrays._as_array(target, "target")
     shape, chunks = x.shape, x.chunks
     indices = False
     if loss.over_classes:
@@ -910,7 +910,7 @@ def _broadcasting(
 ) -> DaskArray:
     """Return an operand that broadcasts to `shape`, as a dask array."""
     if not isinstance(value, da.Array):
-        value = np.asarray(value)
+        value = _arrays._as_array(value, name)
     missing = len(shape) - value.ndim
     if missing < 0 or not all(
         m == 1 or m == n or math.isnan(m) or math.isnan(n)
