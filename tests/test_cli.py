@@ -424,7 +424,7 @@ def test_what_is_not_finite(files):
     assert report["mean_loss"] is None and report["perplexity"] is None
     assert [hard["sample"] for hard in report["hardest"][:2]] == [3, 500]
     assert report["hardest"][0]["loss"] is None
-    assert "2 losses not finite" in run("logits.npy", "targets.npy").stdout
+    assert "2 samples not finite" in run("logits.npy", "targets.npy").stdout
 
 
 def test_everything_ignored_and_nothing_at_all(files):
@@ -831,7 +831,7 @@ def test_memory_stays_bounded(files):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_half_file(files, number):
     big_files(60)
     before = set(files.iterdir())
@@ -841,7 +841,7 @@ def test_a_signal_leaves_no_half_file(files, number):
     signal.signal(number, handler)
     deadline = time.monotonic() + 60
     while not any(
-        path.name.startswith(".out") and path.stat().st_size > 50_000 for path in files.iterdir()
+        path.name.startswith(".fastloss-") and path.stat().st_size > 50_000 for path in files.iterdir()
     ):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import fastloss
 from fastloss._scoring import InputError
-from fastloss._scoring.readers import Buffer, MappedSource, Source
+from fastloss._scoring.readers import ArraySource, FileSource, Piece, Source
 
 Array = NDArray[Any]
 Loss = Literal["cross-entropy", "bce-with-logits", "nll"]
@@ -37,6 +37,10 @@ BLOCK_SAMPLES = 1 << 18
 FEW_CLASSES = 64
 # Threads that score blocks at most: memory holds a block for each, and few outrun any disk.
 MOST_THREADS = 16
+# Logits that all threads hold at a time: fewer threads work on rows that are very long.
+MOST_BYTES = 256 << 20
+# The prediction where there is none.
+NONE = -1
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Scores:
     """Log-probability of the target; NaN where ignored."""
     target: Array
     predicted: Array
+    """Likeliest class; `NONE` where a logit is NaN or +inf, or all are -inf."""
     predicted_log_prob: Callable[[Any], Array]
     """Log-probability of the prediction, for the samples at an index: few of them are asked for,
     and only while the block is worked on."""
@@ -72,6 +77,24 @@ class Scores:
     weight_sum: float
     """What the block adds to the denominator of the mean."""
     logits_bytes: int
+
+    @property
+    def finite(self) -> Array:
+        """Where loss, log-probability and prediction are numbers; False also where ignored."""
+        # An ignored sample's log-probability is NaN.
+        return np.isfinite(self.loss) & np.isfinite(self.log_prob) & (self.predicted != NONE)
+
+
+@dataclass
+class _Pieces:
+    """Rows of all sources that belong together, on their way."""
+
+    first_row: int
+    logits: Piece
+    target: Piece
+    weight: Piece | float | None
+    sample_weight: Piece | float | None
+    pos_weight: Piece | float | None
 
 
 @dataclass
@@ -115,7 +138,10 @@ class Job:
     @property
     def rows_at_a_time(self) -> int:
         samples_per_row = max(1, math.prod(self.sample_shape[1:]))
-        rows = min(BLOCK_BYTES // max(1, self.logits.row_bytes), BLOCK_SAMPLES // samples_per_row)
+        row_bytes = max(1, self.logits.row_bytes)
+        rows = min(BLOCK_BYTES // row_bytes, BLOCK_SAMPLES // samples_per_row)
+        # Across the file's order, only a long stretch of it is worth a read.
+        rows = max(rows, min(self.logits.least_rows, MOST_BYTES // 4 // row_bytes))
         return max(1, rows)
 
     def blocks(
@@ -133,56 +159,61 @@ class Job:
             If the library rejects a block; a class index outside the classes is shown with its
             place in the whole target.
         """
-        buffer = Buffer()
 
-        def work(block: _Block) -> tuple[Scores, Digest]:
-            block.logits = self.logits.load(block.logits, block.first_row, buffer)
-            scores = self._score(block)
-            return scores, digest(scores)
+        def work(pieces: _Pieces) -> tuple[Scores, Digest]:
+            # What isn't finite is counted, so NumPy needn't warn of it. The setting is a thread's.
+            with np.errstate(all="ignore"):
+                scores = self._score(self._load(pieces))
+                return scores, digest(scores)
 
-        if self.rows <= self.rows_at_a_time:
+        block_bytes = self.rows_at_a_time * self.logits.row_bytes
+        threads = fastloss.get_num_threads()
+        workers = min(threads, MOST_THREADS, MOST_BYTES // max(1, block_bytes))
+        if workers <= 1 or self.rows <= self.rows_at_a_time:
             yield from map(work, self._read())
             return
-        threads = fastloss.get_num_threads()
         fastloss.set_num_threads(1)
-        workers = min(threads, MOST_THREADS)
         pool = ThreadPoolExecutor(workers, "fastloss-score")
         running: deque[Future[tuple[Scores, Digest]]] = deque()
-
-        def oldest() -> tuple[Scores, Digest]:
-            scores, result = running.popleft().result()
-            for source in (self.logits, self.targets):
-                source.release(scores.first_row)
-            return scores, result
-
         try:
-            for block in self._read():
-                running.append(pool.submit(work, block))
+            for pieces in self._read():
+                running.append(pool.submit(work, pieces))
                 if len(running) > workers + 1:
-                    yield oldest()
+                    yield running.popleft().result()
             while running:
-                yield oldest()
+                yield running.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
             fastloss.set_num_threads(threads)
 
-    def _read(self) -> Iterator[_Block]:
-        """The rows of all sources, in blocks. Of a mapped file nothing is touched yet."""
+    def _read(self) -> Iterator[_Pieces]:
+        """The rows of all sources, in blocks. Of an array in a file nothing is read yet."""
         options, first = self.options, 0
-        while True:
+        while first < self.rows and self.samples:
             logits = self.logits.read(self.rows_at_a_time)
-            count = logits.shape[self.logits.axis]
-            if count == 0:
-                return
-            yield _Block(
+            if logits.rows == 0:
+                raise InputError(f"{self.logits.label} ends {self.rows - first} rows early")
+            yield _Pieces(
                 first,
                 logits,
-                self.targets.read_exactly(count),
-                weight=_block_of(options.weight, count),
-                sample_weight=_block_of(options.sample_weight, count),
-                pos_weight=_block_of(options.pos_weight, count),
+                self.targets.read_exactly(logits.rows),
+                weight=_rows_of(options.weight, logits.rows),
+                sample_weight=_rows_of(options.sample_weight, logits.rows),
+                pos_weight=_rows_of(options.pos_weight, logits.rows),
             )
-            first += count
+            first += logits.rows
+
+    def _load(self, pieces: _Pieces) -> _Block:
+        target = pieces.target.load()
+        return _Block(
+            pieces.first_row,
+            pieces.logits.load(),
+            # The scores keep the targets, but not their probabilities.
+            target if self.probabilities else target.copy(),
+            _values_of(pieces.weight),
+            _values_of(pieces.sample_weight),
+            _values_of(pieces.pos_weight),
+        )
 
     def _score(self, block: _Block) -> Scores:
         try:
@@ -191,7 +222,7 @@ class Job:
             return self._score_classes(block, self.class_axis)
         except IndexError as error:
             raise self._wrong_index(block, error) from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(str(error)) from error
 
     def _score_classes(self, block: _Block, axis: int) -> Scores:
@@ -220,17 +251,21 @@ class Job:
         if plain and options.loss == "cross-entropy" and self.classes <= FEW_CLASSES:
             log_prob, predicted, _, _ = fastloss.score_samples(logits, label, axis=axis)
             loss = 0 - log_prob if counted is None else np.where(counted, 0 - log_prob, 0)
+            # A NaN or +inf makes all log-probabilities of a sample NaN, and so do -inf alone.
+            predicted = np.where(np.isnan(log_prob), NONE, predicted)
         else:
             loss = loss_of(logits, target, **keywords)
             log_prob = 0 - loss
             if not plain:
                 log_prob = 0 - loss_of(logits, label, reduction="none", axis=axis)
-            predicted = _argmax(logits, axis)
+            predicted = _predicted(logits, axis)
 
         def predicted_log_prob(at: Any) -> Array:
             places = np.unravel_index(np.arange(predicted.size)[at], predicted.shape)
             rows = np.moveaxis(logits, axis, -1)[places]
-            return np.asarray(0 - loss_of(rows, predicted[places], reduction="none"))
+            label = predicted[places]
+            log_prob = 0 - loss_of(rows, np.maximum(label, 0), reduction="none")
+            return np.where(label == NONE, np.nan, log_prob)
 
         if counted is not None:
             log_prob = np.where(counted, log_prob, np.nan)
@@ -261,7 +296,7 @@ class Job:
             log_prob = 0 - fastloss.binary_cross_entropy_with_logits(
                 logits, target, reduction="none"
             )
-        positive = (logits > 0).astype(np.int8)
+        positive = np.where(np.isnan(logits), NONE, logits > 0).astype(np.int8)
 
         def predicted_log_prob(at: Any) -> Array:
             return np.asarray(fastloss.log_sigmoid(np.abs(logits.ravel()[at])))
@@ -310,19 +345,32 @@ class Job:
         )
 
 
-def _argmax(logits: Array, axis: int) -> Array:
-    """The class of the largest logit, or of the first NaN."""
+def _predicted(logits: Array, axis: int) -> Array:
+    """The class of the largest logit; `NONE` where one is NaN or +inf, or all are -inf."""
+    ordered, least = logits, None
     if logits.dtype.itemsize == 2 and logits.dtype.kind not in "iu":
         # NumPy compares float16 and bfloat16 one by one. Their bits, those of negative numbers
         # turned over, are integers in the same order, and those it compares many at a time.
         bits = logits.view(np.dtype(np.int16).newbyteorder(logits.dtype.byteorder))
-        logits = bits ^ ((bits >> 15) & 0x7FFF)
-    return np.argmax(logits, axis=axis)
+        ordered = bits ^ ((bits >> 15) & 0x7FFF)
+        # So ordered, a NaN lies above +inf, or below -inf if it has a sign.
+        least = np.array(-np.inf, logits.dtype).view(bits.dtype) ^ 0x7FFF
+    predicted = np.argmax(ordered, axis=axis)
+    # Elsewhere the first NaN counts as the largest.
+    largest = np.take_along_axis(logits, np.expand_dims(predicted, axis), axis).squeeze(axis)
+    known = np.isfinite(largest)
+    if least is not None:
+        known &= np.min(ordered, axis=axis) >= least
+    return np.where(known, predicted, NONE)
 
 
-def _block_of(values: Source | float | None, count: int) -> Any:
+def _rows_of(values: Source | float | None, count: int) -> Piece | float | None:
     """The part of a weight that belongs to the next ``count`` rows; see `_weights`."""
     return values.read_exactly(count) if isinstance(values, Source) else values
+
+
+def _values_of(values: Piece | float | None) -> Any:
+    return values.load() if isinstance(values, Piece) else values
 
 
 class _Whole(Source):
@@ -332,11 +380,15 @@ class _Whole(Source):
         super().__init__(source.label, source.shape, source.dtype)
         if not source.ndim:
             source = _with_shape(source, (1,))
-        self._array = source.read_exactly(source.shape[0])
+        # What has no rows can't be read.
+        array = np.empty(source.shape, source.dtype)
+        if array.size:
+            array = source.read_all()
+        self._piece = Piece(len(array), lambda: array)
 
-    def read(self, count: int) -> Array:
+    def read(self, count: int) -> Piece:
         """All of it, whatever the count."""
-        return self._array
+        return self._piece
 
     read_exactly = read
 
@@ -450,13 +502,13 @@ def _weights(weight: Source | None, shape: tuple[int, ...]) -> Source | None:
 
 
 def _with_shape(source: Source, shape: tuple[int, ...]) -> Source:
-    if isinstance(source, MappedSource):
+    if isinstance(source, ArraySource | FileSource):
         return source.reshaped(shape)
-    return MappedSource(source.label, source.read_exactly(source.shape[0]).reshape(shape))
+    return ArraySource(source.label, source.read_all().reshape(shape))
 
 
 def _along(source: Source, axis: int) -> Source:
-    if isinstance(source, MappedSource):
+    if isinstance(source, ArraySource | FileSource):
         return source.along(axis)
     raise InputError(
         f"{source.label} can only be read row by row, so its class axis can't be 0; "
@@ -512,10 +564,7 @@ class Distributions:
         self.bin_correct = np.zeros(self.CONFIDENCE_BINS, np.int64)
 
     def add(self, scores: Scores) -> None:
-        keep = np.isfinite(scores.loss)
-        if scores.counted is not None:
-            keep &= scores.counted
-        keep = np.flatnonzero(keep)
+        keep = np.flatnonzero(scores.finite)
         loss = scores.loss[keep].astype(np.float64)
         label = _as_labels(scores.target[keep])
         low = self.DECADES[0]
@@ -595,16 +644,16 @@ class Summary:
             self.distributions.merge(other.distributions)
 
     def _add(self, scores: Scores, least: float) -> None:
-        self.samples += scores.loss.size
-        right = scores.predicted == _as_labels(scores.target)
+        finite = scores.finite
+        ignored = 0
         if scores.counted is not None:
-            self.ignored += scores.loss.size - int(np.count_nonzero(scores.counted))
-            right &= scores.counted
+            ignored = scores.loss.size - int(np.count_nonzero(scores.counted))
+        self.samples += scores.loss.size
+        self.ignored += ignored
+        self.non_finite += scores.loss.size - ignored - int(np.count_nonzero(finite))
+        right = (scores.predicted == _as_labels(scores.target)) & finite
         self.correct += int(np.count_nonzero(right))
-        block_sum = float(np.sum(scores.loss, dtype=np.float64))
-        if not math.isfinite(block_sum):
-            self.non_finite += scores.loss.size - int(np.count_nonzero(np.isfinite(scores.loss)))
-        self.loss_sum += block_sum
+        self.loss_sum += float(np.sum(scores.loss, dtype=np.float64))
         self.weight_sum += scores.weight_sum
         self._keep_hardest(scores, least)
         if self.distributions is not None:
