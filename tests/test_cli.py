@@ -841,7 +841,8 @@ def test_a_signal_leaves_no_half_file(files, number):
     signal.signal(number, handler)
     deadline = time.monotonic() + 60
     while not any(
-        path.name.startswith(".fastloss-") and path.stat().st_size > 50_000 for path in files.iterdir()
+        path.name.startswith(".fastloss-") and path.stat().st_size > 50_000
+        for path in files.iterdir()
     ):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)

@@ -284,6 +284,10 @@ class Job:
 
     def _score_binary(self, block: _Block) -> Scores:
         options, logits, target = self.options, block.logits, block.target
+        if target.dtype.kind in "iu" and (wrong := (target != 0) & (target != 1)).any():
+            raise InputError(
+                f"{self.targets.label}: target {self._first(block, wrong)} is not 0 or 1"
+            )
         loss = fastloss.binary_cross_entropy_with_logits(
             logits,
             target,
@@ -333,16 +337,20 @@ class Job:
 
     def _wrong_index(self, block: _Block, error: IndexError) -> InputError:
         """An IndexError about a block, told of the whole target."""
-        flat = block.target.ravel()
-        wrong = ((flat < 0) | (flat >= self.classes)) & (flat != self.options.ignore_index)
+        target = block.target
+        wrong = ((target < 0) | (target >= self.classes)) & (target != self.options.ignore_index)
         if not wrong.any():
             return InputError(str(error))
-        at = int(np.argmax(wrong))
-        place = tuple(int(i) for i in np.unravel_index(self._sample(block) + at, self.sample_shape))
         return InputError(
-            f"{self.targets.label}: class index {flat[at]} at position {place} is outside "
+            f"{self.targets.label}: class index {self._first(block, wrong)} is outside "
             f"[0, {self.classes}) and is not the ignore_index {self.options.ignore_index}"
         )
+
+    def _first(self, block: _Block, wrong: Array) -> str:
+        """The first target that is wrong, and its place in the whole array."""
+        at = int(np.argmax(wrong))
+        place = tuple(int(i) for i in np.unravel_index(self._sample(block) + at, self.sample_shape))
+        return f"{block.target.flat[at]} at position {place}"
 
 
 def _predicted(logits: Array, axis: int) -> Array:
@@ -600,7 +608,7 @@ class Distributions:
 
 def _as_labels(target: Array) -> Array:
     """Class indices of a target; a binary one, which may be soft, is 1 from one half on."""
-    return target.astype(np.intp) if target.dtype.kind in "iu" else (target >= 0.5).astype(np.intp)
+    return (target if target.dtype.kind in "iu" else target >= 0.5).astype(np.intp)
 
 
 def _hardest(samples: list[Hard], top: int) -> list[Hard]:
