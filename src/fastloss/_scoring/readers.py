@@ -449,7 +449,8 @@ _NPY_ENTRY = re.compile(
     (?:(["'])(?P<descr>[^"'\\]*)\3|(?P<order>True|False)|\((?P<shape>[\d\sL,]*)\))\s*(?:,|$)""",
     re.VERBOSE,
 )
-_NPY_DTYPE = re.compile(r"[<>|=]?[?a-zA-Z]\d{0,9}")
+# NumPy warns of "a", which it once took for "S".
+_NPY_DTYPE = re.compile(r"[<>|=]?[?bBhHiIlLqQefdgFDGcuOSUVMm]\d{0,9}")
 
 
 def _read_npy_header(label: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

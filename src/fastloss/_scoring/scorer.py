@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -544,66 +544,119 @@ class Hard:
         return math.inf if math.isnan(self.loss) else self.loss
 
 
-@dataclass
 class Distributions:
     """What the plot draws, in bins that need no second pass."""
 
-    classes: int
-    log_loss_counts: Array = field(init=False)
-    class_counts: Array = field(init=False)
-    class_losses: Array = field(init=False)
-    bin_counts: Array = field(init=False)
-    bin_confidence: Array = field(init=False)
-    bin_correct: Array = field(init=False)
-
     # Losses reach from 1e-45, the least float32, to overflow: equal bins of their decimal
-    # logarithm, ten to a decade; what lies outside counts in the first or the last.
+    # logarithm, a hundred to a decade; what lies outside counts in the first or the last.
     DECADES = (-46, 40)
-    BINS_PER_DECADE = 10
-    CONFIDENCE_BINS = 15
+    BINS_PER_DECADE = 100
+    # Confidences crowd at both ends, so their bins have equal widths in log(p / (1 - p)), from
+    # -32 to 32. They are fine enough to be joined to bins of equal counts.
+    CONFIDENCE_BINS = 1024
+    MOST_LOGIT = 32
 
-    def __post_init__(self) -> None:
+    def __init__(self, classes: int):
         low, high = self.DECADES
         self.log_loss_counts = np.zeros((high - low) * self.BINS_PER_DECADE, np.int64)
-        self.class_counts = np.zeros(self.classes, np.int64)
-        self.class_losses = np.zeros(self.classes)
+        self.not_positive = 0
+        """Losses of 0; a sum of wrong log-probabilities may also be less."""
         self.bin_counts = np.zeros(self.CONFIDENCE_BINS, np.int64)
         self.bin_confidence = np.zeros(self.CONFIDENCE_BINS)
         self.bin_correct = np.zeros(self.CONFIDENCE_BINS, np.int64)
+        self.classes = classes
+        # The classes that were met, all of them or those of a block, and what adds up for each.
+        self._classes: Array | slice = slice(None)
+        self._class_counts: Array | None = None
+        self._class_losses: Array | None = None
+
+    @property
+    def class_counts(self) -> Array:
+        """How many samples each class has."""
+        return (
+            np.zeros(self.classes, np.int64) if self._class_counts is None else self._class_counts
+        )
+
+    @property
+    def class_losses(self) -> Array:
+        """The sum of the losses of each class."""
+        return np.zeros(self.classes) if self._class_losses is None else self._class_losses
 
     def add(self, scores: Scores) -> None:
+        """Take the samples of a block, once."""
         keep = np.flatnonzero(scores.finite)
         loss = scores.loss[keep].astype(np.float64)
         label = _as_labels(scores.target[keep])
-        low = self.DECADES[0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            place = (np.log10(loss) - low) * self.BINS_PER_DECADE
+        positive = loss[loss > 0]
+        self.not_positive = loss.size - positive.size
         last = len(self.log_loss_counts) - 1
-        place = np.clip(np.nan_to_num(place, nan=0.0), 0, last).astype(np.intp)
-        self.log_loss_counts += np.bincount(place, minlength=last + 1)
-        self.class_counts += np.bincount(label, minlength=self.classes)
-        self.class_losses += np.bincount(label, loss, self.classes)
-        confidence = np.exp(scores.predicted_log_prob(keep).astype(np.float64))
-        correct = scores.predicted[keep] == label
+        log_place = (np.log10(positive) - self.DECADES[0]) * self.BINS_PER_DECADE
+        place = log_place.clip(0, last).astype(np.intp)
+        self.log_loss_counts = np.bincount(place, minlength=last + 1)
+        # A block may have far fewer samples than there are classes.
+        if label.size < self.classes:
+            self._classes, label = np.unique(label, return_inverse=True)
+        classes = self.classes if isinstance(self._classes, slice) else len(self._classes)
+        self._class_counts = np.bincount(label, minlength=classes)
+        self._class_losses = np.bincount(label, loss, classes)
+        log_prob: Array = np.minimum(scores.predicted_log_prob(keep).astype(np.float64), 0)
         bins = self.CONFIDENCE_BINS
-        place = np.clip(confidence * bins, 0, bins - 1).astype(np.intp)
-        self.bin_counts += np.bincount(place, minlength=bins)
-        self.bin_confidence += np.bincount(place, confidence, bins)
-        self.bin_correct += np.bincount(place[correct], minlength=bins)
+        logit = log_prob - np.log(-np.expm1(log_prob))
+        logit_place = (logit + self.MOST_LOGIT) * (bins / 2 / self.MOST_LOGIT)
+        place = logit_place.clip(0, bins - 1).astype(np.intp)
+        correct = scores.predicted[keep] == _as_labels(scores.target[keep])
+        self.bin_counts = np.bincount(place, minlength=bins)
+        self.bin_confidence = np.bincount(place, np.exp(log_prob), bins)
+        self.bin_correct = np.bincount(place[correct], minlength=bins)
 
     def merge(self, other: Distributions) -> None:
-        for name in vars(self):
-            if name != "classes":
-                setattr(self, name, getattr(self, name) + getattr(other, name))
+        """Add what was taken of a block."""
+        self.log_loss_counts += other.log_loss_counts
+        self.not_positive += other.not_positive
+        self.bin_counts += other.bin_counts
+        self.bin_confidence += other.bin_confidence
+        self.bin_correct += other.bin_correct
+        if other._class_counts is not None and other._class_losses is not None:
+            if self._class_counts is None or self._class_losses is None:
+                self._class_counts, self._class_losses = self.class_counts, self.class_losses
+            self._class_counts[other._classes] += other._class_counts
+            self._class_losses[other._classes] += other._class_losses
+
+    def calibration(self, most: int = 15, least: int = 10) -> tuple[Array, Array, Array]:
+        """Counts, mean confidence and share of right predictions, in bins of about equal counts.
+
+        There are at most ``most`` of them, and each has at least ``least`` samples where there are
+        so many.
+        """
+        filled = np.flatnonzero(self.bin_counts)
+        total = int(self.bin_counts.sum())
+        share = max(least, total / most)
+        starts: list[int] = []
+        gathered, left = 0, total
+        for at, count in zip(filled.tolist(), self.bin_counts[filled].tolist(), strict=True):
+            # The last bin takes what would not fill one of its own.
+            if not starts or (gathered >= share and left >= least):
+                starts.append(at)
+                gathered = 0
+            gathered += count
+            left -= count
+        if not starts:
+            return np.zeros(0), np.zeros(0), np.zeros(0)
+        counts = np.add.reduceat(self.bin_counts, starts)
+        confidence = np.add.reduceat(self.bin_confidence, starts) / counts
+        right = np.add.reduceat(self.bin_correct, starts) / counts
+        return counts, confidence, right
 
     @property
     def calibration_error(self) -> float:
         """The expected calibration error: mean |right − confidence| over the bins, by their counts.
 
-        Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+        Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3, with bins of
+        equal counts: those of equal widths are empty but for one or two where there are many
+        classes.
         """
-        gaps = np.abs(self.bin_correct - self.bin_confidence).sum()
-        return float(gaps / max(1, self.bin_counts.sum()))
+        counts, confidence, right = self.calibration()
+        return float((np.abs(right - confidence) * counts).sum() / max(1, counts.sum()))
 
 
 def _as_labels(target: Array) -> Array:
