@@ -277,7 +277,7 @@ def score(path: Path, targets: Path, rng: random.Random) -> str:
             raise AssertionError(f"{summary.correct} right of {summary.samples}")
     except InputError as error:
         line = " ".join(str(error).split())
-        if not line or len(line) > 5000:
+        if not line or len(line) > 2000:
             raise AssertionError(f"a message of {len(line)} characters") from error
         return line
     finally:

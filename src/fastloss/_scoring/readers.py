@@ -328,6 +328,11 @@ def _short(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def _label(path: Path, name: str, most: int = 80) -> str:
+    """An array of a file, for messages."""
+    return f"{path}:{name if len(name) <= most else name[: most // 2] + '…' + name[-most // 2 :]}"
+
+
 def open_source(path: Path, request: Request) -> Source:
     """Open one array of a file.
 
@@ -384,8 +389,6 @@ def _open(path: Path) -> io.BufferedReader:
             os.close(handle)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # a null byte in the name
-        raise InputError(f"cannot read {str(path)!r}: {error}") from error
     raise InputError(f"{path} is {kind}, expected a file")
 
 
@@ -540,7 +543,7 @@ def _open_npz(path: Path, file: io.BufferedReader, request: Request) -> Source:
         archive = zipfile.ZipFile(_BoundedReads(file))  # type: ignore[arg-type]
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         name = request.choose(path, list(members))
-        label, info = f"{path}:{name}", members[name]
+        label, info = _label(path, name), members[name]
         if info.flag_bits & 0x1:
             raise InputError(f"{label} is encrypted")
         if info.compress_type == zipfile.ZIP_STORED:
@@ -573,7 +576,8 @@ def _reason(error: BaseException) -> str:
     """An error in words, where it may have come without any."""
     if isinstance(error, MemoryError):
         return f"it asks for more memory than there is ({error})"
-    return f"{error}" or type(error).__name__
+    text = str(error) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def _member_start(label: str, file: io.BufferedReader, info: zipfile.ZipInfo) -> int:
@@ -650,7 +654,7 @@ def _open_safetensors(path: Path, file: io.BufferedReader, request: Request) -> 
     except _DAMAGE as error:
         raise InputError(f"{path} has a broken .safetensors header: {_reason(error)}") from error
     name = request.choose(path, list(tensors))
-    label, tensor = f"{path}:{name}", tensors[name]
+    label, tensor = _label(path, name), tensors[name]
     values = tensor if isinstance(tensor, dict) else {}
     kind, shape, offsets = map(values.get, ("dtype", "shape", "data_offsets"))
     if not isinstance(kind, str) or not _integers(shape) or not _integers(offsets, 2):
@@ -726,7 +730,7 @@ def _open_parquet(path: Path, file: io.BufferedReader, request: Request) -> Sour
             yield batch.column(0)
 
     # The first row tells the length of a list, and so how many rows make a chunk of some megabytes.
-    return _from_columns(pa, f"{path}:{name}", rows, columns, parquet.close)
+    return _from_columns(pa, _label(path, name), rows, columns, parquet.close)
 
 
 def _open_arrow_file(path: Path, file: io.BufferedReader, request: Request) -> Source:
@@ -746,7 +750,7 @@ def _open_arrow_file(path: Path, file: io.BufferedReader, request: Request) -> S
         for i in range(reader.num_record_batches):
             yield from _slices(reader.get_batch(i).column(0), batch_rows)
 
-    return _from_columns(pa, f"{path}:{name}", rows, columns, source.close)
+    return _from_columns(pa, _label(path, name), rows, columns, source.close)
 
 
 def _open_arrow_stream(path: Path, file: io.BufferedReader, request: Request) -> Source:
@@ -765,7 +769,7 @@ def _open_arrow_stream(path: Path, file: io.BufferedReader, request: Request) ->
         for batch in pa.ipc.open_stream(source, options=options):
             yield from _slices(batch.column(0), batch_rows)
 
-    return _from_columns(pa, f"{path}:{name}", rows, columns, source.close)
+    return _from_columns(pa, _label(path, name), rows, columns, source.close)
 
 
 def _arrow_column(path: Path, schema: Any, request: Request) -> tuple[str, int]:

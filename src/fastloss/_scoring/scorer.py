@@ -562,7 +562,7 @@ class Distributions:
         self.not_positive = 0
         """Losses of 0; a sum of wrong log-probabilities may also be less."""
         self.bin_counts = np.zeros(self.CONFIDENCE_BINS, np.int64)
-        self.bin_confidence = np.zeros(self.CONFIDENCE_BINS)
+        self.bin_confidence: Array = np.zeros(self.CONFIDENCE_BINS)
         self.bin_correct = np.zeros(self.CONFIDENCE_BINS, np.int64)
         self.classes = classes
         # The classes that were met, all of them or those of a block, and what adds up for each.
@@ -585,7 +585,7 @@ class Distributions:
     def add(self, scores: Scores) -> None:
         """Take the samples of a block, once."""
         keep = np.flatnonzero(scores.finite)
-        loss = scores.loss[keep].astype(np.float64)
+        loss: Array = scores.loss[keep].astype(np.float64)
         label = _as_labels(scores.target[keep])
         positive = loss[loss > 0]
         self.not_positive = loss.size - positive.size

@@ -55,8 +55,6 @@ def _in_the_way(path: Path) -> str | None:
         return no_file(path.stat().st_mode)
     except OSError:
         return None
-    except ValueError as error:
-        return str(error)
 
 
 def open_writer(path: Path, job: Job) -> AbstractContextManager[Write]:
