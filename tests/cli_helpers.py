@@ -73,8 +73,12 @@ def table():
 # ---- in this process -------------------------------------------------------------------------
 
 
+def invoke(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
 def run(*arguments):
-    return CliRunner().invoke(app, ["score", *map(str, arguments)])
+    return invoke("score", *arguments)
 
 
 def score(*arguments) -> dict:

@@ -8,6 +8,7 @@ test_cli_processes.py. The command runs in this process; the numbers are compare
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 import fastloss
 import oracle
-from fastloss._scoring import scorer
+from fastloss._scoring import plot, readers, scorer
 from fastloss.data import load_digits_logits
 
 pytest.register_assert_rewrite("cli_helpers")
@@ -31,6 +32,7 @@ from cli_helpers import (
     accuracy,
     check,
     check_plain,
+    invoke,
     job_of,
     refused,
     run,
@@ -245,9 +247,102 @@ def test_what_is_not_finite(files):
     np.save("targets.npy", target)
     report = score("logits.npy", "targets.npy")
     assert report["mean_loss"] is None and report["perplexity"] is None
+    assert report["non_finite"] == 2
     assert [hard["sample"] for hard in report["hardest"][:2]] == [3, 500]
     assert report["hardest"][0]["loss"] is None
     assert "2 samples not finite" in run("logits.npy", "targets.npy").stdout
+
+
+@pytest.fixture
+def wrong_rows():
+    """Logits of three classes whose first rows have no prediction; the class of all is 0."""
+    logits = np.zeros((40, 3))
+    logits[:, 0] = 1
+    logits[0] = np.nan
+    logits[1] = -np.nan
+    logits[2, 0] = np.inf
+    logits[3, 2] = np.inf
+    logits[4] = -np.inf
+    logits[5, 1] = -np.inf  # a masked class: nothing is wrong with this one
+    np.save("targets.npy", np.zeros(40, int))
+    return logits
+
+
+@pytest.mark.parametrize("dtype", ["f2", "bfloat16", "f4", ">f4", "f8"])
+@pytest.mark.parametrize("few_classes", [0, 64])
+def test_rows_without_a_prediction_are_never_right(
+    files, monkeypatch, wrong_rows, dtype, few_classes
+):
+    monkeypatch.setattr(scorer, "FEW_CLASSES", few_classes)
+    if dtype == "bfloat16":
+        logits = wrong_rows.astype(pytest.importorskip("ml_dtypes").bfloat16)
+        source = readers.ArraySource("logits", logits)
+        targets = readers.ArraySource("targets", np.zeros(40, int))
+        job = scorer.plan(source, targets, scorer.Options())
+        summary = scorer.Summary(job)
+        for _, part in job.blocks(summary.of):
+            summary.merge(part)
+        assert (summary.non_finite, summary.correct) == (5, 35)
+        return
+    np.save("logits.npy", wrong_rows.astype(dtype))
+    report = score("logits.npy", "targets.npy", "--output", "out.npy")
+    assert report["non_finite"] == 5
+    assert report["accuracy"] == 35 / 40
+    assert [hard["predicted"] for hard in report["hardest"]] == [None] * 5
+    assert np.load("out.npy")["predicted"].tolist() == [-1] * 5 + [0] * 35
+    assert "none" in run("logits.npy", "targets.npy").stdout
+
+
+def test_log_probs_without_a_prediction_are_never_right(files, wrong_rows):
+    """A NaN beside the target's log-probability leaves the loss a number."""
+    wrong_rows[6, 2] = np.nan
+    np.save("logits.npy", wrong_rows)
+    report = score("logits.npy", "targets.npy", "--loss", "nll", "--plot", "p.svg")
+    # In row 3 and in row 6 the loss is a number, but there is no prediction.
+    assert report["non_finite"] == 6
+    assert report["accuracy"] == 34 / 40
+
+
+def test_binary_logits_that_are_nan_are_never_right(files):
+    logits, target = LOGITS.copy(), (LOGITS > 0).astype(np.int8)
+    logits[3, :2] = np.nan
+    logits[4, 0], target[4, 0] = np.inf, 1  # its limit is a loss of 0
+    np.save("logits.npy", logits)
+    np.save("targets.npy", target)
+    report = score("logits.npy", "targets.npy", "--loss", "bce-with-logits")
+    assert report["non_finite"] == 2
+    assert report["accuracy"] == (LOGITS.size - 2) / LOGITS.size
+
+
+def test_what_is_ignored_may_be_anything(files):
+    logits = LOGITS.copy()
+    logits[TARGET == -100] = np.nan
+    np.save("logits.npy", logits)
+    report = score("logits.npy", "targets.npy", "--strict")
+    assert report["non_finite"] == 0
+    check_plain(report)
+
+
+def test_strict(files):
+    assert run("logits.npy", "targets.npy", "--strict").exit_code == 0
+    logits = LOGITS.copy()
+    logits[[1, 500, 501]] = np.nan
+    np.save("logits.npy", logits)
+    assert run("logits.npy", "targets.npy").exit_code == 0
+    result = run("logits.npy", "targets.npy", "--strict", "--json", "--output", "out.npy")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["non_finite"] == 3
+    assert result.stderr == "fastloss: 3 samples not finite\n"
+    assert len(np.load("out.npy")) == SAMPLES
+
+
+def test_log_probs_that_are_none(files):
+    """Whoever passes logits to nll gets a report, too."""
+    np.save("logits.npy", np.full((SAMPLES, CLASSES), 1000.0))
+    result = run("logits.npy", "targets.npy", "--loss", "nll", "--plot", "p.png")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert "-1000" in result.stdout and "inf" in result.stdout
 
 
 def test_a_nan_is_no_json(files):
@@ -322,26 +417,163 @@ def test_plot(files):
     assert "<svg" in Path("p.svg").read_text()
 
 
-def test_what_the_plot_is_drawn_from(files):
-    """The histograms of a job against those of all samples at once."""
-    job = job_of("logits.npy", "targets.npy")
+def test_the_plot_of_a_file_with_a_strange_name(files):
+    """Between dollars, matplotlib reads mathematics; and its font lacks most of the world's."""
+    pytest.importorskip("matplotlib")
+    name = "$\\frac$_{名}.npy"
+    Path("logits.npy").rename(name)
+    result = run(name, "targets.npy", "--plot", "p.png")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def distributions_of(job: scorer.Job) -> scorer.Distributions:
     summary = scorer.Summary(job, distributions=True)
     for _, part in job.blocks(summary.of):
         summary.merge(part)
-    data = summary.distributions
+    return summary.distributions
+
+
+@pytest.mark.parametrize("classes", [CLASSES, 500])
+def test_what_the_plot_is_drawn_from(files, classes):
+    """The histograms of a job against those of all samples at once."""
+    # Classes that no target has: a block has fewer samples than there are classes.
+    logits = np.concatenate([LOGITS, np.full((SAMPLES, classes - CLASSES), -9, "f4")], axis=1)
+    np.save("logits.npy", logits)
+    data = distributions_of(job_of("logits.npy", "targets.npy"))
     kept = TARGET != -100
-    losses = oracle.cross_entropy(LOGITS, TARGET).losses[kept]
+    losses = oracle.cross_entropy(logits, TARGET).losses[kept]
     edges = 10.0 ** np.linspace(*data.DECADES, len(data.log_loss_counts) + 1)
     assert data.log_loss_counts.sum() == kept.sum()
     # A float32 loss can fall on the other side of an edge than its exact value.
     assert np.abs(data.log_loss_counts - np.histogram(losses, edges)[0]).sum() <= 2
-    assert data.class_counts.tolist() == np.bincount(TARGET[kept]).tolist()
-    np.testing.assert_allclose(data.class_losses, np.bincount(TARGET[kept], losses), rtol=1e-6)
-    probs = oracle.softmax(LOGITS[kept])
+    assert data.class_counts.tolist() == np.bincount(TARGET[kept], minlength=classes).tolist()
+    np.testing.assert_allclose(
+        data.class_losses, np.bincount(TARGET[kept], losses, classes), rtol=1e-6
+    )
+    probs = oracle.softmax(logits[kept])
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == TARGET[kept]
-    bins = np.minimum((confidence * data.CONFIDENCE_BINS).astype(int), data.CONFIDENCE_BINS - 1)
-    gap = sum(abs((right - confidence)[bins == b].sum()) for b in range(data.CONFIDENCE_BINS))
-    assert data.calibration_error == pytest.approx(gap / kept.sum(), rel=1e-5)
+    counts, believed, correct = data.calibration()
+    assert counts.sum() == kept.sum()
+    assert 10 <= len(counts) <= 15
+    assert counts.min() >= 10 and counts.max() < 3 * kept.sum() / 15
+    # The bins hold the samples in the order of their confidence.
+    order, ends = np.argsort(confidence), np.cumsum(counts)
+    for start, end, mean, share in zip(ends - counts, ends, believed, correct, strict=True):
+        part = order[start:end]
+        assert mean == pytest.approx(confidence[part].mean(), rel=1e-3)
+        assert share == pytest.approx(right[part].mean(), abs=1.5 / len(part))
+    gap = (np.abs(believed - correct) * counts).sum() / kept.sum()
+    assert data.calibration_error == pytest.approx(gap)
+
+
+def sources(logits, targets) -> scorer.Job:
+    return scorer.plan(
+        readers.ArraySource("logits", np.asarray(logits, np.float32)),
+        readers.ArraySource("targets", targets),
+        scorer.Options(),
+    )
+
+
+def job_to_draw(name: str) -> scorer.Job:
+    rng = np.random.default_rng(5)
+    if name == "digits":
+        return sources(*load_digits_logits())
+    if name == "binary":
+        logits = rng.standard_normal(5000).astype(np.float32) * 3
+        right = rng.random(5000) < fastloss.sigmoid(0.7 * logits)
+        return scorer.plan(
+            readers.ArraySource("logits", logits),
+            readers.ArraySource("targets", right.astype(int)),
+            scorer.Options(loss="bce-with-logits"),
+        )
+    if name == "vocabulary":
+        logits = rng.standard_normal((600, 32_000))
+        targets = rng.zipf(1.3, 600) % 32_000
+        logits[np.arange(600), targets] += rng.uniform(0, 14, 600)
+        return sources(logits, targets)
+    if name == "ten samples":
+        return sources(rng.standard_normal((10, 10)), rng.integers(0, 10, 10))
+    if name == "a sample for each class":
+        return sources(rng.standard_normal((20, 20)), np.arange(20))
+    if name == "all alike":
+        return sources(np.tile([2, 1, 0, -1], (500, 1)), np.zeros(500, int))
+    if name == "all zero":
+        return sources(np.tile([0, -np.inf], (500, 1)), np.zeros(500, int))
+    if name == "narrow":
+        return sources(rng.standard_normal((3000, 30)) / 20, rng.integers(0, 30, 3000))
+    assert name == "wide"
+    logits = rng.standard_normal((5000, 20))
+    targets = rng.integers(0, 20, 5000)
+    logits[np.arange(5000), targets] += rng.uniform(0, 60, 5000)
+    logits[7] = np.nan
+    return sources(logits, targets)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("digits", "binary", "vocabulary", "ten samples", "a sample for each class"),
+        *("all alike", "all zero", "narrow", "wide"),
+    ],
+)
+def test_no_text_of_a_plot_lies_on_another(name):
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    job = job_to_draw(name)
+    summary = scorer.Summary(job, distributions=True)
+    for _, part in job.blocks(summary.of):
+        summary.merge(part)
+    figure = plot.make_figure(summary)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    # Of ticks there are some outside the range that is shown; they are not drawn.
+    hidden = set()
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in (*axis.majorTicks, *axis.minorTicks):
+                if not low <= tick.get_loc() <= high:
+                    hidden |= {tick.label1, tick.label2}
+    texts = [
+        (text.get_text(), text.get_window_extent(canvas.get_renderer()))
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and text not in hidden
+    ]
+    assert len(texts) > 10
+    for at, (text, box) in enumerate(texts):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
+        for other, other_box in texts[at + 1 :]:
+            assert not box.overlaps(other_box), (text, other)
+
+
+def bars(panel) -> list:
+    return [patch for patch in panel.patches if patch.get_width()]
+
+
+def test_a_class_is_drawn_from_ten_samples_on():
+    pytest.importorskip("matplotlib")
+    targets = np.repeat(np.arange(5), [9, 10, 200, 1, 30])
+    job = sources(np.random.default_rng(0).standard_normal((250, 6)), targets)
+    summary = scorer.Summary(job, distributions=True)
+    for _, part in job.blocks(summary.of):
+        summary.merge(part)
+    _, panel, *_ = plot.make_figure(summary).axes
+    shown = {label.get_text() for label in panel.get_yticklabels()}
+    assert shown == {"1 (10)", "2 (200)", "4 (30)"}
+    assert len(bars(panel)) == 3
+    assert any("without 2 of fewer than 10" in text.get_text() for text in panel.texts)
+
+
+def test_a_large_vocabulary_has_many_bins_of_calibration():
+    """Nearly all of its probabilities are below 1/15, one bin of equal width."""
+    rng = np.random.default_rng(1)
+    job = sources(rng.standard_normal((3000, 2000)), rng.integers(0, 2000, 3000))
+    counts, confidence, _ = distributions_of(job).calibration()
+    assert confidence.max() < 1 / 15
+    assert len(counts) >= 10
 
 
 # ---- e) wrong input --------------------------------------------------------------------------
@@ -394,6 +626,8 @@ def test_dtypes_that_do_not_fit(files):
         ("--label-smoothing", 1.5, "[0, 1]"),
         ("--label-smoothing", "nan", "[0, 1]"),
         ("--threads", 0, "--threads 0"),
+        ("--threads", 99999999, "--threads 99999999"),
+        ("--ignore-index", 10**30, str(10**30)),
         ("--top", -1, "--top -1"),
         ("--pos-weight", 2, "cross-entropy has no --pos-weight"),
         ("--output", "out.txt", ".parquet"),
@@ -442,3 +676,36 @@ def test_the_output_must_not_be_an_input(files):
     assert "targets.npy" in refused("logits.npy", "targets.npy", "--output", "targets.npy")
     assert "targets.npy" in refused("logits.npy", "targets.npy", "--output", "./targets.npy")
     assert Path("targets.npy").read_bytes() == before
+
+
+def test_the_output_must_replace_nothing_but_a_file(files):
+    Path("out.csv").mkdir()
+    assert "out.csv: it is a directory" in refused(
+        "logits.npy", "targets.npy", "--output", "out.csv"
+    )
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("out.npy")
+        line = refused("logits.npy", "targets.npy", "--output", "out.npy")
+        assert "out.npy: it is a pipe" in line
+
+
+@pytest.mark.parametrize("target", [7, -1])
+def test_a_binary_target_of_another_class(files, target):
+    targets = np.ones(LOGITS.shape, np.int16)
+    targets[700, 3] = target
+    np.save("targets.npy", targets)
+    line = refused("logits.npy", "targets.npy", "--loss", "bce-with-logits", "--plot", "p.png")
+    assert f"targets.npy: target {target} at position (700, 3) is not 0 or 1" in line
+
+
+def test_memory_that_is_not_there(files, monkeypatch):
+    def take(source, size):
+        raise MemoryError(f"{size} bytes")
+
+    monkeypatch.setattr(readers.FileSource, "_take", take)
+    assert "not enough memory" in refused("logits.npy", "targets.npy", "--output", "out.npy")
+
+
+def test_version():
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"{fastloss.__version__}\n")

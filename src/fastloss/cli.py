@@ -9,6 +9,7 @@ that says what; or 128 and the signal's number, 130 after Ctrl-C.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import IO, Annotated, Any, NoReturn
 
 import numpy as np
 
@@ -179,10 +180,9 @@ def score(
         job = plan(*_open_inputs(open_one, logits, targets, logits_name, targets_name), options)
         summary, seconds = _run(job, top, output, plot)
         if as_json:
-            print(json.dumps(_as_json(summary, seconds), allow_nan=False))
+            _print_results(json.dumps(_as_json(summary, seconds), allow_nan=False) + "\n")
         else:
-            _print_report(summary, seconds)
-        _flush_results()
+            _print_results(_report(summary, seconds))
         if strict and summary.non_finite:
             _fail(f"{_plural(summary.non_finite, 'sample')} not finite", 1)
 
@@ -324,7 +324,7 @@ def _progress(job: Job) -> Iterator[Any]:
         TimeRemainingColumn(compact=True),
     )
     console = Console(stderr=True)
-    silent = sys.stderr is None or not sys.stderr.isatty()
+    silent = not _is_terminal(sys.stderr)
     with Progress(*columns, console=console, transient=True, disable=silent) as progress:
         task = progress.add_task("", total=job.logits_bytes)
         yield lambda count: progress.advance(task, count)
@@ -364,17 +364,25 @@ def _one_line(text: str) -> str:
     )
 
 
-def _flush_results() -> None:
-    """Send what was printed on its way, so that a full disk or a closed pipe is noticed."""
+def _print_results(text: str) -> None:
+    """Print on standard output, and notice a full disk or a closed pipe."""
     if sys.stdout is None:
         raise InputError("standard output is closed")
+    encoding = sys.stdout.encoding or "utf-8"
     try:
+        # What the terminal has no letters for is shown as question marks.
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
         # What is left in the buffer would fail once more when Python ends.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise InputError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    """Whether a standard stream, which may be closed, is a terminal."""
+    return stream is not None and stream.isatty()
 
 
 # Results ------------------------------------------------------------------------------------------
@@ -432,9 +440,11 @@ def _as_json(summary: Summary, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print_report(summary: Summary, seconds: float) -> None:
+def _report(summary: Summary, seconds: float) -> str:
+    """The report for people, as wide and as colourful as standard output can show it."""
     job = summary.job
-    console = Console(highlight=False)
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=_is_terminal(sys.stdout) or None, highlight=False)
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
@@ -460,6 +470,7 @@ def _print_report(summary: Summary, seconds: float) -> None:
     console.print(facts)
     if summary.hardest:
         console.print(_hardest_table(summary))
+    return text.getvalue()
 
 
 def _hardest_table(summary: Summary) -> Table:

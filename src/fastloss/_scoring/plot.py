@@ -6,6 +6,7 @@ that no text ever lies on the data or on another text.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import warnings
@@ -47,9 +48,12 @@ def check_plot_name(path: Path) -> None:
 def draw(summary: Summary, path: Path, kind: str) -> None:
     """Draw the distributions of a summary to ``path`` as a ``kind`` ("png", "svg" or "pdf")."""
     figure = make_figure(summary)
+    # Not into the file itself: where a disk is full, matplotlib fails in ways of its own.
+    picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters in a file's name that the font lacks
-        figure.savefig(path, format=kind, dpi=130)
+        figure.savefig(picture, format=kind, dpi=130)
+    path.write_bytes(picture.getbuffer())
 
 
 def make_figure(summary: Summary) -> Any:

@@ -463,6 +463,8 @@ def _plan_classes(logits: Source, targets: Source, options: Options) -> Job:
         raise InputError(
             f"{targets.label} has dtype {targets.dtype}: class indices must be integers"
         )
+    if not -(2**63) <= options.ignore_index < 2**63:
+        raise InputError(f"--ignore-index {options.ignore_index} is no 64-bit integer")
     if options.label_smoothing and not 0 <= options.label_smoothing <= 1:
         raise InputError(f"--label-smoothing {options.label_smoothing} is outside [0, 1]")
     if options.weight is not None:
