@@ -372,6 +372,12 @@ def test_a_device_is_said_to_be_one(files):
     assert "/dev/zero is a device, expected a file" in refused("/dev/zero", "targets.npy")
 
 
+def test_names_that_would_confuse_the_report(files):
+    """Words in brackets are styles to the library that lays the report out."""
+    Path("logits.npy").rename("[bold] :smile:.npy")
+    assert "[bold] :smile:.npy" in run("[bold] :smile:.npy", "targets.npy").stdout
+
+
 def test_names_that_would_confuse_a_terminal(files):
     Path("logits.npy").rename("\x1b[31mred\r.npy")
     line = refused("\x1b[31mred\r.npy", "nowhere.npy")

@@ -159,6 +159,8 @@ def score(
     Without arguments it scores the handwritten digits that come with fastloss.
     """
     with _errors_in_one_line(), contextlib.ExitStack() as files:
+        if sys.stdout is None:
+            raise InputError("standard output is closed")
         if top < 0:
             raise InputError(f"--top {top}: expected 0 or more")
         if threads is not None:
@@ -366,8 +368,6 @@ def _one_line(text: str) -> str:
 
 def _print_results(text: str) -> None:
     """Print on standard output, and notice a full disk or a closed pipe."""
-    if sys.stdout is None:
-        raise InputError("standard output is closed")
     encoding = sys.stdout.encoding or "utf-8"
     try:
         # What the terminal has no letters for is shown as question marks.
@@ -444,7 +444,14 @@ def _report(summary: Summary, seconds: float) -> str:
     """The report for people, as wide and as colourful as standard output can show it."""
     job = summary.job
     text = io.StringIO()
-    console = Console(file=text, force_terminal=_is_terminal(sys.stdout) or None, highlight=False)
+    console = Console(
+        file=text,
+        force_terminal=_is_terminal(sys.stdout) or None,
+        highlight=False,
+        # A file's name is shown as it is, brackets and colons included.
+        markup=False,
+        emoji=False,
+    )
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
