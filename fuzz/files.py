@@ -266,7 +266,7 @@ def score(path: Path, targets: Path, rng: random.Random) -> str:
         own = path.suffix != ".npy" and rng.random() < 0.8
         place = path if own else targets
         sources.append(open_source(place, Request("targets", "--targets-name", None, ("targets",))))
-        if rng.random() < 0.1:
+        if options.loss != "bce-with-logits" and rng.random() < 0.1:
             options.sample_weight = open_source(path, Request("weight", "", None, ("targets",)))
             sources.append(options.sample_weight)
         job = scorer.plan(sources[0], sources[1], options)
