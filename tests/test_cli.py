@@ -1,22 +1,15 @@
 """The command line: what `fastloss score` reads, prints, writes and refuses.
 
-Layout: a) helpers and files, b) the embedded digits, c) every kind of file, d) every option of the
-loss, e) --output and --plot, f) wrong input, g) processes: memory, Ctrl-C, missing extras.
-
-In a) to f) the command runs in this process; the numbers are compared with the oracle.
+Layout: a) the embedded digits, b) every option of the loss, c) what is not finite, d) --output and
+--plot, e) wrong input. The files themselves are in test_readers.py, processes in
+test_cli_processes.py. The command runs in this process; the numbers are compared with the oracle.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import os
-import signal
-import subprocess
-import sys
-import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,99 +17,33 @@ import pytest
 
 import fastloss
 import oracle
-
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-
-from typer.testing import CliRunner
-
-from fastloss._scoring import InputError, readers, scorer
-from fastloss.cli import app
+from fastloss._scoring import plot, readers, scorer
 from fastloss.data import load_digits_logits
 
-# ---- a) helpers and files --------------------------------------------------------------------
+pytest.register_assert_rewrite("cli_helpers")
 
-SAMPLES, CLASSES = 1000, 7
-RNG = np.random.default_rng(3)
-TARGET = RNG.integers(0, CLASSES, SAMPLES)
-LOGITS = (RNG.standard_normal((SAMPLES, CLASSES)) * 2).astype(np.float32)
-LOGITS[np.arange(SAMPLES), TARGET] += 2
-TARGET[::11] = -100
-WEIGHT = RNG.uniform(0.2, 2.0, CLASSES)
+from cli_helpers import (
+    CLASSES,
+    LOGITS,
+    RNG,
+    SAMPLES,
+    TARGET,
+    WEIGHT,
+    accuracy,
+    check,
+    check_plain,
+    invoke,
+    job_of,
+    refused,
+    run,
+    score,
+)
 
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Blocks of 100 rows or so: every file here is read in many of them."""
-    monkeypatch.setattr(scorer, "BLOCK_BYTES", 100 * CLASSES * 4)
-    monkeypatch.setattr(readers, "CHUNK_BYTES", 77 * CLASSES * 4)
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    before = fastloss.get_num_threads()
-    yield
-    fastloss.set_num_threads(before)
+pytest_plugins = ("cli_helpers",)
+pytestmark = pytest.mark.usefixtures("small_blocks", "same_threads")
 
 
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """A working directory with the logits and targets as .npy files."""
-    monkeypatch.chdir(tmp_path)
-    np.save("logits.npy", LOGITS)
-    np.save("targets.npy", TARGET)
-    return tmp_path
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, ["score", *map(str, arguments)])
-
-
-def score(*arguments) -> dict:
-    """The JSON object of a run that has to succeed."""
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refused(*arguments) -> str:
-    """The one line with which a run ends that has to fail."""
-    before = set(Path().iterdir())
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("fastloss: ")
-    assert "Traceback" not in result.stderr
-    assert set(Path().iterdir()) == before
-    return lines[0]
-
-
-def check(report: dict, reference: oracle.Reference, predicted_right: float) -> None:
-    assert report["mean_loss"] == pytest.approx(float(reference.loss("mean")), rel=1e-6)
-    assert report["perplexity"] == pytest.approx(math.exp(reference.loss("mean")), rel=1e-5)
-    assert report["accuracy"] == pytest.approx(predicted_right, abs=1e-12)
-    losses = np.sort(reference.losses.ravel())[::-1]
-    shown = [hard["loss"] for hard in report["hardest"]]
-    assert shown == pytest.approx(losses[: len(shown)].tolist(), rel=1e-6)
-
-
-def accuracy(logits=LOGITS, target=TARGET) -> float:
-    counted = target != -100
-    return float((logits.argmax(axis=1) == target)[counted].mean())
-
-
-def check_plain(report: dict) -> None:
-    """The report of LOGITS and TARGET without options."""
-    assert report["samples"] == SAMPLES
-    assert report["ignored"] == np.count_nonzero(TARGET == -100)
-    assert report["classes"] == CLASSES
-    assert report["seconds"] > 0
-    check(report, oracle.cross_entropy(LOGITS, TARGET), accuracy())
-
-
-# ---- b) the embedded digits ------------------------------------------------------------------
+# ---- a) the embedded digits ------------------------------------------------------------------
 
 
 def test_digits_in_json():
@@ -158,124 +85,7 @@ def test_digits_data():
     assert data.stat().st_size < 100_000
 
 
-# ---- c) every kind of file -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2", ">f2", "i2"])
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("few_classes", [0, 64])
-def test_npy(files, monkeypatch, dtype, order, few_classes):
-    monkeypatch.setattr(scorer, "FEW_CLASSES", few_classes)
-    logits = LOGITS.astype(dtype, order=order)
-    np.save("other.npy", logits)
-    report = score("other.npy", "targets.npy")
-    assert report["settings"]["dtype"] == str(np.dtype(dtype))
-    check(report, oracle.cross_entropy(logits, TARGET), accuracy(logits))
-
-
-def test_npy_without_reads_at_an_offset(files, monkeypatch):
-    """Where the system has no preadv, rows are taken from the map."""
-    monkeypatch.delattr(os, "preadv", raising=False)
-    check_plain(score("logits.npy", "targets.npy"))
-
-
-@pytest.mark.parametrize("target_dtype", ["i1", "i2", ">i4", "u1", "u8"])
-def test_target_dtypes(files, target_dtype):
-    target = np.where(TARGET < 0, 5, TARGET).astype(target_dtype)
-    np.save("other.npy", target)
-    check(
-        score("logits.npy", "other.npy"),
-        oracle.cross_entropy(LOGITS, target),
-        accuracy(target=target),
-    )
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz(files, save):
-    save("both.npz", logits=LOGITS, labels=TARGET, other=np.ones(3))
-    check_plain(score("both.npz"))
-    check_plain(score("both.npz", "targets.npy"))
-    check_plain(score("logits.npy", "both.npz"))
-    save("single.npz", LOGITS)
-    check_plain(score("single.npz", "targets.npy"))
-
-
-def test_npz_member_names(files):
-    np.savez("both.npz", x=LOGITS, y=TARGET, z=LOGITS)
-    check_plain(score("both.npz", "--logits-name", "x", "--targets-name", "y"))
-    line = refused("both.npz")
-    assert "'x', 'y', 'z'" in line and "--logits-name" in line
-    line = refused("both.npz", "--logits-name", "x", "--targets-name", "t")
-    assert "no 't'" in line and "'y'" in line
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_safetensors(files, monkeypatch, dtype):
-    monkeypatch.setattr(scorer, "FEW_CLASSES", 0)
-    save_file = pytest.importorskip("safetensors.numpy").save_file
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    logits = LOGITS.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    save_file({"a": np.zeros(3, np.uint8), "z": logits, "labels": TARGET}, "both.safetensors")
-    report = score("both.safetensors", "--logits-name", "z")
-    assert report["settings"]["dtype"] == dtype
-    check(report, oracle.cross_entropy(logits, TARGET), accuracy(logits.astype(float)))
-
-
-@pytest.fixture
-def table():
-    pa = pytest.importorskip("pyarrow")
-    return pa.table(
-        {
-            "id": np.arange(SAMPLES),
-            "logits": pa.FixedSizeListArray.from_arrays(LOGITS.ravel(), CLASSES),
-            "lists": pa.array(LOGITS.astype(float).tolist()),
-            "targets": TARGET,
-            "words": ["a"] * SAMPLES,
-        }
-    )
-
-
-def test_parquet(files, table):
-    pq = pytest.importorskip("pyarrow.parquet")
-    pq.write_table(table, "both.parquet", row_group_size=301)
-    check_plain(score("both.parquet"))
-    check_plain(score("both.parquet", "--logits-name", "lists"))
-    check_plain(score("logits.npy", "both.parquet", "--targets-name", "targets"))
-    check_plain(score("both.parquet", "targets.npy"))
-
-
-@pytest.mark.parametrize("stream", [False, True], ids=["file", "stream"])
-@pytest.mark.parametrize("compression", [None, "lz4"])
-def test_arrow_ipc(files, table, stream, compression):
-    pa = pytest.importorskip("pyarrow")
-    options = pa.ipc.IpcWriteOptions(compression=compression)
-    new = pa.ipc.new_stream if stream else pa.ipc.new_file
-    with new("both.arrow", table.schema, options=options) as writer:
-        writer.write_table(table, max_chunksize=170)
-    check_plain(score("both.arrow"))
-    check_plain(score("both.arrow", "--logits-name", "lists"))
-
-
-def test_arrow_tensor_and_nested_lists(files):
-    pa = pytest.importorskip("pyarrow")
-    images = LOGITS.reshape(-1, CLASSES, 4)[:200]
-    target = RNG.integers(0, CLASSES, (len(images), 4))
-    table = pa.table(
-        {
-            "logits": pa.FixedShapeTensorArray.from_numpy_ndarray(images),
-            "lists": pa.array(images.tolist()),
-            "targets": pa.array(target.tolist()),
-        }
-    )
-    with pa.ipc.new_file("both.arrow", table.schema) as writer:
-        writer.write_table(table, max_chunksize=37)
-    reference = oracle.cross_entropy(images, target)
-    right = float((images.argmax(axis=1) == target).mean())
-    check(score("both.arrow"), reference, right)
-    check(score("both.arrow", "--logits-name", "lists"), reference, right)
-
-
-# ---- d) every option of the loss -------------------------------------------------------------
+# ---- b) every option of the loss -------------------------------------------------------------
 
 
 def test_options_of_cross_entropy(files):
@@ -413,20 +223,6 @@ def test_any_number_of_threads_gives_the_same_bits(files):
     assert fastloss.get_num_threads() == 7
 
 
-def test_what_is_not_finite(files):
-    logits = LOGITS.copy()
-    logits[500, 2] = np.nan
-    target = np.where(TARGET < 0, 0, TARGET)
-    logits[3, target[3]] = -np.inf
-    np.save("logits.npy", logits)
-    np.save("targets.npy", target)
-    report = score("logits.npy", "targets.npy")
-    assert report["mean_loss"] is None and report["perplexity"] is None
-    assert [hard["sample"] for hard in report["hardest"][:2]] == [3, 500]
-    assert report["hardest"][0]["loss"] is None
-    assert "2 losses not finite" in run("logits.npy", "targets.npy").stdout
-
-
 def test_everything_ignored_and_nothing_at_all(files):
     np.save("targets.npy", np.full(SAMPLES, -100))
     report = score("logits.npy", "targets.npy")
@@ -439,7 +235,128 @@ def test_everything_ignored_and_nothing_at_all(files):
     assert len(np.load("o.npy")) == 0
 
 
-# ---- e) --output and --plot ------------------------------------------------------------------
+# ---- c) what is not finite -------------------------------------------------------------------
+
+
+def test_what_is_not_finite(files):
+    logits = LOGITS.copy()
+    logits[500, 2] = np.nan
+    target = np.where(TARGET < 0, 0, TARGET)
+    logits[3, target[3]] = -np.inf
+    np.save("logits.npy", logits)
+    np.save("targets.npy", target)
+    report = score("logits.npy", "targets.npy")
+    assert report["mean_loss"] is None and report["perplexity"] is None
+    assert report["non_finite"] == 2
+    assert [hard["sample"] for hard in report["hardest"][:2]] == [3, 500]
+    assert report["hardest"][0]["loss"] is None
+    assert "2 samples not finite" in run("logits.npy", "targets.npy").stdout
+
+
+@pytest.fixture
+def wrong_rows():
+    """Logits of three classes whose first rows have no prediction; the class of all is 0."""
+    logits = np.zeros((40, 3))
+    logits[:, 0] = 1
+    logits[0] = np.nan
+    logits[1] = -np.nan
+    logits[2, 0] = np.inf
+    logits[3, 2] = np.inf
+    logits[4] = -np.inf
+    logits[5, 1] = -np.inf  # a masked class: nothing is wrong with this one
+    np.save("targets.npy", np.zeros(40, int))
+    return logits
+
+
+@pytest.mark.parametrize("dtype", ["f2", "bfloat16", "f4", ">f4", "f8"])
+@pytest.mark.parametrize("few_classes", [0, 64])
+def test_rows_without_a_prediction_are_never_right(
+    files, monkeypatch, wrong_rows, dtype, few_classes
+):
+    monkeypatch.setattr(scorer, "FEW_CLASSES", few_classes)
+    if dtype == "bfloat16":
+        logits = wrong_rows.astype(pytest.importorskip("ml_dtypes").bfloat16)
+        source = readers.ArraySource("logits", logits)
+        targets = readers.ArraySource("targets", np.zeros(40, int))
+        job = scorer.plan(source, targets, scorer.Options())
+        summary = scorer.Summary(job)
+        for _, part in job.blocks(summary.of):
+            summary.merge(part)
+        assert (summary.non_finite, summary.correct) == (5, 35)
+        return
+    np.save("logits.npy", wrong_rows.astype(dtype))
+    report = score("logits.npy", "targets.npy", "--output", "out.npy")
+    assert report["non_finite"] == 5
+    assert report["accuracy"] == 35 / 40
+    assert [hard["predicted"] for hard in report["hardest"]] == [None] * 5
+    assert np.load("out.npy")["predicted"].tolist() == [-1] * 5 + [0] * 35
+    assert "none" in run("logits.npy", "targets.npy").stdout
+
+
+def test_log_probs_without_a_prediction_are_never_right(files, wrong_rows):
+    """A NaN beside the target's log-probability leaves the loss a number."""
+    wrong_rows[6, 2] = np.nan
+    np.save("logits.npy", wrong_rows)
+    report = score("logits.npy", "targets.npy", "--loss", "nll", "--plot", "p.svg")
+    # In row 3 and in row 6 the loss is a number, but there is no prediction.
+    assert report["non_finite"] == 6
+    assert report["accuracy"] == 34 / 40
+
+
+def test_binary_logits_that_are_nan_are_never_right(files):
+    logits, target = LOGITS.copy(), (LOGITS > 0).astype(np.int8)
+    logits[3, :2] = np.nan
+    logits[4, 0], target[4, 0] = np.inf, 1  # its limit is a loss of 0
+    np.save("logits.npy", logits)
+    np.save("targets.npy", target)
+    report = score("logits.npy", "targets.npy", "--loss", "bce-with-logits")
+    assert report["non_finite"] == 2
+    assert report["accuracy"] == (LOGITS.size - 2) / LOGITS.size
+
+
+def test_what_is_ignored_may_be_anything(files):
+    logits = LOGITS.copy()
+    logits[TARGET == -100] = np.nan
+    np.save("logits.npy", logits)
+    report = score("logits.npy", "targets.npy", "--strict")
+    assert report["non_finite"] == 0
+    check_plain(report)
+
+
+def test_strict(files):
+    assert run("logits.npy", "targets.npy", "--strict").exit_code == 0
+    logits = LOGITS.copy()
+    logits[[1, 500, 501]] = np.nan
+    np.save("logits.npy", logits)
+    assert run("logits.npy", "targets.npy").exit_code == 0
+    result = run("logits.npy", "targets.npy", "--strict", "--json", "--output", "out.npy")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["non_finite"] == 3
+    assert result.stderr == "fastloss: 3 samples not finite\n"
+    assert len(np.load("out.npy")) == SAMPLES
+
+
+def test_log_probs_that_are_none(files):
+    """Whoever passes logits to nll gets a report, too."""
+    np.save("logits.npy", np.full((SAMPLES, CLASSES), 1000.0))
+    result = run("logits.npy", "targets.npy", "--loss", "nll", "--plot", "p.png")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert "-1000" in result.stdout and "inf" in result.stdout
+
+
+def test_a_nan_is_no_json(files):
+    targets = np.full(LOGITS.shape, 0.5)
+    targets[3, 3] = np.nan
+    np.save("targets.npy", targets)
+    common = ("logits.npy", "targets.npy", "--loss", "bce-with-logits")
+    report = score(*common, "--pos-weight", "inf")
+    assert report["mean_loss"] is None
+    assert report["settings"]["pos_weight"] is None
+    assert score(*common)["hardest"][0]["target"] is None
+
+
+# ---- d) --output and --plot ------------------------------------------------------------------
 
 
 def read_output(path) -> dict[str, list]:
@@ -500,29 +417,166 @@ def test_plot(files):
     assert "<svg" in Path("p.svg").read_text()
 
 
-def test_what_the_plot_is_drawn_from(files):
-    """The histograms of a job against those of all samples at once."""
-    job = job_of("logits.npy", "targets.npy")
+def test_the_plot_of_a_file_with_a_strange_name(files):
+    """Between dollars, matplotlib reads mathematics; and its font lacks most of the world's."""
+    pytest.importorskip("matplotlib")
+    name = "$\\frac$_{名}.npy"
+    Path("logits.npy").rename(name)
+    result = run(name, "targets.npy", "--plot", "p.png")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def distributions_of(job: scorer.Job) -> scorer.Distributions:
     summary = scorer.Summary(job, distributions=True)
     for _, part in job.blocks(summary.of):
         summary.merge(part)
-    data = summary.distributions
+    return summary.distributions
+
+
+@pytest.mark.parametrize("classes", [CLASSES, 500])
+def test_what_the_plot_is_drawn_from(files, classes):
+    """The histograms of a job against those of all samples at once."""
+    # Classes that no target has: a block has fewer samples than there are classes.
+    logits = np.concatenate([LOGITS, np.full((SAMPLES, classes - CLASSES), -9, "f4")], axis=1)
+    np.save("logits.npy", logits)
+    data = distributions_of(job_of("logits.npy", "targets.npy"))
     kept = TARGET != -100
-    losses = oracle.cross_entropy(LOGITS, TARGET).losses[kept]
+    losses = oracle.cross_entropy(logits, TARGET).losses[kept]
     edges = 10.0 ** np.linspace(*data.DECADES, len(data.log_loss_counts) + 1)
     assert data.log_loss_counts.sum() == kept.sum()
     # A float32 loss can fall on the other side of an edge than its exact value.
     assert np.abs(data.log_loss_counts - np.histogram(losses, edges)[0]).sum() <= 2
-    assert data.class_counts.tolist() == np.bincount(TARGET[kept]).tolist()
-    np.testing.assert_allclose(data.class_losses, np.bincount(TARGET[kept], losses), rtol=1e-6)
-    probs = oracle.softmax(LOGITS[kept])
+    assert data.class_counts.tolist() == np.bincount(TARGET[kept], minlength=classes).tolist()
+    np.testing.assert_allclose(
+        data.class_losses, np.bincount(TARGET[kept], losses, classes), rtol=1e-6
+    )
+    probs = oracle.softmax(logits[kept])
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == TARGET[kept]
-    bins = np.minimum((confidence * data.CONFIDENCE_BINS).astype(int), data.CONFIDENCE_BINS - 1)
-    gap = sum(abs((right - confidence)[bins == b].sum()) for b in range(data.CONFIDENCE_BINS))
-    assert data.calibration_error == pytest.approx(gap / kept.sum(), rel=1e-5)
+    counts, believed, correct = data.calibration()
+    assert counts.sum() == kept.sum()
+    assert 10 <= len(counts) <= 15
+    assert counts.min() >= 10 and counts.max() < 3 * kept.sum() / 15
+    # The bins hold the samples in the order of their confidence.
+    order, ends = np.argsort(confidence), np.cumsum(counts)
+    for start, end, mean, share in zip(ends - counts, ends, believed, correct, strict=True):
+        part = order[start:end]
+        assert mean == pytest.approx(confidence[part].mean(), rel=1e-3)
+        assert share == pytest.approx(right[part].mean(), abs=1.5 / len(part))
+    gap = (np.abs(believed - correct) * counts).sum() / kept.sum()
+    assert data.calibration_error == pytest.approx(gap)
 
 
-# ---- f) wrong input --------------------------------------------------------------------------
+def sources(logits, targets) -> scorer.Job:
+    return scorer.plan(
+        readers.ArraySource("logits", np.asarray(logits, np.float32)),
+        readers.ArraySource("targets", targets),
+        scorer.Options(),
+    )
+
+
+def job_to_draw(name: str) -> scorer.Job:
+    rng = np.random.default_rng(5)
+    if name == "digits":
+        return sources(*load_digits_logits())
+    if name == "binary":
+        logits = rng.standard_normal(5000).astype(np.float32) * 3
+        right = rng.random(5000) < fastloss.sigmoid(0.7 * logits)
+        return scorer.plan(
+            readers.ArraySource("logits", logits),
+            readers.ArraySource("targets", right.astype(int)),
+            scorer.Options(loss="bce-with-logits"),
+        )
+    if name == "vocabulary":
+        logits = rng.standard_normal((600, 32_000))
+        targets = rng.zipf(1.3, 600) % 32_000
+        logits[np.arange(600), targets] += rng.uniform(0, 14, 600)
+        return sources(logits, targets)
+    if name == "ten samples":
+        return sources(rng.standard_normal((10, 10)), rng.integers(0, 10, 10))
+    if name == "a sample for each class":
+        return sources(rng.standard_normal((20, 20)), np.arange(20))
+    if name == "all alike":
+        return sources(np.tile([2, 1, 0, -1], (500, 1)), np.zeros(500, int))
+    if name == "all zero":
+        return sources(np.tile([0, -np.inf], (500, 1)), np.zeros(500, int))
+    if name == "narrow":
+        return sources(rng.standard_normal((3000, 30)) / 20, rng.integers(0, 30, 3000))
+    assert name == "wide"
+    logits = rng.standard_normal((5000, 20))
+    targets = rng.integers(0, 20, 5000)
+    logits[np.arange(5000), targets] += rng.uniform(0, 60, 5000)
+    logits[7] = np.nan
+    return sources(logits, targets)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("digits", "binary", "vocabulary", "ten samples", "a sample for each class"),
+        *("all alike", "all zero", "narrow", "wide"),
+    ],
+)
+def test_no_text_of_a_plot_lies_on_another(name):
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    job = job_to_draw(name)
+    summary = scorer.Summary(job, distributions=True)
+    for _, part in job.blocks(summary.of):
+        summary.merge(part)
+    figure = plot.make_figure(summary)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    # Of ticks there are some outside the range that is shown; they are not drawn.
+    hidden = set()
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in (*axis.majorTicks, *axis.minorTicks):
+                if not low <= tick.get_loc() <= high:
+                    hidden |= {tick.label1, tick.label2}
+    texts = [
+        (text.get_text(), text.get_window_extent(canvas.get_renderer()))
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and text not in hidden
+    ]
+    assert len(texts) > 10
+    for at, (text, box) in enumerate(texts):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
+        for other, other_box in texts[at + 1 :]:
+            assert not box.overlaps(other_box), (text, other)
+
+
+def bars(panel) -> list:
+    return [patch for patch in panel.patches if patch.get_width()]
+
+
+def test_a_class_is_drawn_from_ten_samples_on():
+    pytest.importorskip("matplotlib")
+    targets = np.repeat(np.arange(5), [9, 10, 200, 1, 30])
+    job = sources(np.random.default_rng(0).standard_normal((250, 6)), targets)
+    summary = scorer.Summary(job, distributions=True)
+    for _, part in job.blocks(summary.of):
+        summary.merge(part)
+    _, panel, *_ = plot.make_figure(summary).axes
+    shown = {label.get_text() for label in panel.get_yticklabels()}
+    assert shown == {"1 (10)", "2 (200)", "4 (30)"}
+    assert len(bars(panel)) == 3
+    assert any("without 2 of fewer than 10" in text.get_text() for text in panel.texts)
+
+
+def test_a_large_vocabulary_has_many_bins_of_calibration():
+    """Nearly all of its probabilities are below 1/15, one bin of equal width."""
+    rng = np.random.default_rng(1)
+    job = sources(rng.standard_normal((3000, 2000)), rng.integers(0, 2000, 3000))
+    counts, confidence, _ = distributions_of(job).calibration()
+    assert confidence.max() < 1 / 15
+    assert len(counts) >= 10
+
+
+# ---- e) wrong input --------------------------------------------------------------------------
 
 
 def test_wrong_class_index(files):
@@ -572,6 +626,8 @@ def test_dtypes_that_do_not_fit(files):
         ("--label-smoothing", 1.5, "[0, 1]"),
         ("--label-smoothing", "nan", "[0, 1]"),
         ("--threads", 0, "--threads 0"),
+        ("--threads", 99999999, "--threads 99999999"),
+        ("--ignore-index", 10**30, str(10**30)),
         ("--top", -1, "--top -1"),
         ("--pos-weight", 2, "cross-entropy has no --pos-weight"),
         ("--output", "out.txt", ".parquet"),
@@ -615,17 +671,6 @@ def test_names_where_there_are_none(files):
     assert "LOGITS is missing" in refused("--targets-name", "x")
 
 
-def test_a_nan_is_no_json(files):
-    targets = np.full(LOGITS.shape, 0.5)
-    targets[3, 3] = np.nan
-    np.save("targets.npy", targets)
-    common = ("logits.npy", "targets.npy", "--loss", "bce-with-logits")
-    report = score(*common, "--pos-weight", "inf")
-    assert report["mean_loss"] is None
-    assert report["settings"]["pos_weight"] is None
-    assert score(*common)["hardest"][0]["target"] is None
-
-
 def test_the_output_must_not_be_an_input(files):
     before = Path("targets.npy").read_bytes()
     assert "targets.npy" in refused("logits.npy", "targets.npy", "--output", "targets.npy")
@@ -633,221 +678,34 @@ def test_the_output_must_not_be_an_input(files):
     assert Path("targets.npy").read_bytes() == before
 
 
-def safetensors(dtype: str, start: int, stop: int, data: int) -> bytes:
-    """A file whose header promises one tensor, and so many bytes of data."""
-    tensor = {"dtype": dtype, "shape": [1000, 7], "data_offsets": [start, stop]}
-    header = json.dumps({"x": tensor}).encode()
-    return len(header).to_bytes(8, "little") + header + bytes(data)
-
-
-def npy_header(header: dict) -> bytes:
-    text = repr(header).ljust(117) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
-
-
-DAMAGED = {
-    "empty.npy": b"",
-    "text.npy": b"no array at all\n",
-    "header.npy": b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'",
-    "minus.npy": npy_header({"descr": "<f4", "fortran_order": False, "shape": (-4, 7)}),
-    "huge.npy": npy_header({"descr": "<f4", "fortran_order": False, "shape": (2**62, 2**62)}),
-    "code.npy": b"\x93NUMPY\x01\x00\x14\x00__import__('os')   \n",
-    "zip.npz": b"PK\x03\x04 and then nothing",
-    "table.parquet": b"PAR1 and then nothing PAR1",
-    "table.arrow": b"ARROW1\0\0 and then nothing",
-    "stream.arrow": b"\xff\xff\xff\xff and then nothing",
-    "long.safetensors": b"\xff\xff\xff\0\0\0\0\0{}",
-    "broken.safetensors": b"\x03\0\0\0\0\0\0\0{]}",
-    "short.safetensors": safetensors("F32", 0, 28000, 100),
-    "minus.safetensors": safetensors("F32", -8, 27992, 28000),
-    "size.safetensors": safetensors("F32", 0, 27996, 28000),
-    "eight.safetensors": safetensors("F8_E4M3", 0, 7000, 7000),
-}
-
-
-@pytest.mark.parametrize(("name", "content"), DAMAGED.items(), ids=DAMAGED)
-def test_damaged_files(files, name, content):
-    if "arrow" in name or "parquet" in name:
-        pytest.importorskip("pyarrow")
-    Path(name).write_bytes(content)
-    assert name in refused(name, "targets.npy")
-
-
-def job_of(*names: str) -> scorer.Job:
-    request = readers.Request("array", "", None, ())
-    sources = [readers.open_source(Path(name), request) for name in names]
-    return scorer.plan(*sources, scorer.Options())
-
-
-@pytest.mark.skipif(not hasattr(os, "preadv"), reason="without preadv the file is mapped")
-def test_a_file_that_is_cut_off_while_it_is_read(files):
-    job = job_of("logits.npy", "targets.npy")
-    os.truncate("logits.npy", 10_000)
-    with pytest.raises(InputError, match=r"logits\.npy was cut off"):
-        for _ in job.blocks(lambda scores: None):
-            pass
-
-
-def test_files_that_are_cut_off(files):
-    np.savez_compressed("whole.npz", logits=LOGITS)
-    for source, name in (("logits.npy", "cut.npy"), ("whole.npz", "cut.npz")):
-        Path(name).write_bytes(Path(source).read_bytes()[:-500])
-        assert name in refused(name, "targets.npy")
-
-
-def test_a_damaged_member(files):
-    """A compressed member whose bytes are wrong is found while it is read."""
-    np.savez_compressed("damaged.npz", logits=LOGITS)
-    data = bytearray(Path("damaged.npz").read_bytes())
-    data[5000:5010] = bytes(10)
-    Path("damaged.npz").write_bytes(data)
-    assert "damaged.npz:logits" in refused("damaged.npz", "targets.npy", "--output", "out.npy")
-
-
-def test_pickles_are_never_loaded(files):
-    class Bomb:
-        def __reduce__(self):
-            return (Path("exploded").touch, ())
-
-    np.save("pickle.npy", np.array([Bomb()], object), allow_pickle=True)
-    np.savez("pickle.npz", logits=np.array([Bomb()], object))
-    assert "pickled" in refused("pickle.npy", "targets.npy")
-    assert "pickled" in refused("pickle.npz", "targets.npy")
-    assert not Path("exploded").exists()
-
-
-def test_a_zip_that_holds_something_else(files):
-    with zipfile.ZipFile("other.zip", "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    assert "readme.txt" in refused("other.zip", "targets.npy")
-
-
-def test_columns_that_do_not_fit(files, table):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
-    pq.write_table(table, "both.parquet")
-    assert "string" in refused("both.parquet", "--logits-name", "words")
-    assert "'id'" in refused("both.parquet", "--logits-name", "nothing")
-    rows = LOGITS.tolist()
-    for wrong, text in (
-        ([1.0, 2.0], "row 423"),
-        (None, "null in row 423"),
-        ([None] * 7, "null in row 423"),
-    ):
-        rows[423] = wrong
-        pq.write_table(pa.table({"logits": pa.array(rows), "targets": TARGET}), "rows.parquet")
-        assert text in refused("rows.parquet")
-
-
-# ---- g) processes ----------------------------------------------------------------------------
-
-
-def start(*arguments, **options) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "fastloss", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
+def test_the_output_must_replace_nothing_but_a_file(files):
+    Path("out.csv").mkdir()
+    assert "out.csv: it is a directory" in refused(
+        "logits.npy", "targets.npy", "--output", "out.csv"
     )
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("out.npy")
+        line = refused("logits.npy", "targets.npy", "--output", "out.npy")
+        assert "out.npy: it is a pipe" in line
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    return process.returncode, out, err
+@pytest.mark.parametrize("target", [7, -1])
+def test_a_binary_target_of_another_class(files, target):
+    targets = np.ones(LOGITS.shape, np.int16)
+    targets[700, 3] = target
+    np.save("targets.npy", targets)
+    line = refused("logits.npy", "targets.npy", "--loss", "bce-with-logits", "--plot", "p.png")
+    assert f"targets.npy: target {target} at position (700, 3) is not 0 or 1" in line
 
 
-def big_files(gigabytes: int) -> None:
-    """Logits and targets that take no room on disk: all zero."""
-    rows = gigabytes * 2**30 // 4096
-    np.lib.format.open_memmap("big.npy", "w+", np.float32, (rows, 1024))
-    np.lib.format.open_memmap("big_targets.npy", "w+", np.int64, (rows,))
+def test_memory_that_is_not_there(files, monkeypatch):
+    def take(source, size):
+        raise MemoryError(f"{size} bytes")
+
+    monkeypatch.setattr(readers.FileSource, "_take", take)
+    assert "not enough memory" in refused("logits.npy", "targets.npy", "--output", "out.npy")
 
 
-def test_python_m_fastloss_prints_the_configuration():
-    status, out, err = finish(start())
-    assert (status, err) == (0, "")
-    assert fastloss.__version__ in out
-    status, out, err = finish(start("score", "--json"))
-    assert (status, err) == (0, "")
-    assert json.loads(out)["samples"] == 1797
-
-
-@pytest.mark.parametrize("missing", ["typer", "rich"])
-def test_without_the_extra(tmp_path, missing):
-    """The bare form needs NumPy alone; the command says what to install."""
-    (tmp_path / f"{missing}.py").write_text(
-        f"raise ModuleNotFoundError('No module named {missing}')"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    status, out, err = finish(start(env=environment))
-    assert (status, err) == (0, "")
-    assert fastloss.__version__ in out
-    status, out, err = finish(start("score", env=environment))
-    assert (status, out) == (2, "")
-    assert err.splitlines() == [
-        "fastloss: the fastloss command needs typer and rich: pip install 'fastloss[cli]'"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("missing", "extra", "arguments"),
-    [
-        ("pyarrow", "arrow", ["--output", "out.parquet"]),
-        ("matplotlib", "plot", ["--plot", "p.png"]),
-    ],
-)
-def test_without_other_extras(tmp_path, missing, extra, arguments):
-    (tmp_path / f"{missing}.py").write_text(
-        f"raise ModuleNotFoundError('No module named {missing}')"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    status, out, err = finish(start("score", *arguments, env=environment, cwd=tmp_path))
-    assert (status, out) == (2, "")
-    assert f"pip install 'fastloss[{extra}]'" in err
-    assert len(err.splitlines()) == 1
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_memory_stays_bounded(files):
-    big_files(2)
-    process = start("score", "big.npy", "big_targets.npy", "--output", "out.npy", "--json")
-    most = 0
-    while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        for line in status.splitlines():
-            if line.startswith("RssAnon:"):
-                most = max(most, int(line.split()[1]) * 1024)
-        time.sleep(0.01)
-    status, out, err = finish(process)
-    assert (status, err) == (0, "")
-    report = json.loads(out)
-    assert report["samples"] == 2**31 // 4096
-    assert report["mean_loss"] == pytest.approx(math.log(1024), rel=1e-6)
-    assert 0 < most < 300e6
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_no_half_file(files, number):
-    big_files(60)
-    before = set(files.iterdir())
-    # A shell that runs the tests in the background has them, and what they start, ignore SIGINT.
-    handler = signal.signal(number, signal.SIG_DFL)
-    process = start("score", "big.npy", "big_targets.npy", "--output", "out.csv", "--plot", "p.png")
-    signal.signal(number, handler)
-    deadline = time.monotonic() + 60
-    while not any(
-        path.name.startswith(".out") and path.stat().st_size > 50_000 for path in files.iterdir()
-    ):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(number)
-    status, out, err = finish(process)
-    assert status == 128 + number
-    assert out == ""
-    assert len(err.splitlines()) <= 1
-    assert set(files.iterdir()) == before
+def test_version():
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"{fastloss.__version__}\n")

@@ -1,11 +1,11 @@
 """``python -m fastloss``: the configuration; with arguments, the command line of `fastloss.cli`.
 
-The first works wherever fastloss does; the second needs the extra ``cli``.
+The first works wherever fastloss does, and so does ``--version``; the rest needs the extra ``cli``.
 """
 
 import sys
 
-from fastloss import show_config
+from fastloss import __version__, show_config
 
 
 def main() -> None:
@@ -13,10 +13,14 @@ def main() -> None:
     if len(sys.argv) == 1:
         show_config()
         return
+    if sys.argv[1:] == ["--version"]:
+        print(__version__)
+        return
     try:
         from fastloss.cli import main as cli_main
     except ImportError as error:
-        print(f"fastloss: {error}", file=sys.stderr)
+        if sys.stderr is not None:
+            print(f"fastloss: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,21 +1,25 @@
 """The command line: ``fastloss score LOGITS TARGETS`` (needs the extra ``cli``: typer and rich).
 
 Only what faces the user is here: options, messages, the progress bar, the report. The work is in
-`fastloss._scoring`. Results go to standard output, all else to standard error; the exit status is
-0, 2 for anything wrong with the input (after one line that says what), or 130 after Ctrl-C.
+`fastloss._scoring`. Results go to standard output, all else to standard error. The exit status is
+0; 1 if ``--strict`` finds what isn't finite; 2 for anything wrong with the input, after one line
+that says what; or 128 and the signal's number, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
+import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from types import FrameType
+from typing import IO, Annotated, Any, NoReturn
 
 import numpy as np
 
@@ -24,13 +28,12 @@ from fastloss._config import config
 from fastloss._scoring import InputError
 from fastloss._scoring.plot import check_plot_name, draw, import_matplotlib
 from fastloss._scoring.readers import (
-    MappedSource,
+    ArraySource,
     Request,
     Source,
-    is_container,
     open_source,
 )
-from fastloss._scoring.scorer import Job, Loss, Options, Scores, Summary, plan
+from fastloss._scoring.scorer import NONE, Job, Loss, Options, Scores, Summary, plan
 from fastloss._scoring.writers import atomic, open_writer
 from fastloss.data import load_digits_logits
 
@@ -59,8 +62,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(fastloss.__version__)
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
-def bare(context: typer.Context) -> None:
+def bare(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version)
+    ] = False,
+) -> None:
     """Classification losses of saved logits: exact, and as fast as they can be read."""
     if context.invoked_subcommand is None:
         fastloss.show_config()
@@ -128,6 +142,14 @@ def score(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_RESULT)
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit status 1 if any sample's loss is not finite.",
+            rich_help_panel=_RESULT,
+        ),
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(help="Threads; all cores if not given.", metavar="N")
     ] = None,
@@ -136,30 +158,45 @@ def score(
 
     Without arguments it scores the handwritten digits that come with fastloss.
     """
-    with _errors_in_one_line():
+    with _errors_in_one_line(), contextlib.ExitStack() as files:
+        if sys.stdout is None:
+            raise InputError("standard output is closed")
         if top < 0:
             raise InputError(f"--top {top}: expected 0 or more")
         if threads is not None:
-            if threads < 1:
-                raise InputError(f"--threads {threads}: expected 1 or more")
-            fastloss.set_num_threads(threads)
-        options = _options(
-            loss, weight, sample_weight, pos_weight, ignore_index, label_smoothing, axis
-        )
+            try:
+                fastloss.set_num_threads(threads)
+            except ValueError as error:
+                raise InputError(f"--threads {threads}: {error}") from error
+
+        def open_one(path: Path, request: Request) -> Source:
+            source = open_source(path, request)
+            files.callback(source.close)
+            return source
+
         inputs = (logits, targets, weight, sample_weight, Path(pos_weight or ""))
         _check_outputs((output, plot), inputs)
-        job = plan(*_open_inputs(logits, targets, logits_name, targets_name), options)
+        options = _options(
+            open_one, loss, weight, sample_weight, pos_weight, ignore_index, label_smoothing, axis
+        )
+        job = plan(*_open_inputs(open_one, logits, targets, logits_name, targets_name), options)
         summary, seconds = _run(job, top, output, plot)
         if as_json:
-            print(json.dumps(_as_json(summary, seconds), allow_nan=False))
+            _print_results(json.dumps(_as_json(summary, seconds), allow_nan=False) + "\n")
         else:
-            _print_report(summary, seconds)
+            _print_results(_report(summary, seconds))
+        if strict and summary.non_finite:
+            _fail(f"{_plural(summary.non_finite, 'sample')} not finite", 1)
 
 
 # Inputs -------------------------------------------------------------------------------------------
 
 
+_Open = Callable[[Path, Request], Source]
+
+
 def _options(
+    open_one: _Open,
     loss: Loss,
     weight: Path | None,
     sample_weight: Path | None,
@@ -181,45 +218,49 @@ def _options(
             raise InputError(f"--loss {loss} has no {option}")
     return Options(
         loss=loss,
-        weight=_open_weight("--weight", weight),
-        sample_weight=_open_weight("--sample-weight", sample_weight),
-        pos_weight=_number_or_file("--pos-weight", pos_weight),
+        weight=_open_weight(open_one, "--weight", weight),
+        sample_weight=_open_weight(open_one, "--sample-weight", sample_weight),
+        pos_weight=_number_or_file(open_one, "--pos-weight", pos_weight),
         ignore_index=-100 if ignore_index is None else ignore_index,
         label_smoothing=label_smoothing or 0.0,
         axis=axis,
     )
 
 
-def _open_weight(option: str, path: Path | None) -> Source | None:
+def _open_weight(open_one: _Open, option: str, path: Path | None) -> Source | None:
     if path is None:
         return None
-    return open_source(path, Request("weight", option, None, ("weight", "weights")))
+    return open_one(path, Request("weight", option, None, ("weight", "weights")))
 
 
-def _number_or_file(option: str, text: str | None) -> Source | float | None:
+def _number_or_file(open_one: _Open, option: str, text: str | None) -> Source | float | None:
     if text is None:
         return None
     try:
         return float(text)
     except ValueError:
-        return _open_weight(option, Path(text))
+        return _open_weight(open_one, option, Path(text))
 
 
 def _open_inputs(
-    logits: Path | None, targets: Path | None, logits_name: str | None, targets_name: str | None
+    open_one: _Open,
+    logits: Path | None,
+    targets: Path | None,
+    logits_name: str | None,
+    targets_name: str | None,
 ) -> tuple[Source, Source]:
     """The sources of the files named, or of the embedded digits where none is."""
     if logits is None:
         if logits_name is not None or targets_name is not None:
             raise InputError("--logits-name and --targets-name need a file: LOGITS is missing")
         scores, labels = load_digits_logits()
-        return MappedSource("handwritten digits", scores), MappedSource("their labels", labels)
-    if targets is None and not is_container(logits) and logits.is_file():
-        raise InputError(f"TARGETS is missing: {logits} is a .npy, which holds one array")
-    first = open_source(
+        return ArraySource("handwritten digits", scores), ArraySource("their labels", labels)
+    first = open_one(
         logits, Request("logits", "--logits-name", logits_name, ("logits", "log_probs"))
     )
-    second = open_source(
+    if targets is None and first.label == str(logits):
+        raise InputError(f"TARGETS is missing: {logits} is a .npy, which holds one array")
+    second = open_one(
         targets or logits,
         Request(
             "targets",
@@ -249,8 +290,6 @@ def _run(job: Job, top: int, output: Path | None, plot: Path | None) -> tuple[Su
     """Score the job: the summary, and the seconds that it took. Files appear at the end."""
     summary = Summary(job, top, distributions=plot is not None)
     with contextlib.ExitStack() as files:
-        files.callback(job.logits.close)
-        files.callback(job.targets.close)
         # What could go wrong with the files does so here, not after an hour's scoring.
         picture = None
         if plot is not None:
@@ -287,7 +326,7 @@ def _progress(job: Job) -> Iterator[Any]:
         TimeRemainingColumn(compact=True),
     )
     console = Console(stderr=True)
-    silent = not sys.stderr.isatty()
+    silent = not _is_terminal(sys.stderr)
     with Progress(*columns, console=console, transient=True, disable=silent) as progress:
         task = progress.add_task("", total=job.logits_bytes)
         yield lambda count: progress.advance(task, count)
@@ -298,15 +337,52 @@ def _errors_in_one_line() -> Iterator[None]:
     """Turn the errors that a user can cause into one line and an exit status."""
     try:
         yield
-    except KeyboardInterrupt:
-        _fail("interrupted, nothing written", 130)
-    except (InputError, ImportError, OSError) as error:
-        _fail(" ".join(str(error).split()), 2)
+    except (InputError, ImportError) as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        _fail(f"{name}{error.strerror or error}", 2)
+    except MemoryError as error:
+        _fail(f"not enough memory: {error}", 2)
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"fastloss: {message}", file=sys.stderr)
+    _say(message)
     raise typer.Exit(status)
+
+
+def _say(message: str) -> None:
+    """Print one line on standard error, where there is one."""
+    if sys.stderr is not None:  # else print would take standard output
+        with contextlib.suppress(OSError):
+            print(f"fastloss: {_one_line(message)}", file=sys.stderr, flush=True)
+
+
+def _one_line(text: str) -> str:
+    """Text as it can be shown: what a file's name may hold to confuse a terminal is escaped."""
+    line = " ".join(text.split())
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
+    )
+
+
+def _print_results(text: str) -> None:
+    """Print on standard output, and notice a full disk or a closed pipe."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        # What the terminal has no letters for is shown as question marks.
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail once more when Python ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    """Whether a standard stream, which may be closed, is a terminal."""
+    return stream is not None and stream.isatty()
 
 
 # Results ------------------------------------------------------------------------------------------
@@ -329,6 +405,7 @@ def _as_json(summary: Summary, seconds: float) -> dict[str, Any]:
     return {
         "samples": summary.samples,
         "ignored": summary.ignored,
+        "non_finite": summary.non_finite,
         "classes": job.classes,
         "mean_loss": number(summary.mean_loss),
         "perplexity": number(summary.perplexity),
@@ -339,7 +416,7 @@ def _as_json(summary: Summary, seconds: float) -> dict[str, Any]:
                 "sample": hard.sample,
                 "loss": number(hard.loss),
                 "target": number(hard.target),
-                "predicted": hard.predicted,
+                "predicted": None if hard.predicted == NONE else hard.predicted,
                 "log_prob": number(hard.log_prob),
             }
             for hard in summary.hardest
@@ -363,16 +440,25 @@ def _as_json(summary: Summary, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print_report(summary: Summary, seconds: float) -> None:
+def _report(summary: Summary, seconds: float) -> str:
+    """The report for people, as wide and as colourful as standard output can show it."""
     job = summary.job
-    console = Console(highlight=False)
+    text = io.StringIO()
+    console = Console(
+        file=text,
+        force_terminal=_is_terminal(sys.stdout) or None,
+        highlight=False,
+        # A file's name is shown as it is, brackets and colons included.
+        markup=False,
+        emoji=False,
+    )
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     ignored = f" ({summary.ignored:,} ignored)" if summary.ignored else ""
     for name, value in (
-        ("logits", f"{job.logits.label}, {_shape(job.logits)}"),
-        ("targets", f"{job.targets.label}, {_shape(job.targets)}"),
+        ("logits", f"{_one_line(job.logits.label)}, {_shape(job.logits)}"),
+        ("targets", f"{_one_line(job.targets.label)}, {_shape(job.targets)}"),
         ("loss", job.options.loss),
         ("samples", f"{summary.samples:,}{ignored}"),
         ("classes", f"{job.classes:,}"),
@@ -387,10 +473,11 @@ def _print_report(summary: Summary, seconds: float) -> None:
     ):
         facts.add_row(name, value)
     if summary.non_finite:
-        facts.add_row("warning", f"{_plural(summary.non_finite, 'loss')} not finite", style="red")
+        facts.add_row("warning", f"{_plural(summary.non_finite, 'sample')} not finite", style="red")
     console.print(facts)
     if summary.hardest:
         console.print(_hardest_table(summary))
+    return text.getvalue()
 
 
 def _hardest_table(summary: Summary) -> Table:
@@ -403,9 +490,9 @@ def _hardest_table(summary: Summary) -> Table:
             ", ".join(map(str, place)),
             f"{hard.loss:.5g}",
             f"{hard.target:g}",
-            f"{math.exp(hard.log_prob):.3g}",
-            str(hard.predicted),
-            f"{math.exp(hard.predicted_log_prob):.3g}",
+            f"{np.exp(hard.log_prob):.3g}",
+            "none" if hard.predicted == NONE else str(hard.predicted),
+            f"{np.exp(hard.predicted_log_prob):.3g}",
         )
     return table
 
@@ -424,9 +511,36 @@ def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{ending}"
 
 
+# What ends a run, and Ctrl-C. SIGHUP comes when a terminal is closed; Windows has none.
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """End the run by an exception, so that its files are removed on the way out."""
+    for other in _SIGNALS:  # a second signal must not cut that short
+        signal.signal(other, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        _say("interrupted")
+    sys.exit(128 + number)
+
+
+def _open_standard_streams() -> None:
+    """Give a closed standard stream's number to nothing, or a result's file would get it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def main() -> None:
     """The entry point: ends cleanly, without half a file, when told to."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _open_standard_streams()
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _end)
     app(prog_name="fastloss")
 
 

@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import fastloss
 from fastloss._scoring import InputError
-from fastloss._scoring.readers import Buffer, MappedSource, Source
+from fastloss._scoring.readers import ArraySource, FileSource, Piece, Source
 
 Array = NDArray[Any]
 Loss = Literal["cross-entropy", "bce-with-logits", "nll"]
@@ -37,6 +37,10 @@ BLOCK_SAMPLES = 1 << 18
 FEW_CLASSES = 64
 # Threads that score blocks at most: memory holds a block for each, and few outrun any disk.
 MOST_THREADS = 16
+# Logits that all threads hold at a time: fewer threads work on rows that are very long.
+MOST_BYTES = 256 << 20
+# The prediction where there is none.
+NONE = -1
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Scores:
     """Log-probability of the target; NaN where ignored."""
     target: Array
     predicted: Array
+    """Likeliest class; `NONE` where a logit is NaN or +inf, or all are -inf."""
     predicted_log_prob: Callable[[Any], Array]
     """Log-probability of the prediction, for the samples at an index: few of them are asked for,
     and only while the block is worked on."""
@@ -72,6 +77,24 @@ class Scores:
     weight_sum: float
     """What the block adds to the denominator of the mean."""
     logits_bytes: int
+
+    @property
+    def finite(self) -> Array:
+        """Where loss, log-probability and prediction are numbers; False also where ignored."""
+        # An ignored sample's log-probability is NaN.
+        return np.isfinite(self.loss) & np.isfinite(self.log_prob) & (self.predicted != NONE)
+
+
+@dataclass
+class _Pieces:
+    """Rows of all sources that belong together, on their way."""
+
+    first_row: int
+    logits: Piece
+    target: Piece
+    weight: Piece | float | None
+    sample_weight: Piece | float | None
+    pos_weight: Piece | float | None
 
 
 @dataclass
@@ -115,7 +138,10 @@ class Job:
     @property
     def rows_at_a_time(self) -> int:
         samples_per_row = max(1, math.prod(self.sample_shape[1:]))
-        rows = min(BLOCK_BYTES // max(1, self.logits.row_bytes), BLOCK_SAMPLES // samples_per_row)
+        row_bytes = max(1, self.logits.row_bytes)
+        rows = min(BLOCK_BYTES // row_bytes, BLOCK_SAMPLES // samples_per_row)
+        # Across the file's order, only a long stretch of it is worth a read.
+        rows = max(rows, min(self.logits.least_rows, MOST_BYTES // 4 // row_bytes))
         return max(1, rows)
 
     def blocks(
@@ -133,56 +159,61 @@ class Job:
             If the library rejects a block; a class index outside the classes is shown with its
             place in the whole target.
         """
-        buffer = Buffer()
 
-        def work(block: _Block) -> tuple[Scores, Digest]:
-            block.logits = self.logits.load(block.logits, block.first_row, buffer)
-            scores = self._score(block)
-            return scores, digest(scores)
+        def work(pieces: _Pieces) -> tuple[Scores, Digest]:
+            # What isn't finite is counted, so NumPy needn't warn of it. The setting is a thread's.
+            with np.errstate(all="ignore"):
+                scores = self._score(self._load(pieces))
+                return scores, digest(scores)
 
-        if self.rows <= self.rows_at_a_time:
+        block_bytes = self.rows_at_a_time * self.logits.row_bytes
+        threads = fastloss.get_num_threads()
+        workers = min(threads, MOST_THREADS, MOST_BYTES // max(1, block_bytes))
+        if workers <= 1 or self.rows <= self.rows_at_a_time:
             yield from map(work, self._read())
             return
-        threads = fastloss.get_num_threads()
         fastloss.set_num_threads(1)
-        workers = min(threads, MOST_THREADS)
         pool = ThreadPoolExecutor(workers, "fastloss-score")
         running: deque[Future[tuple[Scores, Digest]]] = deque()
-
-        def oldest() -> tuple[Scores, Digest]:
-            scores, result = running.popleft().result()
-            for source in (self.logits, self.targets):
-                source.release(scores.first_row)
-            return scores, result
-
         try:
-            for block in self._read():
-                running.append(pool.submit(work, block))
+            for pieces in self._read():
+                running.append(pool.submit(work, pieces))
                 if len(running) > workers + 1:
-                    yield oldest()
+                    yield running.popleft().result()
             while running:
-                yield oldest()
+                yield running.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
             fastloss.set_num_threads(threads)
 
-    def _read(self) -> Iterator[_Block]:
-        """The rows of all sources, in blocks. Of a mapped file nothing is touched yet."""
+    def _read(self) -> Iterator[_Pieces]:
+        """The rows of all sources, in blocks. Of an array in a file nothing is read yet."""
         options, first = self.options, 0
-        while True:
+        while first < self.rows and self.samples:
             logits = self.logits.read(self.rows_at_a_time)
-            count = logits.shape[self.logits.axis]
-            if count == 0:
-                return
-            yield _Block(
+            if logits.rows == 0:
+                raise InputError(f"{self.logits.label} ends {self.rows - first} rows early")
+            yield _Pieces(
                 first,
                 logits,
-                self.targets.read_exactly(count),
-                weight=_block_of(options.weight, count),
-                sample_weight=_block_of(options.sample_weight, count),
-                pos_weight=_block_of(options.pos_weight, count),
+                self.targets.read_exactly(logits.rows),
+                weight=_rows_of(options.weight, logits.rows),
+                sample_weight=_rows_of(options.sample_weight, logits.rows),
+                pos_weight=_rows_of(options.pos_weight, logits.rows),
             )
-            first += count
+            first += logits.rows
+
+    def _load(self, pieces: _Pieces) -> _Block:
+        target = pieces.target.load()
+        return _Block(
+            pieces.first_row,
+            pieces.logits.load(),
+            # The scores keep the targets, but not their probabilities.
+            target if self.probabilities else target.copy(),
+            _values_of(pieces.weight),
+            _values_of(pieces.sample_weight),
+            _values_of(pieces.pos_weight),
+        )
 
     def _score(self, block: _Block) -> Scores:
         try:
@@ -191,7 +222,7 @@ class Job:
             return self._score_classes(block, self.class_axis)
         except IndexError as error:
             raise self._wrong_index(block, error) from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(str(error)) from error
 
     def _score_classes(self, block: _Block, axis: int) -> Scores:
@@ -220,17 +251,21 @@ class Job:
         if plain and options.loss == "cross-entropy" and self.classes <= FEW_CLASSES:
             log_prob, predicted, _, _ = fastloss.score_samples(logits, label, axis=axis)
             loss = 0 - log_prob if counted is None else np.where(counted, 0 - log_prob, 0)
+            # A NaN or +inf makes all log-probabilities of a sample NaN, and so do -inf alone.
+            predicted = np.where(np.isnan(log_prob), NONE, predicted)
         else:
             loss = loss_of(logits, target, **keywords)
             log_prob = 0 - loss
             if not plain:
                 log_prob = 0 - loss_of(logits, label, reduction="none", axis=axis)
-            predicted = _argmax(logits, axis)
+            predicted = _predicted(logits, axis)
 
         def predicted_log_prob(at: Any) -> Array:
             places = np.unravel_index(np.arange(predicted.size)[at], predicted.shape)
             rows = np.moveaxis(logits, axis, -1)[places]
-            return np.asarray(0 - loss_of(rows, predicted[places], reduction="none"))
+            label = predicted[places]
+            log_prob = 0 - loss_of(rows, np.maximum(label, 0), reduction="none")
+            return np.where(label == NONE, np.nan, log_prob)
 
         if counted is not None:
             log_prob = np.where(counted, log_prob, np.nan)
@@ -249,6 +284,10 @@ class Job:
 
     def _score_binary(self, block: _Block) -> Scores:
         options, logits, target = self.options, block.logits, block.target
+        if target.dtype.kind in "iu" and (wrong := (target != 0) & (target != 1)).any():
+            raise InputError(
+                f"{self.targets.label}: target {self._first(block, wrong)} is not 0 or 1"
+            )
         loss = fastloss.binary_cross_entropy_with_logits(
             logits,
             target,
@@ -261,7 +300,7 @@ class Job:
             log_prob = 0 - fastloss.binary_cross_entropy_with_logits(
                 logits, target, reduction="none"
             )
-        positive = (logits > 0).astype(np.int8)
+        positive = np.where(np.isnan(logits), NONE, logits > 0).astype(np.int8)
 
         def predicted_log_prob(at: Any) -> Array:
             return np.asarray(fastloss.log_sigmoid(np.abs(logits.ravel()[at])))
@@ -298,31 +337,48 @@ class Job:
 
     def _wrong_index(self, block: _Block, error: IndexError) -> InputError:
         """An IndexError about a block, told of the whole target."""
-        flat = block.target.ravel()
-        wrong = ((flat < 0) | (flat >= self.classes)) & (flat != self.options.ignore_index)
+        target = block.target
+        wrong = ((target < 0) | (target >= self.classes)) & (target != self.options.ignore_index)
         if not wrong.any():
             return InputError(str(error))
-        at = int(np.argmax(wrong))
-        place = tuple(int(i) for i in np.unravel_index(self._sample(block) + at, self.sample_shape))
         return InputError(
-            f"{self.targets.label}: class index {flat[at]} at position {place} is outside "
+            f"{self.targets.label}: class index {self._first(block, wrong)} is outside "
             f"[0, {self.classes}) and is not the ignore_index {self.options.ignore_index}"
         )
 
+    def _first(self, block: _Block, wrong: Array) -> str:
+        """The first target that is wrong, and its place in the whole array."""
+        at = int(np.argmax(wrong))
+        place = tuple(int(i) for i in np.unravel_index(self._sample(block) + at, self.sample_shape))
+        return f"{block.target.flat[at]} at position {place}"
 
-def _argmax(logits: Array, axis: int) -> Array:
-    """The class of the largest logit, or of the first NaN."""
+
+def _predicted(logits: Array, axis: int) -> Array:
+    """The class of the largest logit; `NONE` where one is NaN or +inf, or all are -inf."""
+    ordered, least = logits, None
     if logits.dtype.itemsize == 2 and logits.dtype.kind not in "iu":
         # NumPy compares float16 and bfloat16 one by one. Their bits, those of negative numbers
         # turned over, are integers in the same order, and those it compares many at a time.
         bits = logits.view(np.dtype(np.int16).newbyteorder(logits.dtype.byteorder))
-        logits = bits ^ ((bits >> 15) & 0x7FFF)
-    return np.argmax(logits, axis=axis)
+        ordered = bits ^ ((bits >> 15) & 0x7FFF)
+        # So ordered, a NaN lies above +inf, or below -inf if it has a sign.
+        least = np.array(-np.inf, logits.dtype).view(bits.dtype) ^ 0x7FFF
+    predicted = np.argmax(ordered, axis=axis)
+    # Elsewhere the first NaN counts as the largest.
+    largest = np.take_along_axis(logits, np.expand_dims(predicted, axis), axis).squeeze(axis)
+    known = np.isfinite(largest)
+    if least is not None:
+        known &= np.min(ordered, axis=axis) >= least
+    return np.where(known, predicted, NONE)
 
 
-def _block_of(values: Source | float | None, count: int) -> Any:
+def _rows_of(values: Source | float | None, count: int) -> Piece | float | None:
     """The part of a weight that belongs to the next ``count`` rows; see `_weights`."""
     return values.read_exactly(count) if isinstance(values, Source) else values
+
+
+def _values_of(values: Piece | float | None) -> Any:
+    return values.load() if isinstance(values, Piece) else values
 
 
 class _Whole(Source):
@@ -332,11 +388,15 @@ class _Whole(Source):
         super().__init__(source.label, source.shape, source.dtype)
         if not source.ndim:
             source = _with_shape(source, (1,))
-        self._array = source.read_exactly(source.shape[0])
+        # What has no rows can't be read.
+        array = np.empty(source.shape, source.dtype)
+        if array.size:
+            array = source.read_all()
+        self._piece = Piece(len(array), lambda: array)
 
-    def read(self, count: int) -> Array:
+    def read(self, count: int) -> Piece:
         """All of it, whatever the count."""
-        return self._array
+        return self._piece
 
     read_exactly = read
 
@@ -403,6 +463,8 @@ def _plan_classes(logits: Source, targets: Source, options: Options) -> Job:
         raise InputError(
             f"{targets.label} has dtype {targets.dtype}: class indices must be integers"
         )
+    if not -(2**63) <= options.ignore_index < 2**63:
+        raise InputError(f"--ignore-index {options.ignore_index} is no 64-bit integer")
     if options.label_smoothing and not 0 <= options.label_smoothing <= 1:
         raise InputError(f"--label-smoothing {options.label_smoothing} is outside [0, 1]")
     if options.weight is not None:
@@ -450,13 +512,13 @@ def _weights(weight: Source | None, shape: tuple[int, ...]) -> Source | None:
 
 
 def _with_shape(source: Source, shape: tuple[int, ...]) -> Source:
-    if isinstance(source, MappedSource):
+    if isinstance(source, ArraySource | FileSource):
         return source.reshaped(shape)
-    return MappedSource(source.label, source.read_exactly(source.shape[0]).reshape(shape))
+    return ArraySource(source.label, source.read_all().reshape(shape))
 
 
 def _along(source: Source, axis: int) -> Source:
-    if isinstance(source, MappedSource):
+    if isinstance(source, ArraySource | FileSource):
         return source.along(axis)
     raise InputError(
         f"{source.label} can only be read row by row, so its class axis can't be 0; "
@@ -484,74 +546,124 @@ class Hard:
         return math.inf if math.isnan(self.loss) else self.loss
 
 
-@dataclass
 class Distributions:
     """What the plot draws, in bins that need no second pass."""
 
-    classes: int
-    log_loss_counts: Array = field(init=False)
-    class_counts: Array = field(init=False)
-    class_losses: Array = field(init=False)
-    bin_counts: Array = field(init=False)
-    bin_confidence: Array = field(init=False)
-    bin_correct: Array = field(init=False)
-
     # Losses reach from 1e-45, the least float32, to overflow: equal bins of their decimal
-    # logarithm, ten to a decade; what lies outside counts in the first or the last.
+    # logarithm, a hundred to a decade; what lies outside counts in the first or the last.
     DECADES = (-46, 40)
-    BINS_PER_DECADE = 10
-    CONFIDENCE_BINS = 15
+    BINS_PER_DECADE = 100
+    # Confidences crowd at both ends, so their bins have equal widths in log(p / (1 - p)), from
+    # -32 to 32. They are fine enough to be joined to bins of equal counts.
+    CONFIDENCE_BINS = 1024
+    MOST_LOGIT = 32
 
-    def __post_init__(self) -> None:
+    def __init__(self, classes: int):
         low, high = self.DECADES
         self.log_loss_counts = np.zeros((high - low) * self.BINS_PER_DECADE, np.int64)
-        self.class_counts = np.zeros(self.classes, np.int64)
-        self.class_losses = np.zeros(self.classes)
+        self.not_positive = 0
+        """Losses of 0; a sum of wrong log-probabilities may also be less."""
         self.bin_counts = np.zeros(self.CONFIDENCE_BINS, np.int64)
-        self.bin_confidence = np.zeros(self.CONFIDENCE_BINS)
+        self.bin_confidence: Array = np.zeros(self.CONFIDENCE_BINS)
         self.bin_correct = np.zeros(self.CONFIDENCE_BINS, np.int64)
+        self.classes = classes
+        # The classes that were met, all of them or those of a block, and what adds up for each.
+        self._classes: Array | slice = slice(None)
+        self._class_counts: Array | None = None
+        self._class_losses: Array | None = None
+
+    @property
+    def class_counts(self) -> Array:
+        """How many samples each class has."""
+        return (
+            np.zeros(self.classes, np.int64) if self._class_counts is None else self._class_counts
+        )
+
+    @property
+    def class_losses(self) -> Array:
+        """The sum of the losses of each class."""
+        return np.zeros(self.classes) if self._class_losses is None else self._class_losses
 
     def add(self, scores: Scores) -> None:
-        keep = np.isfinite(scores.loss)
-        if scores.counted is not None:
-            keep &= scores.counted
-        keep = np.flatnonzero(keep)
-        loss = scores.loss[keep].astype(np.float64)
+        """Take the samples of a block, once."""
+        keep = np.flatnonzero(scores.finite)
+        loss: Array = scores.loss[keep].astype(np.float64)
         label = _as_labels(scores.target[keep])
-        low = self.DECADES[0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            place = (np.log10(loss) - low) * self.BINS_PER_DECADE
+        positive = loss[loss > 0]
+        self.not_positive = loss.size - positive.size
         last = len(self.log_loss_counts) - 1
-        place = np.clip(np.nan_to_num(place, nan=0.0), 0, last).astype(np.intp)
-        self.log_loss_counts += np.bincount(place, minlength=last + 1)
-        self.class_counts += np.bincount(label, minlength=self.classes)
-        self.class_losses += np.bincount(label, loss, self.classes)
-        confidence = np.exp(scores.predicted_log_prob(keep).astype(np.float64))
-        correct = scores.predicted[keep] == label
+        log_place = (np.log10(positive) - self.DECADES[0]) * self.BINS_PER_DECADE
+        place = log_place.clip(0, last).astype(np.intp)
+        self.log_loss_counts = np.bincount(place, minlength=last + 1)
+        # A block may have far fewer samples than there are classes.
+        if label.size < self.classes:
+            self._classes, label = np.unique(label, return_inverse=True)
+        classes = self.classes if isinstance(self._classes, slice) else len(self._classes)
+        self._class_counts = np.bincount(label, minlength=classes)
+        self._class_losses = np.bincount(label, loss, classes)
+        log_prob: Array = np.minimum(scores.predicted_log_prob(keep).astype(np.float64), 0)
         bins = self.CONFIDENCE_BINS
-        place = np.clip(confidence * bins, 0, bins - 1).astype(np.intp)
-        self.bin_counts += np.bincount(place, minlength=bins)
-        self.bin_confidence += np.bincount(place, confidence, bins)
-        self.bin_correct += np.bincount(place[correct], minlength=bins)
+        logit = log_prob - np.log(-np.expm1(log_prob))
+        logit_place = (logit + self.MOST_LOGIT) * (bins / 2 / self.MOST_LOGIT)
+        place = logit_place.clip(0, bins - 1).astype(np.intp)
+        correct = scores.predicted[keep] == _as_labels(scores.target[keep])
+        self.bin_counts = np.bincount(place, minlength=bins)
+        self.bin_confidence = np.bincount(place, np.exp(log_prob), bins)
+        self.bin_correct = np.bincount(place[correct], minlength=bins)
 
     def merge(self, other: Distributions) -> None:
-        for name in vars(self):
-            if name != "classes":
-                setattr(self, name, getattr(self, name) + getattr(other, name))
+        """Add what was taken of a block."""
+        self.log_loss_counts += other.log_loss_counts
+        self.not_positive += other.not_positive
+        self.bin_counts += other.bin_counts
+        self.bin_confidence += other.bin_confidence
+        self.bin_correct += other.bin_correct
+        if other._class_counts is not None and other._class_losses is not None:
+            if self._class_counts is None or self._class_losses is None:
+                self._class_counts, self._class_losses = self.class_counts, self.class_losses
+            self._class_counts[other._classes] += other._class_counts
+            self._class_losses[other._classes] += other._class_losses
+
+    def calibration(self, most: int = 15, least: int = 10) -> tuple[Array, Array, Array]:
+        """Counts, mean confidence and share of right predictions, in bins of about equal counts.
+
+        There are at most ``most`` of them, and each has at least ``least`` samples where there are
+        so many.
+        """
+        filled = np.flatnonzero(self.bin_counts)
+        total = int(self.bin_counts.sum())
+        share = max(least, total / most)
+        starts: list[int] = []
+        gathered, left = 0, total
+        for at, count in zip(filled.tolist(), self.bin_counts[filled].tolist(), strict=True):
+            # The last bin takes what would not fill one of its own.
+            if not starts or (gathered >= share and left >= least):
+                starts.append(at)
+                gathered = 0
+            gathered += count
+            left -= count
+        if not starts:
+            return np.zeros(0), np.zeros(0), np.zeros(0)
+        counts = np.add.reduceat(self.bin_counts, starts)
+        confidence = np.add.reduceat(self.bin_confidence, starts) / counts
+        right = np.add.reduceat(self.bin_correct, starts) / counts
+        return counts, confidence, right
 
     @property
     def calibration_error(self) -> float:
         """The expected calibration error: mean |right − confidence| over the bins, by their counts.
 
-        Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+        Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3, with bins of
+        equal counts: those of equal widths are empty but for one or two where there are many
+        classes.
         """
-        gaps = np.abs(self.bin_correct - self.bin_confidence).sum()
-        return float(gaps / max(1, self.bin_counts.sum()))
+        counts, confidence, right = self.calibration()
+        return float((np.abs(right - confidence) * counts).sum() / max(1, counts.sum()))
 
 
 def _as_labels(target: Array) -> Array:
     """Class indices of a target; a binary one, which may be soft, is 1 from one half on."""
-    return target.astype(np.intp) if target.dtype.kind in "iu" else (target >= 0.5).astype(np.intp)
+    return (target if target.dtype.kind in "iu" else target >= 0.5).astype(np.intp)
 
 
 def _hardest(samples: list[Hard], top: int) -> list[Hard]:
@@ -595,16 +707,16 @@ class Summary:
             self.distributions.merge(other.distributions)
 
     def _add(self, scores: Scores, least: float) -> None:
-        self.samples += scores.loss.size
-        right = scores.predicted == _as_labels(scores.target)
+        finite = scores.finite
+        ignored = 0
         if scores.counted is not None:
-            self.ignored += scores.loss.size - int(np.count_nonzero(scores.counted))
-            right &= scores.counted
+            ignored = scores.loss.size - int(np.count_nonzero(scores.counted))
+        self.samples += scores.loss.size
+        self.ignored += ignored
+        self.non_finite += scores.loss.size - ignored - int(np.count_nonzero(finite))
+        right = (scores.predicted == _as_labels(scores.target)) & finite
         self.correct += int(np.count_nonzero(right))
-        block_sum = float(np.sum(scores.loss, dtype=np.float64))
-        if not math.isfinite(block_sum):
-            self.non_finite += scores.loss.size - int(np.count_nonzero(np.isfinite(scores.loss)))
-        self.loss_sum += block_sum
+        self.loss_sum += float(np.sum(scores.loss, dtype=np.float64))
         self.weight_sum += scores.weight_sum
         self._keep_hardest(scores, least)
         if self.distributions is not None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import csv
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._scoring import InputError
-from fastloss._scoring.readers import import_arrow
+from fastloss._scoring.readers import import_arrow, no_file
 from fastloss._scoring.scorer import Job, Scores
 
 Write = Callable[[Scores], None]
@@ -30,21 +30,31 @@ COLUMNS = ("sample", "target", "predicted", "loss", "log_prob")
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a path to write to; when all went well the file there becomes ``path``."""
+    if (kind := _in_the_way(path)) is not None:
+        raise InputError(f"cannot write {path}: it is {kind}")
+    # The name is known before the file is made, so that nothing can come between the two and leave
+    # a file that nobody knows of.
+    part = path.with_name(f".fastloss-{secrets.token_hex(8)}.part")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
+        with part.open("xb"):
+            pass
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # else a crash soon after could leave an empty file
+        part.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    part = Path(name)
-    try:
-        yield part
-        # mkstemp keeps its file private; the result gets the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
-        part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _in_the_way(path: Path) -> str | None:
+    """What is at a path already, if it is something that a result must not replace."""
+    try:
+        return no_file(path.stat().st_mode)
+    except OSError:
+        return None
 
 
 def open_writer(path: Path, job: Job) -> AbstractContextManager[Write]:
