@@ -63,10 +63,10 @@ def decomposition():
     axes.text(own / 2, 0, f"entropy {own:.3f}", style)
     axes.annotate(
         f"relative entropy {both - own:.3f}",
-        (own + (both - own) / 2, -0.4),
+        (both, -0.4),
         (0, -14),
         textcoords="offset points",
-        ha="center",
+        ha="right",
     )
     axes.set(yticks=[], ylim=(-0.85, 1.6), xlim=(0, 1.45))
     axes.grid(visible=False)

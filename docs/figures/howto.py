@@ -226,9 +226,9 @@ def boosting():
     logits = np.zeros((len(digits), 10))
     seen, held_out = [], []
     for _ in range(40):
-        grad = fastloss.cross_entropy_value_and_grad(
-            logits[train], digits[train], reduction="sum"
-        )[1]
+        grad = fastloss.cross_entropy_value_and_grad(logits[train], digits[train], reduction="sum")[
+            1
+        ]
         tree = DecisionTreeRegressor(max_depth=4, random_state=0).fit(images[train], -grad)
         logits += 2.0 * tree.predict(images)
         seen.append(fastloss.cross_entropy(logits[train], digits[train]))

@@ -86,8 +86,8 @@ def _themed(svg: str, name: str) -> str:
     for colour, variable in _VARIABLES.items():
         svg = re.sub(colour, f"var(--figure-{variable}, {colour})", svg, flags=re.IGNORECASE)
     svg = re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
-    # Places to a hundredth of a point.
-    svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
+    # Places to a hundredth of a point; what a reader reads stays as it is.
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), svg)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
