@@ -204,7 +204,7 @@ def context():
             share = np.full(len(letters), 1 / len(letters))
             for length in range(min(longest, at) + 1):
                 seen = counts.setdefault(tuple(codes[at - length : at]), np.zeros(len(letters)))
-                share = (seen + 2 * share) / (seen.sum() + 2)
+                share = (seen + 8 * share) / (seen.sum() + 8)
             rows.append(np.log(share))
             for length in range(min(longest, at) + 1):
                 counts[tuple(codes[at - length : at])][code] += 1
