@@ -65,7 +65,8 @@ def accuracy(library: str, title: str, colour: str):
     axes.plot(exact[::5], np.maximum(error[::5], 1e-2), ".", color=colour, ms=3)
     axes.axhline(4, color=INK, lw=0.8, ls="--")
     axes.set(xscale="log", yscale="log", xlim=(1e-38, 1e3), ylim=(5e-3, 1e9))
-    axes.set(xticks=[1e-36, 1e-24, 1e-12, 1], yticks=[1e-2, 1, 1e2, 1e4, 1e6, 1e8])
+    axes.set_xticks([1e-36, 1e-24, 1e-12, 1], ["1e-36", "1e-24", "1e-12", "1"])
+    axes.set_yticks([1e-2, 1, 1e2, 1e4, 1e6, 1e8], ["0.01", "1", "100", "1e4", "1e6", "1e8"])
     axes.minorticks_off()
     axes.text(1e-37, 7, "4 ulp", color=INK)
     return axes

@@ -82,7 +82,7 @@ def mlp():
     axes.plot(epochs, seen, color=BLUE, label="training")
     axes.plot(epochs, held_out, color=RED, label="held out")
     axes.set(yscale="log", xlim=(1, 30), ylim=(1e-4, 2))
-    axes.set(yticks=[1e-4, 1e-3, 1e-2, 0.1, 1])
+    axes.set_yticks([1e-4, 1e-3, 1e-2, 0.1, 1], ["0.0001", "0.001", "0.01", "0.1", "1"])
     axes.minorticks_off()
     axes.legend(loc="lower left")
     return axes
@@ -127,7 +127,8 @@ def label_noise():
     bins = np.geomspace(1e-6, 30, 40)
     axes.hist(losses[~wrong], bins, color=GREY, label="label kept")
     axes.hist(losses[wrong], bins, color=RED, label="label made wrong")
-    axes.set(xscale="log", xlim=(1e-6, 30), xticks=[1e-6, 1e-4, 1e-2, 1])
+    axes.set(xscale="log", xlim=(1e-6, 30))
+    axes.set_xticks([1e-6, 1e-4, 1e-2, 1], ["1e-6", "0.0001", "0.01", "1"])
     axes.minorticks_off()
     axes.legend(loc="upper left")
     return axes
