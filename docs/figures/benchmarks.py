@@ -14,6 +14,9 @@ from style import BLUE, GREY, INK, RED, main, panel
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
 
+# Results lie in a folder for each processor, or all in one; these are the ones that the pages name.
+PROCESSORS = ("amd-zen-5", "intel-xeon-16-cores", ".")
+
 LIBRARIES = {
     "fastloss": "fastloss",
     "optax": "optax, jit",
@@ -25,12 +28,17 @@ LIBRARIES = {
 }
 
 
+def results(name: str) -> dict:
+    """What a benchmark wrote to a file of this name."""
+    paths = (RESULTS / processor / name for processor in PROCESSORS)
+    return json.loads(next(path for path in paths if path.is_file()).read_text())
+
+
 def speed(loss: str, shape: list[int], title: str):
     """Value and gradient on one core, in calls of PyTorch eager."""
-    results = json.loads((RESULTS / "compare-1-thread.json").read_text())["results"]
     times = {
         row["peer"]: row["timing"]["median"]
-        for row in results
+        for row in results("compare-1-thread.json")["results"]
         if (row["loss"], row["shape"], row["mode"]) == (loss, shape, "value_and_grad")
     }
     axes = panel(title, height=2.4)
@@ -58,7 +66,7 @@ def speed(loss: str, shape: list[int], title: str):
 
 def accuracy(library: str, title: str, colour: str):
     """Error of single losses in ulp over their size."""
-    points = json.loads((RESULTS / "accuracy.json").read_text())["points"][library]
+    points = results("accuracy.json")["points"][library]
     exact, error = np.array(points).T
     axes = panel(title, "exact loss of the sample", "error, ulp")
     # A fifth of the points shows the same, in a file of a fifth of the size.
@@ -74,7 +82,7 @@ def accuracy(library: str, title: str, colour: str):
 
 def threads():
     """Time per element over the number of threads."""
-    rows = json.loads((RESULTS / "threads-16-cores.json").read_text())["threads"]
+    rows = results("threads-16-cores.json")["threads"]
     axes = panel("Value and gradient on 16 cores", "threads", "ns per element")
     for shape, colour in (([65536, 128], BLUE), ([8192, 8192], RED)):
         counts, times = zip(
