@@ -1,20 +1,26 @@
 """Configuration of the documentation: Sphinx, Markdown pages (MyST), API from docstrings.
 
     pip install '.[docs]'
-    sphinx-build -W docs build/docs
+    sphinx-build --fail-on-warning docs build/docs
 
-The site needs no network: formulas become MathML when it is built, and there are no web fonts.
+The site needs no network: formulas become MathML when it is built, and there are no web fonts. The
+figures in `figures/` are SVG files that the scripts beside them draw; they go into the page itself,
+so that they take its font and its colours, light and dark.
 """
 
-from importlib.metadata import version as installed_version
+from html import escape
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+from fastloss import __version__
 
 project = "fastloss"
-author = "the fastloss developers"
-version = release = installed_version("fastloss")
+author = "The fastloss developers"
+version = release = __version__
 
 extensions = [
     "myst_parser",
@@ -39,6 +45,18 @@ html_css_files = ["fastloss.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
+html_theme_options = {
+    "light_css_variables": {
+        "color-brand-primary": "#b03348",
+        "color-brand-content": "#b03348",
+        "color-brand-visited": "#7d3548",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#f08a9b",
+        "color-brand-content": "#f08a9b",
+        "color-brand-visited": "#d3a0b0",
+    },
+}
 
 
 def _math(display: str):
@@ -51,6 +69,23 @@ def _math(display: str):
     return visit, None
 
 
+def _visit_image(self: HTML5Translator, node: nodes.image) -> None:
+    """Write a figure of `figures/` into the page; any other image as Sphinx does."""
+    path = Path(self.builder.srcdir, node["uri"])
+    if path.suffix != ".svg" or path.parent.name != "figures":
+        HTML5Translator.visit_image(self, node)
+        return
+    svg = path.read_text(encoding="utf-8")
+    label = escape(node.get("alt", ""), quote=True)
+    opening = f'<svg class="figure" role="img" aria-label="{label}" '
+    self.body.append(svg.replace("<svg ", opening, 1))
+    raise nodes.SkipNode
+
+
+def _depart_image(self: HTML5Translator, node: nodes.image) -> None:
+    HTML5Translator.depart_image(self, node)
+
+
 def _close_examples(app: Sphinx, page: str, source: list[str]) -> None:
     """Take out the empty line that ends an example for doctest."""
     source[0] = source[0].replace("\n\n```\n", "\n```\n")
@@ -58,6 +93,7 @@ def _close_examples(app: Sphinx, page: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", _math("inline"), _math("block"))
+    app.add_node(nodes.image, override=True, html=(_visit_image, _depart_image))
     app.connect("source-read", _close_examples)
 
 

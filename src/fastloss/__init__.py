@@ -1,10 +1,10 @@
 """Fast, exact classification losses and their gradients for NumPy arrays."""
 
 import typing as _typing
-from importlib.metadata import version as _version
 
 from fastloss._config import show_config
 from fastloss._threads import get_num_threads, set_num_threads
+from fastloss._version import __version__ as __version__
 from fastloss.evaluation import SampleScores, StreamingLoss, score_samples
 from fastloss.losses.binary import (
     binary_cross_entropy,
@@ -45,9 +45,6 @@ from fastloss.losses.linear import (
     linear_cross_entropy_value_and_grad,
 )
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
-
-__version__ = _version("fastloss")
-
 
 if not _typing.TYPE_CHECKING:  # To a type checker a name that is missing is an error already.
 

@@ -1,0 +1,3 @@
+"""The version, which `pyproject.toml` reads from here as well."""
+
+__version__ = "0.1.0"
