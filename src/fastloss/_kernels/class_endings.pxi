@@ -22,7 +22,7 @@ from .vecmath cimport (
 # How an element of the result is made of the exponential e of its class.
 cdef enum Written:
     SCALED = 0           # e * by, and at * by for the class left out
-    AGAINST_TARGET = 1   # (e * by - target) * scale, and at * scale for the class left out
+    AGAINST_TARGET = 1   # e * by - target * scale, and `at` for the class left out
     LOGARITHM = 2        # logit less the logarithm of the sum
 
 
@@ -180,10 +180,13 @@ cdef inline void soft_ending(
             group.others[i] = group.others[i] + s
     if gradient:
         for i in range(n):
-            group.at[i] = (
+            w = job.scale * group.factor[i]
+            group.at[i] = w * (
                 group.own[i] / group.total[i] * group.others[i]
                 - group.own_a[i] * (group.rest[i] / group.total[i])
             )
+            group.mass[i] = group.mass[i] * w
+            group.mass_low[i] = group.mass_low[i] * w
         divide(unused, group, n, &group.mass[0], &group.mass_low[0])
 
 

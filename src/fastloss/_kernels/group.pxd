@@ -37,8 +37,8 @@ cdef struct Group:
     double log_rest[LANES]   # log(1 + rest / own)
     double mass[LANES]       # sum of all targets
     double mass_low[LANES]
-    # OUT, by the ending: a class's gradient is e * by, or by and its target, and `at` times `by`
-    # where the class is the one left out.
+    # OUT, by the ending: what is written of a class is made of e * by, and of `at` where the class
+    # is the one left out (see Written in class_endings.pxi).
     double loss[LANES]       # before its factor
     double by[LANES]         # numerator over total, after `divide`
     double by_low[LANES]     # what `by` lost by rounding

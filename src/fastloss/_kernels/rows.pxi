@@ -696,10 +696,18 @@ cdef void soft_distance(
 
 # ---- e) from exponentials to what is written --------------------------------------------------
 
-cdef inline bint plain(double factor, real unused) noexcept nogil:
-    """Whether a factor is 0 or far from where a `real` has fewer digits."""
+cdef inline bint in_two_parts(double by, real unused) noexcept nogil:
+    """Whether `by`, as two numbers of the compute type, keeps its digits."""
     if real is float:
-        return factor == 0 or 1e-30 < factor < 1e30 or -1e30 < factor < -1e-30
+        return by >= least_scale() or by <= -least_scale()
+    else:
+        return True
+
+
+cdef inline bint as_one(double scale, real unused) noexcept nogil:
+    """Whether `scale` keeps its digits in the compute type, and products with it theirs."""
+    if real is float:
+        return scale == 0 or 1e-30 < scale < 1e30 or -1e30 < scale < -1e-30
     else:
         return True
 
@@ -710,39 +718,34 @@ cdef void prepare_scaled(
     """Prepare exponentials e[:n] for being scaled; the class left out is at `own`, if there."""
     # One NaN for all: writers of halves rely on its lower bits being 0 (see simd/scale.h).
     cdef double by = group.by[row] if group.by[row] == group.by[row] else NAN
-    cdef double tiny = least_scale()
     cdef Py_ssize_t i
-    if real is float:
-        if not (by >= tiny or by <= -tiny):
-            # Too small for the two parts: scaled in double.
-            for i in range(n):
-                e[i] = <real>(e[i] * by)
-            if 0 <= own < n:
-                e[own] = <real>(group.at[row] * by)
-            drain_set(drain, row, <real>1, <real>0)
-            return
+    if not in_two_parts(by, e[0]):
+        for i in range(n):
+            e[i] = <real>(e[i] * by)
+        if 0 <= own < n:
+            e[own] = <real>(group.at[row] * by)
+        drain_set(drain, row, <real>1, <real>0)
+        return
     if 0 <= own < n:
         e[own] = <real>group.at[row]
     drain_set(drain, row, <real>by, <real>group.by_low[row])
 
 
 cdef void against_target(
-    real *e, const real *a, Py_ssize_t n, real spread, real by, real low, double scale
+    real *e, const real *a, Py_ssize_t n, double spread, double by, double low, double scale
 ) noexcept nogil:
-    """(e * by - a) * scale in place; without `a` it is `spread` for all."""
+    """e * by - a * scale in place; without `a` it is `spread` for all."""
     cdef Py_ssize_t i
-    cdef real factor = <real>scale
-    if not plain(scale, by):
-        factor = 1
-    if a == NULL:
+    cdef real b = <real>by, c = <real>low, s = <real>scale, same = <real>(spread * scale)
+    if not (in_two_parts(by, b) and as_one(scale, b)):
         for i in range(n):
-            e[i] = mul_add(e[i], by, mul_add(e[i], low, -spread)) * factor
+            e[i] = <real>(e[i] * by - scale * (spread if a == NULL else <double>a[i]))
+    elif a == NULL:
+        for i in range(n):
+            e[i] = mul_add(e[i], b, mul_add(e[i], c, -same))
     else:
         for i in range(n):
-            e[i] = mul_add(e[i], by, mul_add(e[i], low, -a[i])) * factor
-    if not plain(scale, by):
-        for i in range(n):
-            e[i] = <real>(e[i] * scale)
+            e[i] = mul_add(e[i], b, mul_add(e[i], c, -a[i] * s))
 
 
 cdef void prepare_soft(
@@ -751,9 +754,8 @@ cdef void prepare_soft(
 ) noexcept nogil:
     """Exponentials of classes first to first + classes to gradients."""
     cdef Py_ssize_t c = 0, n, t = index_of(job, sample), own = group.own_class[row] - first
-    cdef real by = <real>group.by[row], low = <real>group.by_low[row], at_target
-    cdef real spread = <real>job.spread
-    cdef double scale = job.scale * group.factor[row], g
+    cdef double by = group.by[row], low = group.by_low[row], at_target
+    cdef double scale = job.scale * group.factor[row]
     cdef bint alike = uniform(job)
     cdef const real *targets = NULL
     drain_set(drain, row, <real>1, <real>0)
@@ -762,16 +764,14 @@ cdef void prepare_soft(
         n = min(classes - c, <Py_ssize_t>CHUNK)
         if not alike:
             targets = targets_of(a, job, sample, t + first, first + c, n)
-            against_target(e + c, targets, n, spread, by, low, scale)
-        else:
-            at_target = e[t] if c <= t < c + n else <real>0
-            against_target(e + c, targets, n, spread, by, low, scale)
-            if c <= t < c + n:
-                g = mul_add(<double>at_target, <double>low, -(job.spread + job.keep))
-                e[t] = <real>(mul_add(<double>at_target, <double>by, g) * scale)
+        at_target = e[t] if c <= t < c + n else 0
+        against_target(e + c, targets, n, job.spread, by, low, scale)
+        if alike and c <= t < c + n:
+            at_target = mul_add(at_target, by, -(job.spread + job.keep) * scale)
+            e[t] = <real>at_target
         c += n
     if 0 <= own < classes:
-        e[own] = <real>(group.at[row] * scale)
+        e[own] = <real>group.at[row]
 
 
 cdef void prepare(

@@ -11,7 +11,7 @@
 from .samples cimport Job, offset_of
 from .storage cimport emit, load, storage, value_at
 from .sums cimport LANES, Sum, add
-from .vecmath cimport exp_negative, exp_tail, real
+from .vecmath cimport exp_negative, exp_tail, fma, real
 from .workspace cimport lines
 
 cdef enum:
@@ -99,7 +99,7 @@ cdef void change(
     An infinite logit stays what it is: -inf masks its class.
     """
     cdef Py_ssize_t i
-    cdef double s, e, r, gap
+    cdef double s, e, r, gap, lost
     if cap == 0:
         if temperature != 1:
             for i in range(n):
@@ -112,6 +112,11 @@ cdef void change(
         e = exp_negative(r)
         gap = 1 - e
         gap = -(r + r * r * exp_tail(r, r * r)) if r > -0.34 else gap
+        # What the quotient s lost, twice.
+        lost = 2 * fma(-s, cap, z[i] if z[i] >= 0 else -z[i]) / cap
+        lost = lost * e if lost - lost == 0 else 0.0
+        gap = gap + lost
+        e = e - lost
         r = gap / (1 + e) * (cap / temperature)
         r = -r if z[i] < 0 else r
         slope[i] = 4 * e / ((1 + e) * (1 + e)) / temperature

@@ -337,6 +337,7 @@ cdef void tile_scaled(
         used[lane] = group.own_class[lane] >= 0
         tiny[lane] = False
         if real is float:
+            # The same condition as in `in_two_parts`, as arithmetic.
             tiny[lane] = (group.by[lane] < least_scale()) & (group.by[lane] > -least_scale())
             any_tiny |= tiny[lane] & (group.by[lane] != 0)
     for c in range(m):
@@ -362,25 +363,41 @@ cdef void tile_against_target(
     real *e, const real *a, Py_ssize_t m, Py_ssize_t width, const Job *job, const Tile *tile,
     const Group *group
 ) noexcept nogil:
-    """(e * by - a) * scale in place: exactly 0 for a sample that does not count."""
+    """e * by - a * scale in place: exactly 0 for a sample that does not count."""
     cdef Py_ssize_t lane
     cdef int32_t c
     cdef real g
     cdef real by[LANES]
     cdef real low[LANES]
-    cdef double own[LANES]
-    cdef double scale[LANES]
+    cdef real own[LANES]
+    cdef real scale[LANES]
+    cdef int32_t used[LANES]
+    cdef int32_t wide[LANES]     # whether by or scale would lose digits, and double is used
+    cdef double product
+    cdef int32_t any_wide = 0
     for lane in range(LANES):
         by[lane] = <real>group.by[lane]
         low[lane] = <real>group.by_low[lane]
-        scale[lane] = job.scale * group.factor[lane]
-        own[lane] = group.at[lane] * scale[lane]
+        own[lane] = <real>group.at[lane]
+        scale[lane] = <real>(job.scale * group.factor[lane])
+        used[lane] = group.own_class[lane] >= 0
+        wide[lane] = not (
+            in_two_parts(group.by[lane], by[0]) and as_one(job.scale * group.factor[lane], by[0])
+        )
+        any_wide |= wide[lane] & used[lane]
     for c in range(m):
-        for lane in range(LANES):
-            g = mul_add(e[lane], by[lane], mul_add(e[lane], low[lane], -a[lane]))
-            e[lane] = <real>(own[lane] if tile.skip[lane] == c else g * scale[lane])
-        for lane in range(LANES):
-            e[lane] = e[lane] if group.own_class[lane] >= 0 else <real>0
+        if any_wide:
+            for lane in range(LANES):
+                g = mul_add(e[lane], by[lane], mul_add(e[lane], low[lane], -a[lane] * scale[lane]))
+                product = e[lane] * group.by[lane] - a[lane] * (job.scale * group.factor[lane])
+                g = <real>product if wide[lane] else g
+                g = own[lane] if tile.skip[lane] == c else g
+                e[lane] = g if used[lane] else <real>0
+        else:
+            for lane in range(LANES):
+                g = mul_add(e[lane], by[lane], mul_add(e[lane], low[lane], -a[lane] * scale[lane]))
+                g = own[lane] if tile.skip[lane] == c else g
+                e[lane] = g if used[lane] else <real>0
         e = e + width
         a = a + LANES
 
