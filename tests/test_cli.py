@@ -336,6 +336,7 @@ def test_strict(files):
     assert len(np.load("out.npy")) == SAMPLES
 
 
+@pytest.mark.filterwarnings("error")  # a warning would be a line on standard error
 def test_log_probs_that_are_none(files):
     """Whoever passes logits to nll gets a report, too."""
     np.save("logits.npy", np.full((SAMPLES, CLASSES), 1000.0))

@@ -490,11 +490,19 @@ def _hardest_table(summary: Summary) -> Table:
             ", ".join(map(str, place)),
             f"{hard.loss:.5g}",
             f"{hard.target:g}",
-            f"{np.exp(hard.log_prob):.3g}",
+            _probability(hard.log_prob),
             "none" if hard.predicted == NONE else str(hard.predicted),
-            f"{np.exp(hard.predicted_log_prob):.3g}",
+            _probability(hard.predicted_log_prob),
         )
     return table
+
+
+def _probability(log_prob: float) -> str:
+    """A probability; what was passed for its logarithm may be any number."""
+    try:
+        return f"{math.exp(log_prob):.3g}"
+    except OverflowError:
+        return "inf"
 
 
 def _shape(source: Source) -> str:
