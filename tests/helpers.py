@@ -6,6 +6,8 @@ holds all three, with every reduction, to an `oracle.Reference`.
 
 from __future__ import annotations
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 
@@ -50,6 +52,18 @@ def assert_close(got, want, dtype=None, scale=None, units=16.0) -> None:
         want,
         rtol=tolerance,
         atol=max(tolerance * (scale or 0.0), least),
+    )
+
+
+def weighted(reference, sample_weight=1.0, kept=True):
+    """The reference of element-wise losses with sample weights, without what is not kept."""
+    weights = np.broadcast_to(np.asarray(sample_weight, np.float64), reference.losses.shape)
+    weights = np.where(kept, weights, 0.0)
+    return dataclasses.replace(
+        reference,
+        losses=np.where(kept, reference.losses * weights, 0.0),
+        gradients=np.where(kept, reference.gradients * weights, 0.0),
+        denominator=float(weights.sum()),
     )
 
 

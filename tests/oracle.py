@@ -267,7 +267,7 @@ def sigmoid_focal_loss(logits, target, *, alpha=0.25, gamma=2.0) -> Reference:
     """
     x, t = np.asarray(logits, np.float64), np.asarray(target, np.float64)
     ce = binary_cross_entropy_with_logits(x, t)
-    a = alpha * t + (1.0 - alpha) * (1.0 - t) if alpha is not None and alpha >= 0 else 1.0
+    a = 1.0 if alpha is None else _factor(alpha) * t + (1.0 - _factor(alpha)) * (1.0 - t)
     miss = t * sigmoid(-x) + (1.0 - t) * sigmoid(x)
     slope = -(2.0 * t - 1.0) * sigmoid(x) * sigmoid(-x)
     losses = a * miss**gamma * ce.losses

@@ -396,15 +396,94 @@ def test_binary_cross_entropy(fl):
     assert_exact(gradient, near(reference.gradients))
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 1.5, 2.0, 5.0])
 def test_focal(fl, gamma):
     x, target, _, _ = elements("float32")
-    keep = np.abs(x) < 25  # the loss is a product of up to three such exponentials
+    keep = np.abs(x) < 86 / (1 + gamma)  # the loss is a product of so many exponentials
     x, target = x[keep], target[keep]
     reference = oracle.sigmoid_focal_loss(x, target, gamma=gamma)
     loss, gradient = fl.sigmoid_focal_loss_value_and_grad(x, target, gamma=gamma, reduction="none")
     assert_exact(loss, near(reference.losses))
     assert_exact(gradient, near(reference.gradients))
+
+
+def exact_focal(x, t, alpha, gamma):
+    """Loss and gradient of one element, and the largest of the gradient's terms."""
+    with mpmath.workprec(oracle.PRECISION):
+        x, t, alpha, gamma = (mpmath.mpf(float(v)) for v in (x, t, alpha, gamma))
+        p, q = oracle.exact_sigmoid(x), oracle.exact_sigmoid(-x)
+        ce = t * oracle.exact_softplus(-x) + (1 - t) * oracle.exact_softplus(x)
+        factor = alpha * t + (1 - alpha) * (1 - t)
+        u = p * (1 - t) + q * t
+        power = factor * u**gamma
+        first, second = power * p * (1 - t), power * q * t
+        third = factor * gamma * u ** (gamma - 1) * p * q * (1 - 2 * t) * ce
+    return power * ce, first - second + third, max(first, second, abs(third))
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 16.0])
+def test_focal_float64(fl, gamma, soft):
+    """Powers keep their digits: within 4 ulp up to an exponent of 3, 5 ulp above.
+
+    Where the target is soft the gradient is a difference, and the ulp that of its largest term.
+    """
+    rng = np.random.default_rng(4)
+    x = np.concatenate([rng.standard_normal(100) * scale for scale in (0.1, 1.0, 3.0, 10.0)])
+    target = rng.random(x.size) if soft else rng.integers(0, 2, x.size).astype(float)
+    triples = [exact_focal(*pair, 0.3, gamma) for pair in zip(x, target, strict=True)]
+    losses, gradients, sizes = map(oracle.as_exact, zip(*triples, strict=True))
+    loss, gradient = fl.sigmoid_focal_loss_value_and_grad(
+        x, target, alpha=0.3, gamma=gamma, reduction="none"
+    )
+    limit = LIMIT if gamma <= 3 else 5.0
+    assert_exact(loss, losses, limit)
+    size = np.maximum(sizes.high, np.abs(gradients.high)) if soft else None
+    assert_exact(gradient, gradients, limit, size=size)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("log_target", [False, True])
+def test_kl_div(fl, dtype, log_target):
+    """4 ulp of the larger term, t·log t or t·x; with a logarithm as target, of the result."""
+    rng = np.random.default_rng(5)
+    count = 600
+    log_t = -np.abs(np.concatenate([rng.standard_normal(count) * s for s in (1e-3, 1.0, 20.0)]))
+    x = (log_t * (1 + rng.standard_normal(log_t.size) * 0.01)).astype(dtype)
+    target = (log_t if log_target else np.exp(log_t)).astype(dtype)
+    exact, size = [], []
+    with mpmath.workprec(oracle.PRECISION):
+        for t, v in zip(target, x, strict=True):
+            t, v = mpmath.mpf(float(t)), mpmath.mpf(float(v))
+            p, log_p = (mpmath.exp(t), t) if log_target else (t, mpmath.log(t))
+            exact.append(p * (log_p - v))
+            size.append(float(max(abs(p * log_p), abs(p * v))))
+    loss = fl.kl_div(x, target, log_target=log_target, reduction="none")
+    assert_exact(loss, oracle.as_exact(exact), size=None if log_target else np.array(size))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_binary_losses_with_all_factors(fl, dtype):
+    """Weights of the positive, of elements and of samples, and an upstream gradient."""
+    x, target, weight, pos_weight = elements(dtype)
+    rng = np.random.default_rng(6)
+    sample_weight, upstream = rng.uniform(0.5, 2.0, (2, x.size))
+    options = {"weight": weight, "pos_weight": pos_weight, "sample_weight": sample_weight}
+    pairs = []
+    with mpmath.workprec(oracle.PRECISION):
+        for i in range(0, x.size, 16):
+            loss, gradient = oracle.exact_binary_cross_entropy_with_logits(
+                x[i], target[i], weight[i], pos_weight[i]
+            )
+            factor = mpmath.mpf(float(sample_weight[i]))
+            pairs.append((loss * factor, gradient * factor * mpmath.mpf(float(upstream[i]))))
+    losses, gradients = map(oracle.as_exact, zip(*pairs, strict=True))
+    loss = fl.binary_cross_entropy_with_logits(x, target, reduction="none", **options)
+    gradient = fl.binary_cross_entropy_with_logits_backward(
+        upstream, x, target, reduction="none", **options
+    )
+    assert_exact(loss[::16], losses)
+    assert_exact(gradient[::16], gradients)
 
 
 # ---- d) building blocks and scores -----------------------------------------------------------

@@ -1,6 +1,7 @@
 """binary_cross_entropy and binary_cross_entropy_with_logits against the oracle.
 
-Layout: a) with logits, b) with probabilities.
+Layout: a) with logits, b) with probabilities, c) sample weights and ignored elements, d) numbers of
+another type than the logits', e) what is wrong is found before anything is written.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import oracle
-from helpers import FLOATS, HALVES, assert_close, check_loss, dtype_of, logits
+from helpers import FLOATS, HALVES, assert_close, check_loss, dtype_of, logits, weighted
 
 SHAPES = [(), (1,), (7,), (100,), (1025,), (3, 5), (4, 3, 9), (2, 3, 4, 5), (70_001,)]
 
@@ -175,3 +176,217 @@ def test_is_the_second_half_of_the_one_with_logits(fl, dtype):
     whole = fl.binary_cross_entropy_with_logits(x, target, reduction="none")
     # Rounding p to 1 − ε loses the digits of 1 − p: |x| reaches 12 or so.
     assert_close(halves, whole.astype(np.float64), units=1e6)
+
+
+# ---- c) sample weights and ignored elements --------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (1025,), (70_001,)])
+def test_sample_weight(fl, shape, dtype):
+    rng = np.random.default_rng(10)
+    x, target = logits(rng, shape, dtype), rng.integers(0, 2, shape)
+    p = rng.uniform(0.01, 0.99, shape).astype(x.dtype)
+    for sample_weight in (rng.random(shape), rng.random(shape[-1:]), 0.3):
+        for name, arrays in [
+            ("binary_cross_entropy", (p, target)),
+            ("binary_cross_entropy", (p, p[::-1].copy())),
+            ("binary_cross_entropy_with_logits", (x, target)),
+            ("binary_cross_entropy_with_logits", (x, p)),
+            ("sigmoid_focal_loss", (x, target)),
+        ]:
+            reference = weighted(getattr(oracle, name)(*arrays), sample_weight)
+            check_loss(fl, name, reference, *arrays, sample_weight=sample_weight)
+
+
+def test_weight_is_in_no_denominator_and_sample_weight_is(fl):
+    x, target = np.array([1.0, -2.0, 0.5]), np.array([0, 1, 1])
+    each = fl.binary_cross_entropy_with_logits(x, target, reduction="none")
+    w = np.array([1.0, 2.0, 4.0])
+    mean = fl.binary_cross_entropy_with_logits(x, target, weight=w)
+    np.testing.assert_allclose(mean, (w * each).sum() / 3, rtol=1e-14)
+    mean = fl.binary_cross_entropy_with_logits(x, target, sample_weight=w)
+    np.testing.assert_allclose(mean, (w * each).sum() / w.sum(), rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("target_dtype", ["int8", "int16", "int64", "float32", "float64"])
+@pytest.mark.parametrize("ignore_index", [-100, 7, 1])
+def test_ignore_index(fl, dtype, target_dtype, ignore_index):
+    """Whatever the logits of such elements hold: loss 0, gradient +0, no part of the mean."""
+    rng = np.random.default_rng(11)
+    x = logits(rng, 2000, dtype)
+    target = rng.integers(0, 2, x.size).astype(target_dtype)
+    target[rng.random(x.size) < 0.3] = ignore_index
+    kept = target != ignore_index
+    sample_weight = rng.random(x.size)
+    sample_weight[~kept] = np.nan
+    x[np.flatnonzero(~kept)[:3]] = np.nan, np.inf, -np.inf
+    filled = np.where(kept, x.astype(np.float64), 0.0)
+    plain = np.where(kept, target, 0)
+    for name in ("binary_cross_entropy_with_logits", "sigmoid_focal_loss"):
+        for options in ({}, {"sample_weight": sample_weight}):
+            reference = weighted(
+                getattr(oracle, name)(filled, plain), options.get("sample_weight", 1.0), kept
+            )
+            check_loss(fl, name, reference, x, target, ignore_index=ignore_index, **options)
+        _, gradient = getattr(fl, f"{name}_value_and_grad")(x, target, ignore_index=ignore_index)
+        assert not gradient[~kept].any()
+        assert not np.signbit(gradient[~kept]).any()
+
+
+def test_all_ignored(fl):
+    x, target = np.array([np.nan, 1.0]), np.array([-1, -1])
+    for name in ("binary_cross_entropy_with_logits", "sigmoid_focal_loss"):
+        loss, gradient = getattr(fl, f"{name}_value_and_grad")(x, target, ignore_index=-1)
+        assert np.isnan(loss)
+        np.testing.assert_array_equal(gradient, 0.0)
+        assert getattr(fl, name)(x, target, ignore_index=-1, reduction="sum") == 0
+
+
+@pytest.mark.parametrize("count", [3, 600, 200_000])
+@pytest.mark.parametrize("target_dtype", ["int8", "uint8", "int16", "uint16", "int32", "int64"])
+def test_other_labels_are_refused(fl, count, target_dtype):
+    x = np.zeros(count, np.float32)
+    target = np.ones(count, target_dtype)
+    target[[count // 2, count - 1]] = 2
+    message = rf"must be 0 or 1, got 2 at position {count // 2}$"
+    out = np.full(count, 7, np.float32)
+    for name in ("binary_cross_entropy_with_logits", "sigmoid_focal_loss"):
+        for call in (
+            lambda name=name: getattr(fl, name)(x, target),
+            lambda name=name: getattr(fl, f"{name}_value_and_grad")(x, target, out=out),
+            lambda name=name: getattr(fl, f"{name}_backward")(1.0, x, target, out=out),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call()
+        assert (out == 7).all()
+        assert np.isfinite(getattr(fl, name)(x, target, ignore_index=2))
+        with pytest.raises(ValueError, match=r"0, 1 or ignore_index=5, got 2"):
+            getattr(fl, name)(x, target, ignore_index=5)
+
+
+def test_ignore_index_is_an_integer(fl):
+    x, target = np.zeros(2), np.zeros(2)
+    for wrong, error in [(0.5, TypeError), ("1", TypeError), (10**30, ValueError)]:
+        with pytest.raises(error, match="ignore_index"):
+            fl.binary_cross_entropy_with_logits(x, target, ignore_index=wrong)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_weight_of_zero_takes_an_infinite_term_away(fl, dtype):
+    x = np.array([-np.inf, np.inf, -np.inf, 0.0], dtype)
+    for target in (np.array([1, 0, 1, 1]), np.array([1.0, 0.0, 0.5, 1.0])):
+        for options, zeros in [
+            ({"pos_weight": 0.0}, [0, 2, 3]),
+            ({"weight": [0.0, 0.0, 0.0, 1.0]}, [0, 1, 2]),
+            ({"sample_weight": [0.0, 0.0, 0.0, 1.0]}, [0, 1, 2]),
+        ]:
+            loss, gradient = fl.binary_cross_entropy_with_logits_value_and_grad(
+                x, target, reduction="none", **options
+            )
+            np.testing.assert_array_equal(loss[zeros], 0.0)
+            assert not np.isnan(loss).any()
+            assert not np.isnan(gradient).any()
+
+
+# ---- d) numbers of another type than the logits' ---------------------------------------------
+
+
+def test_targets_count_as_they_are(fl):
+    """A float64 target that float32 would round to 1, or to the probability itself."""
+    x, target = np.float32([50.0]), np.array([1 - 1e-8])
+    loss = fl.binary_cross_entropy_with_logits(x, target, reduction="none")
+    np.testing.assert_allclose(loss, [50 * 1e-8], rtol=1e-6)
+    p, target = np.float32([0.3]), np.array([0.3])
+    _, gradient = fl.binary_cross_entropy_value_and_grad(p, target)
+    exact = (np.float64(p) - target) / (np.float64(p) * (1 - np.float64(p)))
+    np.testing.assert_allclose(gradient, exact, rtol=1e-6)
+    assert gradient[0] != 0
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+def test_float64_targets_among_others(fl, dtype):
+    rng = np.random.default_rng(12)
+    x, target = logits(rng, 1500, dtype), rng.random(1500)
+    target[::3] = rng.integers(0, 2, 500)
+    check_logits(fl, x, target)
+    check_probs(fl, rng.random(1500).astype(x.dtype), target)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_weights_beyond_float32(fl, reduction):
+    """Weights bring back losses that float32 cannot hold, and products meet in the middle."""
+    x, target = np.float32([-100.0, -120.0, -30.0, 30.0]), np.array([0, 0, 0, 1])
+    want = np.exp(-np.abs(x.astype(np.float64)))
+    for options, factor in [
+        ({"weight": 1e39}, 1e39),
+        ({"sample_weight": 1e39}, 1e39),
+        ({"weight": 1e300, "sample_weight": 1e-261}, 1e39),
+    ]:
+        loss, gradient = fl.binary_cross_entropy_with_logits_value_and_grad(
+            x, target, reduction=reduction, **options
+        )
+        exact = want * factor
+        np.testing.assert_allclose(loss, exact if reduction == "none" else exact.sum(), rtol=1e-6)
+        np.testing.assert_allclose(gradient, np.where(target, -exact, exact), rtol=1e-6)
+    upstream = 1e39 if reduction == "sum" else np.full(4, 1e39)
+    gradient = fl.binary_cross_entropy_with_logits_backward(
+        upstream, x, target, reduction=reduction
+    )
+    np.testing.assert_allclose(gradient, np.where(target, -want, want) * 1e39, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_misaligned_operands(fl, dtype):
+    """One byte off: weights and upstream gradients are read all the same."""
+    rng = np.random.default_rng(13)
+
+    def askew(values):
+        room = np.empty(values.nbytes + 1, np.uint8)
+        a = room[1:].view(values.dtype).reshape(values.shape)
+        a[...] = values
+        assert not a.flags.aligned
+        return a
+
+    x, target = logits(rng, 100, dtype), rng.integers(0, 2, 100)
+    a, b, c, upstream = rng.random((4, 100))
+    function = fl.binary_cross_entropy_with_logits_backward
+    want = function(upstream, x, target, weight=a, pos_weight=b, sample_weight=c, reduction="none")
+    got = function(
+        askew(upstream),
+        askew(x),
+        askew(target),
+        weight=askew(a),
+        pos_weight=askew(b),
+        sample_weight=askew(c),
+        reduction="none",
+    )
+    np.testing.assert_array_equal(got, want)
+
+
+# ---- e) what is wrong is found before anything is written ------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 5, 70_000])
+def test_out_is_written_only_where_all_is_well(fl, count):
+    p = np.full(count, 0.5)
+    target = np.ones(count)
+    for array, value, name in [(p, 1.5, "probs"), (target, -0.25, "target"), (p, np.nan, "probs")]:
+        before = array[-1]
+        array[-1] = value
+        kept = p.copy()
+        with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\], got {value} at"):
+            fl.binary_cross_entropy_value_and_grad(p, target, out=p)
+        np.testing.assert_array_equal(p, kept)
+        with pytest.raises(ValueError, match=rf"{name} must lie .* at position {count - 1}$"):
+            fl.binary_cross_entropy(p, target)
+        array[-1] = before
+
+
+def test_a_weight_that_is_nan_is_no_probability(fl):
+    p = np.array([1.0])
+    loss, gradient = fl.binary_cross_entropy_value_and_grad(p, [1.0], weight=[np.nan], out=p)
+    assert np.isnan(loss)
+    assert gradient is p
+    assert np.isnan(p).all()

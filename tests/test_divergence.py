@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import mpmath
 import numpy as np
 import pytest
 
 import oracle
-from helpers import FLOATS, HALVES, REDUCTIONS, assert_close, check_loss, dtype_of, logits
+from helpers import FLOATS, HALVES, REDUCTIONS, assert_close, check_loss, dtype_of, logits, weighted
 
 SHAPES = [(1,), (7,), (1025,), (3, 5), (4, 3, 9), (70_001,)]
 
@@ -57,6 +58,43 @@ def test_kl_div_log_target_agrees_with_target(fl):
         fl.kl_div(x, np.exp(log_target), reduction="none"),
         scale=1.0,
     )
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+def test_kl_div_sample_weight(fl, dtype):
+    rng = np.random.default_rng(6)
+    x = oracle.log_softmax(rng.standard_normal((30, 40)) * 3).astype(dtype_of(dtype))
+    target = oracle.softmax(rng.standard_normal((30, 40)) * 3).astype(x.dtype)
+    for sample_weight in (rng.random((30, 1)), rng.random((30, 40)), 2.0):
+        reference = weighted(oracle.kl_div(x, target), sample_weight)
+        check_loss(
+            fl,
+            "kl_div",
+            reference,
+            x,
+            target,
+            reductions=(*REDUCTIONS, "batchmean"),
+            sample_weight=sample_weight,
+        )
+
+
+@pytest.mark.parametrize("target_dtype", ["float32", "float64"])
+def test_kl_div_of_near_numbers_keeps_digits(fl, target_dtype):
+    """Where t is all but exp(x): what log t, rounded to the type, would have lost."""
+    rng = np.random.default_rng(7)
+    target = rng.random(2000).astype(target_dtype)
+    x = (np.log(target.astype(np.float64)) * (1 + 1e-5 * rng.standard_normal(2000))).astype(
+        target_dtype
+    )
+    with mpmath.workprec(oracle.PRECISION):
+        pairs = [
+            (mpmath.mpf(float(t)), mpmath.mpf(float(v))) for t, v in zip(target, x, strict=True)
+        ]
+        exact = np.array([float(t * (mpmath.log(t) - v)) for t, v in pairs])
+    loss = fl.kl_div(x, target, reduction="none")
+    # An eighth of an ulp of the two terms.
+    unit = np.spacing(np.abs(target * x))
+    assert (np.abs(loss - exact) <= np.abs(exact) * np.finfo(target_dtype).eps + unit / 8).all()
 
 
 # ---- sigmoid_focal_loss ----------------------------------------------------------------------
@@ -110,3 +148,29 @@ def test_focal_far_out(fl, dtype):
             np.testing.assert_allclose(
                 loss[wrong & (abs(x) > 100)], hopeless[wrong & (abs(x) > 100)], rtol=1e-6
             )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_focal_alpha_broadcasts(fl, dtype):
+    rng = np.random.default_rng(6)
+    x, target = logits(rng, (30, 40), dtype), rng.integers(0, 2, (30, 40))
+    for alpha in (rng.random(40), rng.random((30, 1)), np.float32(0.25), [[0.5]]):
+        check_focal(fl, x, target, alpha=alpha)
+    soft = rng.random((30, 40)).astype(dtype)
+    check_focal(fl, x, soft, alpha=rng.random((30, 40)))
+
+
+def test_focal_options_out_of_range(fl):
+    x, target = np.zeros(2), np.zeros(2)
+    for options, error in [
+        ({"alpha": -5.0}, ValueError),
+        ({"alpha": [0.5, 1.5]}, ValueError),
+        ({"alpha": np.nan}, ValueError),
+        ({"alpha": "x"}, TypeError),
+        ({"alpha": [0.5, 0.5, 0.5]}, ValueError),
+        ({"gamma": -1.0}, ValueError),
+        ({"gamma": np.inf}, ValueError),
+        ({"gamma": 10**400}, ValueError),
+    ]:
+        with pytest.raises(error, match=next(iter(options))):
+            fl.sigmoid_focal_loss(x, target, **options)

@@ -81,7 +81,8 @@ cdef struct Desk:
     double u[BLOCK]
     double u_low[BLOCK]
     double power[BLOCK]
-    double slope[BLOCK]
+    double d[BLOCK]
+    double b[BLOCK]
     # f) alone
     float odds[BLOCK]
     float waiting[KEPT]
@@ -187,53 +188,85 @@ cdef inline void bce_probabilities(
 # 700 times as large: where the result is a double (`exact`) both are taken in two parts. Where it is
 # a float, a double does for them, and a float for the cross-entropy.
 
-cdef inline void focal_parts(Desk *desk, Py_ssize_t n, bint exact) noexcept nogil:
-    """p, q, u, and the cross-entropy in `loss`."""
+cdef inline void focal_parts(Desk *desk, Py_ssize_t n, bint want_slope) noexcept nogil:
+    """p, q, u, the cross-entropy in `loss`, its slope b, and d = u' / u if wanted."""
     cdef Py_ssize_t i
-    cdef double e, x, t, a, b, log
-    cdef Pair one, both, large, small, p, q, s
+    cdef double e, r, x, t, a, c, log
     for i in range(n):
         x = desk.x[i]
         t = desk.t[i]
-        if exact:
-            one = Pair(1, 0)
-            small = exp_pair(minus_abs(x))
-            e = small.high
-            both = pair_sum(one, small)
-            large = pair_inverse(both)
-            small = pair_product(small, large)
-            p.high = small.high if x < 0 else large.high
-            p.low = small.low if x < 0 else large.low
-            q.high = large.high if x < 0 else small.high
-            q.low = large.low if x < 0 else small.low
-            s = Pair(1 - t, (1 - (1 - t)) - t)
-            one = Pair(t, 0)
-            s = pair_sum(pair_product(p, s), pair_product(q, one))
-            desk.u[i] = s.high + s.low
-            desk.u_low[i] = (s.high - desk.u[i]) + s.low
-            desk.p[i] = p.high + p.low
-            desk.q[i] = q.high + q.low
-            log = log1p_unit(e)
-        else:
-            e = exp_negative(minus_abs(x))
-            b = 1 / (1 + e)
-            a = e * b
-            desk.p[i] = a if x < 0 else b
-            desk.q[i] = b if x < 0 else a
-            desk.u[i] = desk.p[i] * (1 - t) + desk.q[i] * t
-            # That of a float is e where a float cannot hold it.
-            log = <double>log1p_unit(<float>e)
-            log = e if e < 1e-9 else log
-        a = t * ((-x if x < 0 else 0.0) + log)
-        b = (1 - t) * ((x if x > 0 else 0.0) + log)
-        desk.loss[i] = (0.0 if t == 0 else a) + (0.0 if t == 1 else b)
+        e = exp_negative(minus_abs(x))
+        r = 1 / (1 + e)
+        a = e * r
+        desk.p[i] = a if x < 0 else r
+        desk.q[i] = r if x < 0 else a
+        desk.u[i] = desk.p[i] * (1 - t) + desk.q[i] * t
+        desk.b[i] = desk.p[i] * (1 - t) - desk.q[i] * t
+        # A float cannot hold an e that is small, but that is log(1 + e) itself.
+        log = <double>log1p_unit(<float>e)
+        log = e if e < 1e-9 else log
+        c = 1 - t if x > 0 else t
+        a = c * -minus_abs(x)
+        desk.loss[i] = log + (0.0 if c == 0 else a)
+    if not want_slope:
+        return
+    if all_hard(&desk.t[0], n):
+        for i in range(n):
+            desk.d[i] = -desk.p[i] if desk.t[i] != 0 else desk.q[i]
+    else:
+        for i in range(n):
+            t = desk.t[i]
+            a = desk.p[i] * desk.q[i] * (1 - 2 * t) / desk.u[i]
+            a = desk.q[i] if t == 0 else a
+            desk.d[i] = -desk.p[i] if t == 1 else a
+
+
+cdef inline void focal_parts_exact(Desk *desk, Py_ssize_t n) noexcept nogil:
+    """`focal_parts` from numbers in two parts: each at most 1.1 ulp off."""
+    cdef Py_ssize_t i
+    cdef double x, t, a, c, low
+    cdef Pair both, small, large, p, q, u, rest, log
+    for i in range(n):
+        x = desk.x[i]
+        t = desk.t[i]
+        small = exp_pair(minus_abs(x))
+        both = pair_sum(Pair(1, 0), small)
+        large = pair_inverse(both)
+        small = pair_product(small, large)
+        p.high = small.high if x < 0 else large.high
+        p.low = small.low if x < 0 else large.low
+        q.high = large.high if x < 0 else small.high
+        q.low = large.low if x < 0 else small.low
+        rest = Pair(1 - t, (1 - (1 - t)) - t)
+        large = pair_product(p, rest)
+        small = pair_product(q, Pair(t, 0))
+        u = pair_sum(large, small)
+        desk.u[i] = u.high + u.low
+        desk.u_low[i] = (u.high - desk.u[i]) + u.low
+        small = pair_sum(large, Pair(-small.high, -small.low))
+        desk.b[i] = small.high + small.low
+        desk.p[i] = p.high + p.low
+        desk.q[i] = q.high + q.low
+        # p * q * (1 - 2 * t) / u
+        p = pair_product(pair_product(p, q), pair_inverse(u))
+        p = pair_product(p, Pair(1 - 2 * t, (1 - (1 - 2 * t)) - 2 * t))
+        desk.d[i] = p.high + p.low
+        log = log_pair(both)
+        c = rest.high if x > 0 else t
+        low = rest.low if x > 0 else 0.0
+        x = -minus_abs(x)
+        a = c * x
+        low = product_low(c, x, a) + low * x
+        a = 0.0 if c == 0 else a
+        low = low if low - low == 0 else 0.0
+        desk.loss[i] = (a + log.high) + (log.low + (0.0 if c == 0 else low))
 
 
 cdef inline void focal_power(Desk *desk, double gamma, Py_ssize_t n, bint exact) noexcept nogil:
-    """u**gamma and gamma * u**(gamma - 1)."""
+    """u**gamma."""
     cdef Py_ssize_t i
     cdef double y, low, u
-    cdef Pair log
+    cdef Pair part
     if gamma == 2:
         for i in range(n):
             u = desk.u[i]
@@ -241,68 +274,57 @@ cdef inline void focal_power(Desk *desk, double gamma, Py_ssize_t n, bint exact)
             if exact:
                 y = y + (product_low(u, u, y) + 2 * u * desk.u_low[i])
             desk.power[i] = y
-            desk.slope[i] = 2 * u
     elif gamma == 1 or gamma == 0:
         for i in range(n):
             desk.power[i] = desk.u[i] if gamma == 1 else 1.0
-            desk.slope[i] = gamma
-        return
     elif exact:
         for i in range(n):
-            log = log_pair(Pair(desk.u[i], desk.u_low[i]))
-            y = gamma * log.high
-            low = product_low(gamma, log.high, y) + gamma * log.low
+            part = log_pair(Pair(desk.u[i], desk.u_low[i]))
+            y = gamma * part.high
+            low = product_low(gamma, part.high, y) + gamma * part.low
             low = low if y > -1000 else 0.0
-            y = exp_negative(-1000.0 if y < -1000 else y)
-            y = y + y * low
+            part = exp_pair(-1000.0 if y < -1000 else y)
+            y = part.high + (part.low + part.high * low)
             desk.power[i] = 0.0 if desk.u[i] == 0 else y
     else:
         for i in range(n):
             desk.power[i] = exp_negative(gamma * log_positive(desk.u[i]))
-    if gamma != 2:
-        for i in range(n):
-            desk.slope[i] = gamma * (desk.power[i] / desk.u[i] if desk.u[i] > 0 else 0.0)
 
 
 cdef inline void focal(
     Desk *desk, double gamma, Py_ssize_t n, bint want_gradient, bint want_hess, bint exact
 ) noexcept nogil:
-    """desk.by * u**gamma * BCE.
+    """desk.by * u**gamma * BCE, exact or as exact as a float.
 
     An infinite logit's cross-entropy meets a factor of 0, and that wins.
     """
     cdef Py_ssize_t i
-    cdef double p, q, t, a, b, d, power, ce
+    cdef double p, q, a, b, d, ce, power, low = 0
     if exact:
-        focal_parts(desk, n, True)
-        focal_power(desk, gamma, n, True)
+        focal_parts_exact(desk, n)
     else:
-        focal_parts(desk, n, False)
-        focal_power(desk, gamma, n, False)
-    if want_hess:
-        for i in range(n):
+        focal_parts(desk, n, want_gradient or want_hess)
+    focal_power(desk, gamma, n, exact)
+    for i in range(n):
+        ce = desk.loss[i]
+        b = desk.b[i]
+        d = 0.0 if desk.u[i] == 0 else desk.d[i]
+        power = desk.by[i] * desk.power[i]
+        if exact:
+            low = product_low(desk.by[i], desk.power[i], power)
+        a = mul_add(ce, power, ce * low) if exact else ce * power
+        desk.loss[i] = 0.0 if power == 0 else a
+        # Derivatives of the cross-entropy: b and p * q; of u: d * u and d * (q - p) * u.
+        if want_gradient:
+            a = mul_add(gamma * d, ce, b)
+            a = b if d == 0 else a
+            desk.grad[i] = mul_add(power, a, a * low) if exact else power * a
+        if want_hess:
             p = desk.p[i]
             q = desk.q[i]
-            t = desk.t[i]
-            # d = u' / u; u'' / u = d * (q - p); the cross-entropy's derivatives are b and p * q.
-            d = p * q * (1 - 2 * t) / desk.u[i]
-            d = 0.0 if desk.u[i] == 0 else d
-            a = gamma * desk.loss[i] * d * ((gamma - 1) * d + (q - p))
-            b = (1 - t) * p - t * q
+            a = gamma * ce * d * ((gamma - 1) * d + (q - p))
             a = (0.0 if d == 0 else a) + 2 * gamma * d * b + p * q
-            desk.hess[i] = desk.by[i] * (0.0 if desk.power[i] == 0 else desk.power[i] * a)
-    for i in range(n):
-        p = desk.p[i]
-        q = desk.q[i]
-        t = desk.t[i]
-        ce = desk.loss[i]
-        power = desk.by[i] * desk.power[i]
-        a = ce * power
-        desk.loss[i] = 0.0 if power == 0 else a
-        if want_gradient:
-            b = desk.by[i] * desk.slope[i] * (p * q) * (1 - 2 * t)
-            a = ce * b
-            desk.grad[i] = ((1 - t) * p - t * q) * power + (0.0 if b == 0 else a)
+            desk.hess[i] = 0.0 if power == 0 else power * a
 
 
 # ---- d) divergence ---------------------------------------------------------------------------

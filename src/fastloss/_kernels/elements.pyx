@@ -30,7 +30,7 @@ from .storage cimport (
     write_later, write_rest,
 )
 from .sums cimport LANES, PARTS, Sum, accumulate, add, value_of
-from .vecmath cimport INFINITY, bits32, real
+from .vecmath cimport INFINITY, Pair, bits32, pair_sum, product_low, real
 from .workspace cimport (
     FINE, NO_MEMORY, OVERLAPS, PROBS_OUTSIDE, TARGET_OUTSIDE, WRONG_INDEX, WRONG_TARGET, Status,
     Workspace, give_back, part_of, take,
@@ -270,10 +270,19 @@ cdef inline void find_alpha(
 ) noexcept nogil:
     """desk.by: alpha * t + (1 - alpha) * (1 - t), or 1."""
     cdef Py_ssize_t i
+    cdef double a, b, t, lost
+    cdef Pair sum
     if job.alpha.data != NULL:
         fetch(&desk.by[0], &job.alpha, first, n)
         for i in range(n):
-            desk.by[i] = desk.by[i] * desk.t[i] + (1 - desk.by[i]) * (1 - desk.t[i])
+            a = desk.by[i]
+            t = desk.t[i]
+            # Both terms in two parts.
+            b = (1 - a) * (1 - t)
+            lost = (1 - a) * ((1 - (1 - t)) - t) + (1 - t) * ((1 - (1 - a)) - a)
+            lost = lost + product_low(1 - a, 1 - t, b) + product_low(a, t, a * t)
+            sum = pair_sum(Pair(a * t, 0), Pair(b, lost))
+            desk.by[i] = sum.high + sum.low
     else:
         for i in range(n):
             desk.by[i] = 1

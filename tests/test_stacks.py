@@ -1,0 +1,114 @@
+"""Every function works on a small stack: 128 KiB as on musl, and OpenMP's threads on 64 KiB.
+
+Each case is a process of its own, since what it guards against is a crash.
+
+Layout: a) what is called, b) the small stack, c) OpenMP's threads on small stacks.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from helpers import FLOATS, HALVES
+
+# ---- a) what is called -----------------------------------------------------------------------
+
+# Runs in the process; `calls` is a list of the calls to be made, for one element type.
+PREPARE = """
+import sys
+import threading
+
+import numpy as np
+
+import fastloss
+from helpers import dtype_of
+
+dtype, stack, threads = dtype_of(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+fastloss.set_num_threads(threads)
+rng = np.random.default_rng(0)
+calls = []
+"""
+
+ELEMENTS = """
+for count in (100, 140_000):
+    x = rng.standard_normal(count).astype(dtype)
+    p = rng.random(count).astype(dtype)
+    for target in (rng.integers(0, 2, count), p.astype(np.float64)):
+        weights = {"sample_weight": rng.random(count)}
+        labels = {**weights, "ignore_index": -1}
+        for reduction in ("mean", "none"):
+            for name, arrays, options in [
+                ("binary_cross_entropy", (p, target), {}),
+                ("binary_cross_entropy", (p, target), weights),
+                ("binary_cross_entropy_with_logits", (x, target), {}),
+                ("binary_cross_entropy_with_logits", (x, target), {**labels, "pos_weight": 2.0}),
+                ("sigmoid_focal_loss", (x, target), {}),
+                ("sigmoid_focal_loss", (x, target), {**labels, "gamma": 1.5, "alpha": p}),
+                ("kl_div", (-p, target), weights),
+                ("kl_div", (-p, -p), {"log_target": True}),
+            ]:
+                options = {**options, "reduction": reduction}
+                for suffix in ("", "_value_and_grad"):
+                    function = getattr(fastloss, name + suffix)
+                    calls.append(lambda f=function, a=arrays, o=options: f(*a, **o))
+                back = getattr(fastloss, name + "_backward")
+                upstream = 1.0 if reduction == "mean" else np.ones(count)
+                calls.append(lambda f=back, u=upstream, a=arrays, o=options: f(u, *a, **o))
+    for name in ("sigmoid", "log_sigmoid", "softplus"):
+        calls.append(lambda f=getattr(fastloss, name), x=x: f(x))
+"""
+
+RUN = """
+done = []
+
+def run():
+    for call in calls:
+        call()
+    done.append(len(calls))
+
+threading.stack_size(stack)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+print(*done)
+"""
+
+FAMILIES = {"elements": ELEMENTS}
+
+
+def check(family, dtype, stack, threads, **environment):
+    code = PREPARE + FAMILIES[family] + RUN
+    done = subprocess.run(
+        [sys.executable, "-c", code, dtype, str(stack), str(threads)],
+        cwd=os.path.dirname(__file__),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-2000:]}"
+    assert int(done.stdout) > 0
+
+
+# ---- b) the small stack ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_thread_with_128_kib(fl, family, dtype):
+    level = fl._kernels.level
+    check(family, dtype, 128 * 1024, 1, FASTLOSS_ISA=level)
+
+
+# ---- c) OpenMP's threads on small stacks -----------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_openmp_threads_with_64_kib(fl, family, dtype):
+    level = fl._kernels.level
+    check(family, dtype, 256 * 1024, 3, FASTLOSS_ISA=level, OMP_STACKSIZE="64k")
