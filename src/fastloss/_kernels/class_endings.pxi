@@ -16,7 +16,8 @@ from .samples cimport (
 from .storage cimport storage, value_at
 from .sums cimport LANES, Sum, Tally, add, count
 from .vecmath cimport (
-    INFINITY, NAN, exp_negative, log_positive, log_scaled, real, spare_bits,
+    INFINITY, NAN, Pair, exp_negative, exp_pair, fma, log_pair, log_positive, log_scaled,
+    pair_product, real, spare_bits,
 )
 
 # How an element of the result is made of the exponential e of its class.
@@ -117,6 +118,25 @@ cdef inline void cross_entropy_ending(
         divide(unused, group, n, &by_what[0], NULL)
 
 
+cdef inline double power_of(
+    real unused, const Group *group, Py_ssize_t i, double u, double gamma
+) noexcept nogil:
+    """u**gamma of u = rest / total; by a logarithm in two parts for compute type double."""
+    cdef double low
+    cdef Pair x
+    if real is float:
+        return exp_negative(gamma * log_positive(u))
+    else:
+        low = fma(-u, group.total[i], group.rest[i]) + (
+            group.rest_low[i] - u * group.total_low[i]
+        )
+        x = pair_product(log_pair(Pair(u, low / group.total[i])), Pair(gamma, 0))
+        low = x.low
+        x = exp_pair(x.high)
+        low = x.high + (x.low + x.high * low)
+        return low if u > 0 else u
+
+
 cdef inline void focal_ending(
     real unused, const Job *job, Py_ssize_t n, bint gradient, Group *group
 ) noexcept nogil:
@@ -136,7 +156,7 @@ cdef inline void focal_ending(
             power = u if job.gamma == 1 else 1.0
             slope = job.gamma
         else:
-            power = exp_negative(job.gamma * log_positive(u))
+            power = power_of(unused, group, i, u, job.gamma)
             slope = job.gamma * (power / u if u > 0 else 0.0)
         group.loss[i] = power * group.log_rest[i]
         group.at[i] = -group.rest[i]

@@ -216,11 +216,11 @@ def evaluate(
     double[:, ::1] losses64=None,             # OUT  the same for double logits
     storage[:, :, ::1] out=None,              # OUT  (outer, C, inner), gradient or softmax; may be
                                               #      the logits
+    int threads=1,
     double[:, :, ::1] numbers=None,           # OUT  (1, outer, inner) of LOGSUMEXP; (3, outer,
                                               #      inner) of SCORE: log-probabilities of target
                                               #      and prediction, entropy
     int64_t[:, ::1] predicted=None,           # OUT  (outer, inner) of SCORE
-    int threads=1,
 ):
     """Return (status, its position, sum of the losses, sum of the weights)."""
     cdef Job job

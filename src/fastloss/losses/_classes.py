@@ -56,20 +56,18 @@ def evaluate(
         gamma = _arrays.not_negative(gamma, "gamma")
     name = "log_probs" if kind == NLL else "logits"
     original = x
-    a = _arrays.over_classes(
-        x, target, None if kind == FOCAL else weight, sample_weight, axis, name,
-        kind == CROSS_ENTROPY,
-    )  # fmt: skip
-    if kind == FOCAL and weight is not None:
-        a = a._replace(weight=_arrays.class_weights(weight, a.shape[1], "alpha"))
-    x, samples, shape = a.logits, a.samples, a.shape
-    if a.probabilities is not None and ignore_index >= 0:
+    focal = kind == FOCAL
+    x, samples, shape, axis, indices, soft, weights, factor = _arrays.over_classes(
+        x, target, None if focal else weight, sample_weight, axis, name, kind == CROSS_ENTROPY
+    )
+    if focal and weight is not None:
+        weights = _arrays.class_weights(weight, shape[1], "alpha")
+    if soft is not None and ignore_index >= 0:
         raise ValueError(
             f"ignore_index={ignore_index} has no meaning for class probabilities: it must be"
             " negative"
         )
     storage = _arrays.STORAGE[x.dtype]
-    factor = a.factor
     none = reduction == "none"
     scale = 1.0
     if upstream is not _ONE:
@@ -90,25 +88,25 @@ def evaluate(
         else:
             losses32 = losses
     p32 = p64 = None
-    if a.probabilities is not None:
+    if soft is not None:
         kind = _SOFT
-        if a.probabilities.dtype == np.float32:
-            p32 = a.probabilities.reshape(shape)
+        if soft.dtype == np.float32:
+            p32 = soft.reshape(shape)
         else:
-            p64 = a.probabilities.reshape(shape)
+            p64 = soft.reshape(shape)
     elif label_smoothing != 0.0:
         kind = _SOFT
     # 2. Kernel.
-    what, where, total, weights = _EVALUATE[storage.kernel](
-        kind, _arrays.seen_by_kernel(x, shape), a.target, p32, p64, a.weight, factor,
-        ignore_index, label_smoothing, z_loss, gamma, temperature,
-        0.0 if softcap is None else softcap, scale, reduction == "mean", losses32, losses64, view,
-        None, None, _threads.for_work(x.size),
+    what, where, total, divisor = _EVALUATE[storage.kernel](
+        kind, _arrays.seen_by_kernel(x, shape), indices, p32, p64, weights, factor, ignore_index,
+        label_smoothing, z_loss, gamma, temperature, 0.0 if softcap is None else softcap, scale,
+        reduction == "mean", losses32, losses64, view,
+        _threads.for_work(x.size),
     )  # fmt: skip
     if what:
-        indices = None if a.target is None else a.target.reshape(samples)
-        _arrays.failed(what, where, target=indices, classes=shape[1])
+        target = None if indices is None else indices.reshape(samples)
+        _arrays.failed(what, where, target=target, classes=shape[1])
     # 3. Reduction.
-    totals = Totals(total, weights)
+    totals = tuple.__new__(Totals, (total, divisor))  # half the time of Totals(...)
     loss = reduced(reduction, totals, losses, storage.loss, samples) if value else None
     return loss, grad, totals

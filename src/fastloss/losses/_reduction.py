@@ -27,10 +27,11 @@ def reduced(
     reduction: str, totals: Totals, losses: Array | None, dtype: np.dtype, shape: tuple[int, ...]
 ) -> np.generic | Array:
     """Return the loss as its `reduction` wants it, in its own type."""
-    if reduction == "sum":
-        return dtype.type(totals.loss)
     if reduction != "none":
-        # A mean that divides by nothing is NaN, even where smoothing leaves a loss above it.
-        return dtype.type(totals.loss / totals.weight if totals.weight else np.nan)
+        loss, weight = totals
+        if reduction != "sum":
+            # A mean that divides by nothing is NaN, even where smoothing leaves a loss above it.
+            loss = loss / weight if weight else np.nan
+        return dtype.type(loss)
     assert losses is not None
     return losses.reshape(shape) if shape else losses.reshape(())[()]
