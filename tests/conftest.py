@@ -17,9 +17,11 @@ from types import ModuleType
 
 import pytest
 
+from fastloss import _kernels
+
 # ---- a) instruction-set levels ---------------------------------------------------------------
 
-LEVELS = ("baseline", "avx2", "avx512")
+LEVELS = tuple(_kernels.LEVELS)
 
 
 def load_level(level: str) -> ModuleType:

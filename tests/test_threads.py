@@ -328,3 +328,29 @@ def test_calls_work_with_the_largest_number(tmp_path):
         """,
         OMP_NUM_THREADS="100000",
     )
+
+
+@needs_linux
+@needs_openmp
+@pytest.mark.parametrize("samples", [2, 3])
+def test_no_more_threads_than_samples(tmp_path, samples):
+    """A sample is the least that a thread can do: more threads would have nothing to do."""
+    run(
+        tmp_path,
+        f"""
+        x, t = np.zeros(({samples}, 100_000), np.float32), np.zeros({samples}, int)
+        p = np.full_like(x, 1e-5)
+        fastloss.set_num_threads(16)
+        before = threads()
+        for work in (
+            lambda: fastloss.cross_entropy(x, t),
+            lambda: fastloss.cross_entropy_value_and_grad(x, t),
+            lambda: fastloss.cross_entropy(x, p),
+            lambda: fastloss.softmax(x),
+            lambda: fastloss.score_samples(x, t),
+        ):
+            work()
+            # The pool keeps the threads of the last call, which may be fewer, not more.
+            assert threads() - before <= {samples} - 1
+        """,
+    )

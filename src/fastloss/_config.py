@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from fastloss import _kernels, _threads
+from fastloss._version import __version__
 
 __all__ = ["config", "show_config"]
 
@@ -18,7 +18,7 @@ def config() -> dict[str, Any]:
     runtime = _kernels.runtime
     openmp = runtime.openmp_version()
     return {
-        "fastloss": version("fastloss"),
+        "fastloss": __version__,
         "instruction_set": _kernels.level,
         "instruction_sets_built": list(_kernels.built),
         "instruction_sets_supported": list(_kernels.supported),

@@ -52,7 +52,7 @@ try:
     from rich.table import Table
 except ModuleNotFoundError as error:
     raise ImportError(
-        "the fastloss command needs typer and rich: pip install 'fastloss[cli]'"
+        "the fastloss command needs typer and rich: pip install 'fastloss[cli]', or typer and rich"
     ) from error
 
 app = typer.Typer(

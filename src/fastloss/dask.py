@@ -34,7 +34,7 @@ try:
     import dask.array as da
 except ImportError as error:
     raise ImportError(
-        "fastloss.dask needs dask, which is not installed: pip install 'fastloss[dask]'"
+        "fastloss.dask needs dask, which is not installed: pip install 'fastloss[dask]', or dask"
     ) from error
 
 __all__ = [

@@ -2,15 +2,15 @@
 # relatives, and the scores of samples.
 #
 # Arrays arrive as (outer, C, inner); samples.pxd says what a sample is and how samples are dealt
-# out. What a loss is stands in class_endings.pxi. Here an item of work is sent one of these ways through
-# memory, chosen by shape and options alone:
+# out. What a loss is stands in class_endings.pxi. Here an item of work is sent one of these ways
+# through memory, chosen by shape and options alone:
 #
 #   rows      rows.pxi       the classes of a sample lie side by side, FIRST_ROW of them or more
 #   tiles     tiles.pxi      any other shape
 #   tempered  tempered.pxi   the softmax is taken of logits changed by temperature or softcap
 #
-# These are included, since a .pxd may hold inline functions alone: what a loop calls is inlined, and
-# a function with a loop of its own is not (see CMakeLists.txt).
+# These files are included, since a .pxd may hold inline functions alone: what a loop calls is
+# inlined, and a function with a loop of its own is not (see CMakeLists.txt).
 #
 # Nothing here raises. A wrong class index is found before anything is written, and reported by
 # position; indices are checked again where they are used.

@@ -1,8 +1,9 @@
 # The end of a sample: what its sums come to, for up to LANES samples at once.
 #
 # One class of a sample is left out of its sum of exponentials: the target where there is one, else
-# the largest. With `rest` the sum of the others, and `own` the exponential of that class in the same
-# scale, log(1 + rest / own) is the distance from that class's logit to the logarithm of the sum.
+# the largest. With `rest` the sum of the others, and `own` the exponential of that class in the
+# same scale, log(1 + rest / own) is the distance from that class's logit to the logarithm of the
+# sum.
 # Every term is positive and the class is not in `rest`, so nothing cancels: a loss of 1e-37 has all
 # its digits. The gradient at a target is -rest / (rest + own) for the same reason.
 #

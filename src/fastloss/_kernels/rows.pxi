@@ -361,8 +361,8 @@ cdef void sum_rows(
     """Sums of rows that lie side by side, each of more than a tile's classes, at most
     BLOCK together.
 
-    Fills in rest, exponent and own_x of `group`; a row that leaves out class -1 does not count. With
-    `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK elements.
+    Fills in rest, exponent and own_x of `group`; a row that leaves out class -1 does not count.
+    With `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK elements.
 
     All rows are tried with one exponent: that of the last rows, or if that has just failed, of
     the largest of their maxima. It will do unless a row's own maximum is farther below or above it
@@ -426,7 +426,8 @@ cdef void sum_long_row(
 ) noexcept nogil:
     """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
 
-    wide, block: scratch of BLOCK elements. With `e`, the exponentials are kept there; n <= KEPT then.
+    wide, block: scratch of BLOCK elements. With `e`, the exponentials are kept there; n <= KEPT
+    then.
 
     The exponent is that of the first classes' maximum, and another one only where a block's sum
     is too large for it.

@@ -5,8 +5,8 @@
 # Samples of a huge weight come this way as well, where floats would do for others.
 #
 # Some samples at a time are turned into rows of z, in double whatever the logits' type, and the
-# other traversals do the rest there: the gradient takes the place of z, and is multiplied by dz/dx on
-# its way to memory.
+# other traversals do the rest there: the gradient takes the place of z, and is multiplied by dz/dx
+# on its way to memory.
 
 from .samples cimport Job, offset_of
 from .storage cimport emit, load, storage, value_at

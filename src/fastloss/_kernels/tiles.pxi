@@ -1,8 +1,8 @@
 # Tiles: the traversal of samples with lanes over the samples, for few classes or a class axis that
 # is not the last.
 #
-# Layout: a) turning samples into tiles and back, b) maxima, c) sums, d) from exponentials to what is
-# written, e) items of work.
+# Layout: a) turning samples into tiles and back, b) maxima, c) sums, d) from exponentials to what
+# is written, e) items of work.
 #
 # LANES samples are a tile: they lie class-major in a scratch block, class c of lane i at
 # xs[c * width + i]. Samples of one outer position lie side by side in memory, so that turning them

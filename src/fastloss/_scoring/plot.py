@@ -36,7 +36,9 @@ def import_matplotlib() -> Any:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ImportError("--plot needs matplotlib: pip install 'fastloss[plot]'") from error
+        raise ImportError(
+            "--plot needs matplotlib: pip install 'fastloss[plot]', or matplotlib"
+        ) from error
     return Figure
 
 

@@ -689,7 +689,8 @@ def _safetensors_dtype(label: str, kind: str) -> np.dtype[Any]:
             import ml_dtypes
         except ModuleNotFoundError as error:
             raise ImportError(
-                f"{label} is bfloat16, which needs ml_dtypes: pip install 'fastloss[safetensors]'"
+                f"{label} is bfloat16, which needs ml_dtypes:"
+                " pip install 'fastloss[safetensors]', or ml_dtypes"
             ) from error
         bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
         return bfloat16
@@ -708,7 +709,9 @@ def import_arrow(what: str) -> Any:
     try:
         import pyarrow
     except ModuleNotFoundError as error:
-        raise ImportError(f"{what} needs pyarrow: pip install 'fastloss[arrow]'") from error
+        raise ImportError(
+            f"{what} needs pyarrow: pip install 'fastloss[arrow]', or pyarrow"
+        ) from error
     return pyarrow
 
 
