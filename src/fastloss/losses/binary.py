@@ -36,8 +36,10 @@ def focal_parameters(alpha: Any, gamma: Any) -> tuple[Any, float]:
     gamma = _arrays.number(gamma, "gamma")
     if not 0 <= gamma < np.inf:
         raise ValueError(f"gamma must be finite and at least 0, got {gamma}")
-    if alpha is None or (type(alpha) is float and 0.0 <= alpha <= 1.0):
-        return alpha, gamma
+    if alpha is None:
+        return None, gamma
+    if np.ndim(alpha) == 0:
+        return _arrays.fraction(alpha, "alpha"), gamma
     alpha = _arrays.as_float64(alpha, "alpha")
     outside = ~((alpha >= 0) & (alpha <= 1))
     if outside.any():
