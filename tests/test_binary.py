@@ -1,13 +1,15 @@
 """binary_cross_entropy and binary_cross_entropy_with_logits against the oracle.
 
-Layout: a) with logits, b) with probabilities, c) sample weights and ignored elements, d) numbers of
-another type than the logits', e) what is wrong is found before anything is written.
+Layout: a) with logits, b) with probabilities, c) sample weights and ignored elements, d) numbers
+that are not of the logits' type, e) what is wrong is found before anything is written, f) second
+derivatives.
 """
 
 from __future__ import annotations
 
 import itertools
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -290,7 +292,7 @@ def test_a_weight_of_zero_takes_an_infinite_term_away(fl, dtype):
             assert not np.isnan(gradient).any()
 
 
-# ---- d) numbers of another type than the logits' ---------------------------------------------
+# ---- d) numbers that are not of the logits' type ---------------------------------------------
 
 
 def test_targets_count_as_they_are(fl):
@@ -390,3 +392,70 @@ def test_a_weight_that_is_nan_is_no_probability(fl):
     assert np.isnan(loss)
     assert gradient is p
     assert np.isnan(p).all()
+
+
+# ---- f) second derivatives -------------------------------------------------------------------
+
+
+def exact_slopes(loss, x):
+    """First and second derivative at x, by mpmath's differences with hundreds of digits."""
+    with mpmath.workdps(120):
+        return [mpmath.diff(loss, mpmath.mpf(float(x)), n) for n in (1, 2)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("gamma", [None, 0.0, 1.0, 2.0, 2.5])
+def test_gradient_and_hessian(fl, dtype, soft, gamma):
+    """Exact second derivatives, those of focal loss where they are negative too."""
+    rng = np.random.default_rng(14)
+    x = logits(rng, 60, dtype)
+    target = rng.random(60) if soft else rng.integers(0, 2, 60).astype(float)
+    weight, sample_weight = rng.random((2, 60))
+    options = {"sample_weight": sample_weight, "gradient": True, "hessian": True}
+    kinds = fl.losses._elementwise.Kind
+    if gamma is None:
+        options |= {"weight": weight, "pos_weight": 2.5}
+        kind = kinds.BCE_WITH_LOGITS
+    else:
+        options |= {"alpha": 0.3, "gamma": gamma}
+        kind = kinds.FOCAL
+    _, (grad, hess), _ = fl.losses._elementwise.evaluate(kind, x, target, "none", **options)
+    assert grad.dtype == hess.dtype == x.dtype
+
+    def loss(v, i):
+        t = mpmath.mpf(float(target[i]))
+        p, q = 1 / (1 + mpmath.exp(-v)), 1 / (1 + mpmath.exp(v))
+        if gamma is None:
+            return weight[i] * (-2.5 * t * mpmath.log(p) - (1 - t) * mpmath.log(q))
+        a = mpmath.mpf(0.3)
+        ce = -t * mpmath.log(p) - (1 - t) * mpmath.log(q)
+        return (a * t + (1 - a) * (1 - t)) * (p * (1 - t) + q * t) ** gamma * ce
+
+    for i in range(60):
+        first, second = exact_slopes(lambda v, i=i: loss(v, i), x[i])
+        eps = 16 * np.finfo(dtype).eps
+        size = max(abs(first), abs(second)) if gamma is not None or soft else 0
+        assert abs(grad[i] - float(first * sample_weight[i])) <= eps * max(abs(grad[i]), size)
+        assert abs(hess[i] - float(second * sample_weight[i])) <= eps * max(abs(hess[i]), size)
+
+
+def test_hessian_of_confident_and_ignored_elements(fl):
+    """p * (1 - p) keeps its digits, and what is ignored or infinite has none."""
+    evaluate, kinds = fl.losses._elementwise.evaluate, fl.losses._elementwise.Kind
+    x = np.array([40.0, -300.0, 50.0, np.inf, -np.inf, np.nan])
+    target = np.array([1, 0, 0, 0, 0, -1])
+    grad, hess = np.empty(6), np.empty(6)
+    for kind, gamma in [(kinds.BCE_WITH_LOGITS, 0.0), (kinds.FOCAL, 0.0), (kinds.FOCAL, 2.0)]:
+        _, (a, b), _ = evaluate(
+            kind, x, target, "none", gamma=gamma, ignore_index=-1, gradient=True, hessian=True,
+            out=(grad, hess),
+        )  # fmt: skip
+        assert a is grad
+        assert b is hess
+        np.testing.assert_array_equal(hess[3:], 0.0)
+        assert grad[5] == 0
+        if gamma == 0:
+            np.testing.assert_allclose(hess[:3], np.exp(-np.abs(x[:3])), rtol=1e-15)
+    with pytest.raises(TypeError, match="pair"):
+        evaluate(kinds.FOCAL, x, target, "none", gradient=True, hessian=True, out=grad)

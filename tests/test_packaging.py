@@ -95,7 +95,7 @@ def test_docstrings_are_numpydoc(name):
     """All parameters are described; a gradient's function refers to its loss for the same ones."""
     function = getattr(fastloss, name)
     found = sections(function.__doc__)
-    loss = re.sub("_value_and_grad$|_backward$", "", name)
+    loss = re.sub("_value_and_grad$|_backward$|_grad_and_hess$", "", name)
     parameters = list(inspect.signature(function).parameters)
     described = re.findall(r"^(\w[\w, ]*) :", found.get("Parameters", ""), flags=re.MULTILINE)
     assert [part for group in described for part in group.split(", ")] == parameters

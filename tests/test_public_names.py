@@ -56,7 +56,10 @@ CALLS = {
     "__call__": "(self, logits, target, sample_weight=None)",
     "value_and_grad": "(self, logits, target, sample_weight=None, *, out=None)",
     "backward": "(self, grad_output, logits, target, sample_weight=None, *, out=None)",
+    "grad_and_hess": "(self, logits, target, sample_weight=None, *, out=None)",
 }
+#: Losses that have second derivatives.
+SECOND_ORDER = ("cross_entropy", "binary_cross_entropy_with_logits", "sigmoid_focal_loss")
 #: Stubs of the functions, whose types they alone hold.
 STUBS = sorted(Path(losses.__file__).parent.glob("*.pyi"))
 
@@ -80,6 +83,14 @@ def test_losses(name):
     assert signature(getattr(fastloss, f"{name}_value_and_grad")) == extended
     backward = signature(getattr(fastloss, f"{name}_backward"))
     assert backward == extended.replace("(", "(grad_output, ", 1)
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_second_derivatives(name):
+    """The loss's options but the reduction: nothing is reduced."""
+    wanted = with_out(SIGNATURES[name].replace("reduction='mean', ", ""))
+    wanted = wanted.replace(", reduction='mean'", "")
+    assert signature(getattr(fastloss, f"{name}_grad_and_hess")) == wanted
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -127,5 +138,6 @@ def test_every_module_of_functions_has_a_stub():
 def test_all_lists_every_public_name():
     names = {*SIGNATURES, *OTHERS, *CLASSES, "StreamingLoss"}
     names |= {f"{name}_{kind}" for name in SIGNATURES for kind in ("value_and_grad", "backward")}
+    names |= {f"{name}_grad_and_hess" for name in SECOND_ORDER}
     assert names <= set(fastloss.__all__)
     assert all(hasattr(fastloss, name) for name in fastloss.__all__)

@@ -25,7 +25,7 @@ LOG2 = np.log(2.0)
 class Case(NamedTuple):
     """One call in float64: its loss and the gradient of the loss's sum.
 
-    `torch` is PyTorch's pair where it is another.
+    `torch` is PyTorch's pair where it is another, UNKNOWN where it has no such function or option.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Case(NamedTuple):
     torch: tuple[Any, Any] | None = None
 
 
+UNKNOWN = (None, None)
 SUM, MEAN = {"reduction": "sum"}, {"reduction": "mean"}
 CE, NLL, KL = "cross_entropy", "nll_loss", "kl_div"
 BCE, BCEL = "binary_cross_entropy", "binary_cross_entropy_with_logits"
@@ -131,8 +132,20 @@ TABLE = [
     Case("weight 0", BCEL, [3, -3], [0, 0], {"weight": [0, 0]}, [0, 0], [0, 0]),
     Case("weight 0 at infinity", BCEL, [inf, -inf], [0, 1], {"weight": [0, 0]},
          [0, 0], [0, 0], ([nan, nan], [0, 0])),
+    Case("positive weight 0 at infinity", BCEL, [-inf, inf], [1, 0], {"pos_weight": 0.0},
+         [0, inf], [0, 1], ([nan, inf], [0, 1])),
+    Case("sample weight 0 at infinity", BCEL, [inf, 0], [0, 1], {**MEAN, "sample_weight": [0, 1]},
+         LOG2, [0, -0.5], UNKNOWN),
+    Case("ignored NaN", BCEL, [nan, 0], [-1, 1], {**MEAN, "ignore_index": -1}, LOG2, [0, -0.5],
+         UNKNOWN),
     Case("empty, sum", BCEL, np.zeros((0, 2)), np.zeros((0, 2)), SUM, 0, np.zeros((0, 2))),
     Case("empty, mean", BCEL, np.zeros((0, 2)), np.zeros((0, 2)), MEAN, nan, np.zeros((0, 2))),
+    # Focal loss, which PyTorch's functions do not have
+    Case("wrong at infinity", FOCAL, [inf, -inf], [0, 1], {"alpha": None}, [inf, inf], [1, -1],
+         UNKNOWN),
+    Case("right at infinity", FOCAL, [inf, -inf], [1, 0], {"gamma": 0.5}, [0, 0], [0, 0], UNKNOWN),
+    Case("alpha 0 at infinity", FOCAL, [-inf, 0], [1, 1], {"alpha": [0, 1], "gamma": 0},
+         [0, LOG2], [0, -0.5], UNKNOWN),
     # BCE. PyTorch's 1e-12 is a float32 number.
     Case("clamped", BCE, [0, 1, 0, 1], [1, 0, 0, 1], {}, [100, 100, 0, 0], [-1e12, 1e12, 0, 0]),
     Case("empty", BCE, np.zeros((0, 2)), np.zeros((0, 2)), MEAN, nan, np.zeros((0, 2))),
@@ -191,6 +204,8 @@ def test_fastloss(fl, case, dtype):
 def test_pytorch(case):
     """The table's other column, so that it stays true."""
     torch = pytest.importorskip("torch")
+    if case.torch is UNKNOWN:
+        pytest.skip("PyTorch has no such function or option")
     x, target, options = arrays(case)
     options = {
         name: torch.tensor(value) if isinstance(value, np.ndarray) else value

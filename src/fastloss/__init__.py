@@ -44,6 +44,11 @@ from fastloss.losses.linear import (
     linear_cross_entropy_backward,
     linear_cross_entropy_value_and_grad,
 )
+from fastloss.losses.second_order import (
+    binary_cross_entropy_with_logits_grad_and_hess,
+    cross_entropy_grad_and_hess,
+    sigmoid_focal_loss_grad_and_hess,
+)
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 
 if not _typing.TYPE_CHECKING:  # To a type checker a name that is missing is an error already.
@@ -71,9 +76,11 @@ __all__ = [
     "binary_cross_entropy_value_and_grad",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_backward",
+    "binary_cross_entropy_with_logits_grad_and_hess",
     "binary_cross_entropy_with_logits_value_and_grad",
     "cross_entropy",
     "cross_entropy_backward",
+    "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
     "get_num_threads",
     "kl_div",
@@ -94,6 +101,7 @@ __all__ = [
     "sigmoid",
     "sigmoid_focal_loss",
     "sigmoid_focal_loss_backward",
+    "sigmoid_focal_loss_grad_and_hess",
     "sigmoid_focal_loss_value_and_grad",
     "softmax",
     "softmax_focal_loss",

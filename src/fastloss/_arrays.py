@@ -151,6 +151,15 @@ def output(out: Any, x: Array, original: Any) -> Array:
     return out
 
 
+def pair(out: Any) -> tuple[Any, Any]:
+    """Return both parts of an ``out=`` for gradient and second derivatives."""
+    if out is None:
+        return None, None
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(f"out must be a pair of arrays, (grad, hess), got {type(out).__name__}")
+    return out
+
+
 def _check_output(out: Any, x: Array, original: Any) -> None:
     """Say what is wrong with `out`, if anything is."""
     if not isinstance(out, np.ndarray):

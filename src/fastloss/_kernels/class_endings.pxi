@@ -175,7 +175,7 @@ cdef inline void soft_ending(
 
     The gradient is A p - a; at the largest p * (the other targets) - a (1 - p), terms of two signs.
     With z_loss: loss + z w S**2, S the logarithm of the sum and w the weight of a class index, and
-    2 z w S more for each A.
+    2 z w S more for each A. The second derivative is A p (1 - p), and 2 z w p**2 more.
     """
     cdef Py_ssize_t i
     cdef double s, w, part
@@ -195,7 +195,8 @@ cdef inline void soft_ending(
                 w = w * job.weight[max(class_of(job, first + i), <Py_ssize_t>0)]
             s = log_of_sum(unused, group, i)
             group.loss[i] = group.loss[i] + w * job.z_loss * s * s
-            s = 2 * w * job.z_loss * s
+            group.bend[i] = 2 * w * job.z_loss
+            s = group.bend[i] * s
             group.mass[i] = group.mass[i] + s
             group.others[i] = group.others[i] + s
     if gradient:
@@ -207,6 +208,7 @@ cdef inline void soft_ending(
             )
             group.mass[i] = group.mass[i] * w
             group.mass_low[i] = group.mass_low[i] * w
+            group.bend[i] = group.bend[i] * w if job.z_loss != 0 else 0.0
         divide(unused, group, n, &group.mass[0], &group.mass_low[0])
 
 

@@ -107,14 +107,14 @@ cdef inline void nll_gradient(storage *grad, const Job *job, real unused) noexce
 
 cdef Py_ssize_t scratch_size(const Job *job, bint written_too, Py_ssize_t size) noexcept nogil:
     """Bytes of a thread's scratch; size: of an element as it is computed with."""
-    cdef char *parts[4]
+    cdef TemperedSpace held
     cdef RowSpace rows
     cdef TileSpace tiles
     cdef Py_ssize_t nbytes = 0
     if job.kind == NLL:
         return 0
     if tempered(job) or job.heavy:
-        nbytes = tempered_space(NULL, job, written_too, &parts[0])
+        nbytes = tempered_space(&held, NULL, job, written_too)
     if tempered(job):
         return nbytes
     if job.inner == 1 and job.classes >= FIRST_ROW:
@@ -217,6 +217,7 @@ def evaluate(
     storage[:, :, ::1] out=None,              # OUT  (outer, C, inner), gradient or softmax; may be
                                               #      the logits
     int threads=1,
+    storage[:, :, ::1] hess=None,             # OUT  as `out`, second derivatives of SOFT
     double[:, :, ::1] numbers=None,           # OUT  (1, outer, inner) of LOGSUMEXP; (3, outer,
                                               #      inner) of SCORE: log-probabilities of target
                                               #      and prediction, entropy
@@ -244,6 +245,7 @@ def evaluate(
     job.target = &target[0, 0] if target is not None else NULL
     job.weight = &weight[0] if weight is not None and job.classes > 0 else NULL
     job.factor = &factor[0, 0] if factor is not None else NULL
+    job.second = NULL
     job.p32 = NULL
     job.p64 = NULL
     job.ignore_index = ignore_index
@@ -272,6 +274,8 @@ def evaluate(
         x = &logits[0, 0, 0]
         if out is not None:
             to = &out[0, 0, 0]
+        if hess is not None:
+            job.second = &hess[0, 0, 0]
         if p32 is not None:
             job.p32 = &p32[0, 0, 0]
         if p64 is not None:

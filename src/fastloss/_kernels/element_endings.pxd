@@ -312,7 +312,9 @@ cdef inline void focal(
         power = desk.by[i] * desk.power[i]
         if exact:
             low = product_low(desk.by[i], desk.power[i], power)
-        a = mul_add(ce, power, ce * low) if exact else ce * power
+        a = ce * power
+        if exact:
+            a = mul_add(ce, power, ce * low) if ce - ce == 0 else a
         desk.loss[i] = 0.0 if power == 0 else a
         # Derivatives of the cross-entropy: b and p * q; of u: d * u and d * (q - p) * u.
         if want_gradient:

@@ -44,6 +44,7 @@ cdef struct Group:
     double by[LANES]         # numerator over total, after `divide`
     double by_low[LANES]     # what `by` lost by rounding
     double at[LANES]
+    double bend[LANES]       # what a second derivative has beside mass * p * (1 - p), over p**2
 
 
 cdef inline Sum exp_pair(double x, double magic, double low) noexcept nogil:

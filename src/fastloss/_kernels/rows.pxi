@@ -791,6 +791,36 @@ cdef void prepare(
         prepare_soft(drain, job, sample, row, e, first, n, a, group)
 
 
+cdef void write_second(
+    const real *e, storage *to, Py_ssize_t first, Py_ssize_t classes, Py_ssize_t row, real *wide,
+    const Group *group
+) noexcept nogil:
+    """Second derivatives of classes first to first + classes, from exponentials e; wide: scratch.
+
+    The largest class is the one left out, so that 1 - p has all its digits for the others.
+    """
+    cdef Py_ssize_t c = 0, n, i, own = group.own_class[row] - first
+    cdef real by = <real>(1 / group.total[row]), p
+    cdef real mass = <real>group.mass[row], bend = <real>group.bend[row]
+    cdef double q = group.own[row] / group.total[row]
+    while c < classes:
+        n = min(classes - c, <Py_ssize_t>CHUNK)
+        if group.own_class[row] < 0:
+            for i in range(n):
+                wide[i] = 0
+        else:
+            for i in range(n):
+                p = e[c + i] * by
+                wide[i] = p * (<real>1 - p) * mass + p * p * bend
+        if c <= own < c + n:
+            wide[own - c] = <real>(
+                q * (group.rest[row] / group.total[row]) * group.mass[row]
+                + q * q * group.bend[row]
+            )
+        emit(to + c, wide, n, False)
+        c += n
+
+
 cdef void write_logarithms(
     const storage *x, storage *to, Py_ssize_t n, double largest, double log_rest, real *e
 ) noexcept nogil:
@@ -844,6 +874,12 @@ cdef void short_item(
         end(x, job, first, n, out != NULL, group, tally, losses)
         if drains:
             drain_rest(drain, out, <real>0)
+            if job.second != NULL:
+                for i in range(n):
+                    write_second(
+                        e + i * classes, <storage *>job.second + (first + i) * classes, 0, classes,
+                        i, wide, group,
+                    )
             for i in range(n):
                 prepare(drain, job, first + i, i, e + i * classes, 0, classes, a, group)
             drain_begin(drain, out + first * classes, e, n, classes)
@@ -917,6 +953,10 @@ cdef void long_item(
         to = out + index * classes
         if drains:
             drain_rest(drain, out, <real>0)
+            if job.second != NULL:
+                write_second(
+                    row, <storage *>job.second + index * classes, 0, classes, 0, wide, group
+                )
             prepare(drain, job, index, 0, row, 0, classes, a, group)
             drain_begin(drain, to, row, 1, classes)
             continue
@@ -933,6 +973,10 @@ cdef void long_item(
                     sum_block(
                         xs + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True,
                         wide, NULL,
+                    )
+                if job.second != NULL:
+                    write_second(
+                        block, <storage *>job.second + index * classes + i, i, m, 0, wide, group
                     )
                 prepare(drain, job, index, 0, block, i, m, a, group)
                 scaled(

@@ -54,6 +54,7 @@ cdef struct Job:
     int64_t *predicted
     double *predicted_log_prob
     double *entropy
+    void *second             # OUT, second derivatives, as the gradient lies; of SOFT, or NULL
     bint streaming           # what is written is larger than the caches
     double heaviest          # largest class weight, times the gradient's scale if that is above 1
     bint heavy               # whether some sample's factor is huge
@@ -162,6 +163,13 @@ cdef inline bint out_overlaps(
         return False
     return (
         (out != logits and overlap(out, nbytes, logits, nbytes))
+        or overlap(job.second, nbytes, out, nbytes)
+        or (job.second != logits and overlap(job.second, nbytes, logits, nbytes))
+        or overlap(job.second, nbytes, job.target, job.samples * 8)
+        or overlap(job.second, nbytes, job.weight, job.classes * 8)
+        or overlap(job.second, nbytes, job.factor, job.samples * 8)
+        or overlap(job.second, nbytes, job.p32, elements * 4)
+        or overlap(job.second, nbytes, job.p64, elements * 8)
         or overlap(out, nbytes, job.target, job.samples * 8)
         or overlap(out, nbytes, job.weight, job.classes * 8)
         or overlap(out, nbytes, job.factor, job.samples * 8)

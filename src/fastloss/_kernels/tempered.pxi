@@ -39,27 +39,38 @@ cdef inline Job job_of_held(const Job *job, Py_ssize_t n) noexcept nogil:
     return rest
 
 
-cdef inline Py_ssize_t tempered_space(
-    char *scratch, const Job *job, bint written_too, char **parts
-) noexcept nogil:
-    """Lay out a thread's scratch in four parts; return how many bytes it takes.
+# Scratch of a thread: rows of some samples, where they are needed, and that of the traversal.
+cdef struct TemperedSpace:
+    double *z            # logits, then z, then gradients
+    double *slope        # dz/dx, with softcap
+    double *bend         # the second derivative of z, where those of the loss are asked for
+    double *second       # second derivatives of the loss
+    double *probabilities
+    char *rest
 
-    z, dz/dx (with softcap), probabilities (where there are any), and that of the traversal.
-    """
+
+cdef inline Py_ssize_t tempered_space(
+    TemperedSpace *space, char *scratch, const Job *job, bint written_too
+) noexcept nogil:
+    """Lay out a thread's scratch; return how many bytes it takes."""
     cdef Job rest = job_of_held(job, held_samples(job))
     cdef Py_ssize_t at = 0, held = lines(held_samples(job) * job.classes * sizeof(double))
     cdef RowSpace rows
     cdef TileSpace tiles
-    parts[0] = scratch
+    space.z = <double *>(scratch + at)
     at += held
-    parts[1] = scratch + at
+    space.slope = <double *>(scratch + at)
     at += held if job.softcap != 0 else 0
-    parts[2] = scratch + at
+    space.bend = <double *>(scratch + at)
+    at += held if job.softcap != 0 and job.second != NULL else 0
+    space.second = <double *>(scratch + at)
+    at += held if job.second != NULL else 0
+    space.probabilities = <double *>(scratch + at)
     at += held if job.p32 != NULL or job.p64 != NULL else 0
-    parts[3] = scratch + at
+    space.rest = scratch + at
     if job.classes < FIRST_ROW:
-        return at + tiles_space(&tiles, parts[3], &rest, sizeof(double))
-    return at + rows_space(&rows, parts[3], &rest, written_too, sizeof(double))
+        return at + tiles_space(&tiles, space.rest, &rest, sizeof(double))
+    return at + rows_space(&rows, space.rest, &rest, written_too, sizeof(double))
 
 
 cdef inline void gather(
@@ -91,9 +102,11 @@ cdef inline void scatter(
 
 
 cdef void change(
-    double *z, double *slope, Py_ssize_t n, double temperature, double cap
+    double *z, double *slope, double *bend, Py_ssize_t n, double temperature, double cap
 ) noexcept nogil:
     """z[:n], logits, to what the softmax is taken of; with softcap slope = dz/dx.
+
+    bend, which may be NULL, is the derivative of that.
 
     tanh(s) for s >= 0 is (1 - e) / (1 + e), e = exp(-2 s); near 0 1 - e is formed as -expm1(-2 s).
     An infinite logit stays what it is: -inf masks its class.
@@ -120,6 +133,9 @@ cdef void change(
         r = gap / (1 + e) * (cap / temperature)
         r = -r if z[i] < 0 else r
         slope[i] = 4 * e / ((1 + e) * (1 + e)) / temperature
+        if bend != NULL:
+            bend[i] = -2 * slope[i] * (gap / (1 + e)) / cap
+            bend[i] = -bend[i] if z[i] < 0 else bend[i]
         z[i] = z[i] if z[i] - z[i] != 0 else r
 
 
@@ -137,28 +153,41 @@ cdef void times_slope(
             g[i] = g[i] * slope[i] if g[i] != 0 else 0.0
 
 
+cdef void second_by_slope(
+    double *h, const double *g, const double *slope, const double *bend, Py_ssize_t n,
+    double temperature, double cap
+) noexcept nogil:
+    """Second derivatives with respect to z, and gradients g, to those with respect to x."""
+    cdef Py_ssize_t i
+    if cap == 0:
+        for i in range(n):
+            h[i] = h[i] / temperature / temperature
+    else:
+        for i in range(n):
+            h[i] = h[i] * slope[i] * slope[i] + (g[i] * bend[i] if g[i] != 0 else 0.0)
+
+
 cdef void tempered_item(
     const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
     Py_ssize_t stop, Sum *result, char *scratch
 ) noexcept nogil:
     """Samples start to stop."""
-    cdef Py_ssize_t first = start, n, i, most = held_samples(job)
-    cdef char *parts[4]
+    cdef Py_ssize_t first = start, n, i, count, most = held_samples(job)
+    cdef TemperedSpace space
     cdef double *z
-    cdef double *slope
     cdef double *p
     cdef double *written
     cdef double part_losses[LANES]
     cdef Sum part
     cdef Job rest
-    tempered_space(scratch, job, out != NULL, &parts[0])
-    z = <double *>parts[0]
-    slope = <double *>parts[1]
-    p = <double *>parts[2]
+    tempered_space(&space, scratch, job, out != NULL)
+    z = space.z
+    p = space.probabilities
     written = z if out != NULL else <double *>NULL
     result[0] = Sum(0, 0)
     while first < stop:
         n = min(stop - first, most)
+        count = n * job.classes
         rest = job_of_held(job, n)
         if job.target != NULL:
             rest.target = job.target + first
@@ -171,17 +200,27 @@ cdef void tempered_item(
         if job.p32 != NULL or job.p64 != NULL:
             rest.p32 = NULL
             rest.p64 = p
+        if job.second != NULL:
+            rest.second = space.second
         gather(z, x, job, first, n)
-        change(z, slope, n * job.classes, job.temperature, job.softcap)
+        change(
+            z, space.slope, space.bend if job.second != NULL else <double *>NULL, count,
+            job.temperature, job.softcap,
+        )
         if job.classes < FIRST_ROW:
-            tiles_item(z, written, &part_losses[0], &rest, 0, n, &part, parts[3])
+            tiles_item(z, written, &part_losses[0], &rest, 0, n, &part, space.rest)
         else:
-            rows_item(z, written, &part_losses[0], &rest, 0, n, &part, parts[3])
+            rows_item(z, written, &part_losses[0], &rest, 0, n, &part, space.rest)
         result[0] = add(result[0], part)
         if losses != NULL:
             for i in range(n):
                 losses[first + i] = <real>part_losses[i]
+        if job.second != NULL:
+            second_by_slope(
+                space.second, z, space.slope, space.bend, count, job.temperature, job.softcap
+            )
+            scatter(<storage *>job.second, space.second, job, first, n)
         if out != NULL:
-            times_slope(z, slope, n * job.classes, job.temperature, job.softcap)
+            times_slope(z, space.slope, count, job.temperature, job.softcap)
             scatter(out, z, job, first, n)
         first += n

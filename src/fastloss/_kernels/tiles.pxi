@@ -50,6 +50,7 @@ cdef struct TileSpace:
     void *xs             # a block of tiles
     void *stage          # the same in the order of memory
     void *targets        # targets of a tile, of SOFT
+    void *second         # second derivatives of a block, where they are asked for
 
 
 cdef inline Py_ssize_t width_of(Py_ssize_t classes, Py_ssize_t inner) noexcept nogil:
@@ -77,6 +78,8 @@ cdef inline Py_ssize_t tiles_space(
     at += lines(block * size)
     space.targets = scratch + at
     at += lines(LANES * min(job.classes, <Py_ssize_t>TILE) * size) if job.kind == SOFT else 0
+    space.second = scratch + at
+    at += lines(block * size) if job.second != NULL else 0
     return at
 
 
@@ -402,6 +405,39 @@ cdef void tile_against_target(
         a = a + LANES
 
 
+cdef void tile_second(
+    const real *e, real *to, Py_ssize_t m, Py_ssize_t width, const Tile *tile, const Group *group
+) noexcept nogil:
+    """Second derivatives from exponentials: exactly 0 for a sample that does not count."""
+    cdef Py_ssize_t lane
+    cdef int32_t c
+    cdef real p, h
+    cdef double q
+    cdef real by[LANES]
+    cdef real mass[LANES]
+    cdef real bend[LANES]
+    cdef real own[LANES]
+    cdef int32_t used[LANES]
+    for lane in range(LANES):
+        used[lane] = group.own_class[lane] >= 0
+        q = group.own[lane] / group.total[lane]
+        by[lane] = <real>(1 / group.total[lane])
+        mass[lane] = <real>group.mass[lane]
+        bend[lane] = <real>group.bend[lane]
+        own[lane] = <real>(
+            q * (group.rest[lane] / group.total[lane]) * group.mass[lane]
+            + q * q * group.bend[lane]
+        )
+    for c in range(m):
+        for lane in range(LANES):
+            p = e[lane] * by[lane]
+            h = p * (<real>1 - p) * mass[lane] + p * p * bend[lane]
+            h = own[lane] if tile.skip[lane] == c else h
+            to[lane] = h if used[lane] else <real>0
+        e = e + width
+        to = to + width
+
+
 cdef void tile_logarithm(
     real *xs, Py_ssize_t m, Py_ssize_t width, const Group *group
 ) noexcept nogil:
@@ -436,6 +472,7 @@ cdef void tiles_item(
     cdef real *xs
     cdef real *stage
     cdef real *a
+    cdef real *second
     cdef real *highest
     cdef int32_t largest[LANES]
     cdef real top[LANES]
@@ -450,6 +487,7 @@ cdef void tiles_item(
     xs = <real *>space.xs
     stage = <real *>space.stage
     a = <real *>space.targets
+    second = <real *>space.second
     clear(tally)
     first = start
     while first < stop:
@@ -541,6 +579,8 @@ cdef void tiles_item(
             # 4. What is written.
             for lane in range(filled, LANES):
                 group.by[lane] = group.by_low[lane] = group.at[lane] = 0
+                group.total[lane] = 1
+                group.own[lane] = group.mass[lane] = group.bend[lane] = 0
             c = 0
             while c < classes:
                 m = min(classes - c, <Py_ssize_t>TILE)
@@ -559,15 +599,27 @@ cdef void tiles_item(
                 if how == LOGARITHM:
                     tile_logarithm(xs + at, m, width, group)
                 elif how == AGAINST_TARGET:
+                    if job.second != NULL:
+                        tile_second(xs + at, second + at, m, width, tile, group)
                     tile_against_target(xs + at, a, m, width, job, tile, group)
                 else:
                     tile_scaled(xs + at, m, width, tile, group)
                 if not whole:
+                    if job.second != NULL:
+                        turn_back(
+                            <storage *>job.second, second, stage, classes, inner, first, n, c, m,
+                            width, job.streaming,
+                        )
                     turn_back(
                         out, xs, stage, classes, inner, first, n, c, m, width, job.streaming
                     )
                 c += m
             at += LANES
+        if whole and out != NULL and job.second != NULL:
+            turn_back(
+                <storage *>job.second, second, stage, classes, inner, first, n, 0, classes, width,
+                job.streaming,
+            )
         if whole and out != NULL:
             turn_back(
                 out, xs, stage, classes, inner, first, n, 0, classes, width, job.streaming

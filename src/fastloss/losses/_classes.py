@@ -31,10 +31,13 @@ def evaluate(
     kind: int, x: Any, target: Any, *, weight: Any = None, sample_weight: Any = None,
     ignore_index: Any = -100, reduction: Any = "mean", label_smoothing: Any = 0.0,
     temperature: Any = 1.0, softcap: Any = None, z_loss: Any = 0.0, gamma: Any = 0.0,
-    axis: Any = None, value: bool = True, gradient: bool = False, upstream: Any = _ONE,
-    out: Any = None,
+    axis: Any = None, value: bool = True, gradient: bool = False, hessian: bool = False,
+    upstream: Any = _ONE, out: Any = None,
 ) -> tuple[Any, Any, Totals]:  # fmt: skip
     """Return (loss, gradient, totals); loss and gradient are None where not asked for.
+
+    With `hessian`, of `CROSS_ENTROPY` alone, the diagonal of the Hessian comes with the gradient:
+    both it and `out` are pairs.
 
     `kind` is `CROSS_ENTROPY`, `NLL` or `FOCAL`; `weight` is the alpha of `FOCAL`.  The options are
     those of the losses.  `upstream` is a gradient with respect to the loss, of the loss's shape.
@@ -76,7 +79,11 @@ def evaluate(
             scale = upstream
         else:
             factor = _arrays.combined(factor, upstream, (shape[0], shape[2]))
-    grad = view = None
+    grad = hess = view = second = None
+    if hessian:
+        out, out_second = _arrays.pair(out)
+        hess = _arrays.output(out_second, x, original)
+        second = _arrays.seen_by_kernel(hess, shape)
     if gradient:
         grad = _arrays.output(out, x, original)
         view = _arrays.seen_by_kernel(grad, shape)
@@ -94,14 +101,14 @@ def evaluate(
             p32 = soft.reshape(shape)
         else:
             p64 = soft.reshape(shape)
-    elif label_smoothing != 0.0:
+    elif label_smoothing != 0.0 or hessian:
         kind = _SOFT
     # 2. Kernel.
     what, where, total, divisor = _EVALUATE[storage.kernel](
         kind, _arrays.seen_by_kernel(x, shape), indices, p32, p64, weights, factor, ignore_index,
         label_smoothing, z_loss, gamma, temperature, 0.0 if softcap is None else softcap, scale,
         reduction == "mean", losses32, losses64, view,
-        _threads.for_work(x.size),
+        _threads.for_work(x.size), second,
     )  # fmt: skip
     if what:
         target = None if indices is None else indices.reshape(samples)
@@ -109,4 +116,4 @@ def evaluate(
     # 3. Reduction.
     totals = tuple.__new__(Totals, (total, divisor))  # half the time of Totals(...)
     loss = reduced(reduction, totals, losses, storage.loss, samples) if value else None
-    return loss, grad, totals
+    return loss, (grad, hess) if hessian else grad, totals

@@ -36,10 +36,13 @@ def evaluate(
     gamma: float = 0.0,
     value: bool = True,
     gradient: bool = False,
+    hessian: bool = False,
     upstream: Any = _NO_UPSTREAM,
     out: Any = None,
 ) -> tuple[Any, Any, Totals]:
     """Return (loss, gradient, totals); loss and gradient are None where not asked for.
+
+    With `hessian` the second derivatives come with the gradient: both it and `out` are pairs.
 
     `in_unit` says that `x` and `target` lie in [0, 1], as the kernel checks where the kind is BCE;
     `batchmean` allows that reduction.
@@ -80,7 +83,11 @@ def evaluate(
         if not shape:
             raise ValueError("reduction='batchmean' needs a batch axis, got a 0-d array")
         scale = scale / shape[0] if shape[0] else 0.0
-    grad = view = None
+    grad = hess = view = second = None
+    if hessian:
+        out, out_second = _arrays.pair(out)
+        hess = _arrays.output(out_second, x, original)
+        second = _arrays.seen_by_kernel(hess, -1)
     if gradient:
         grad = _arrays.output(out, x, original)
         view = _arrays.seen_by_kernel(grad, -1)
@@ -110,7 +117,7 @@ def evaluate(
         losses32,
         losses64,
         view,
-        None,
+        second,
         out is not None,
         _threads.for_work(x.size),
     )
@@ -122,7 +129,7 @@ def evaluate(
         totals = Totals(total, float(shape[0]))
         reduction = "mean"
     loss = reduced(reduction, totals, losses, storage.loss, shape) if value else None
-    return loss, grad, totals
+    return loss, (grad, hess) if hessian else grad, totals
 
 
 #: Losses whose integer targets are 0, 1 and `ignore_index`, and nothing else.

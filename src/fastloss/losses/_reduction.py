@@ -13,6 +13,8 @@ KLReduction = Literal["mean", "batchmean", "sum", "none"]
 #: A scalar, or with reduction "none" an array.
 Loss = np.floating[Any] | Array
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class Totals(NamedTuple):
     """What a batch adds to a mean: float64 sums that can be added up over batches."""
@@ -32,6 +34,10 @@ def reduced(
         if reduction != "sum":
             # A mean that divides by nothing is NaN, even where smoothing leaves a loss above it.
             loss = loss / weight if weight else np.nan
+        if loss > LARGEST or loss < -LARGEST:
+            # Infinite in float32, as a kernel would write it: without a warning.
+            with np.errstate(over="ignore"):
+                return dtype.type(loss)
         return dtype.type(loss)
     assert losses is not None
     return losses.reshape(shape) if shape else losses.reshape(())[()]

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from fastloss import _arrays
+from fastloss._arrays import Array
 from fastloss.losses import _classes, _elementwise
 from fastloss.losses._elementwise import Kind
 from fastloss.losses._reduction import Totals
@@ -48,8 +51,35 @@ class Specification:
     reductions: tuple[str, ...] = _arrays.REDUCTIONS
     #: Options that broadcast to the elements.
     operands: tuple[str, ...] = ()
+    #: Whether there are second derivatives.
+    second_order: bool = False
     #: Evaluates the unweighted -log p(target), which makes a perplexity; None where there is none.
     likelihood: Callable[..., tuple[Any, Any, Totals]] | None = None
+
+    def grad_and_hess(self, x: Any, target: Any, out: Any, **options: Any) -> tuple[Array, Array]:
+        """Return the gradient and the diagonal of the Hessian of the sum of the losses.
+
+        A matrix of logits that lies column by column is read, and answered, as it lies.
+        """
+        turned = (
+            self.over_classes
+            and options.get("axis") in (None, 1, -1)
+            and isinstance(x, np.ndarray)
+            and x.ndim == 2
+            and x.flags.f_contiguous
+            and not x.flags.c_contiguous
+        )
+        if turned:
+            t = np.asarray(target)
+            options["axis"] = 0
+            target = t.T if t.shape == x.shape else t
+            out = out if out is None else tuple(a.T for a in _arrays.pair(out))
+            x = x.T
+        grad, hess = self.evaluate(
+            x, target, reduction="none", value=False, gradient=True, hessian=True, out=out,
+            **options,
+        )[1]  # fmt: skip
+        return (grad.T, hess.T) if turned else (grad, hess)
 
     def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options as they are kept, after checking each."""
@@ -109,7 +139,7 @@ CROSS_ENTROPY = Specification(
         "softcap": (None, _optional(_arrays.positive)), "z_loss": (0.0, _arrays.not_negative),
         "axis": _AXIS,
     },
-    likelihood=_evaluate_cross_entropy,
+    second_order=True, likelihood=_evaluate_cross_entropy,
 )  # fmt: skip
 NLL_LOSS = Specification(
     "nll_loss", _evaluate_nll,
@@ -129,12 +159,12 @@ BINARY_CROSS_ENTROPY = Specification(
 BINARY_CROSS_ENTROPY_WITH_LOGITS = Specification(
     "binary_cross_entropy_with_logits", partial(_elementwise.evaluate, Kind.BCE_WITH_LOGITS),
     {"weight": _WEIGHT, "pos_weight": _WEIGHT, "ignore_index": _IGNORED_ELEMENT},
-    over_classes=False, operands=("weight", "pos_weight"),
+    over_classes=False, operands=("weight", "pos_weight"), second_order=True,
 )  # fmt: skip
 SIGMOID_FOCAL_LOSS = Specification(
     "sigmoid_focal_loss", _evaluate_sigmoid_focal,
     {"alpha": (0.25, _arrays.alpha), "gamma": _GAMMA, "ignore_index": _IGNORED_ELEMENT},
-    over_classes=False, operands=("alpha",),
+    over_classes=False, operands=("alpha",), second_order=True,
 )  # fmt: skip
 KL_DIV = Specification(
     "kl_div", _evaluate_kl_div,

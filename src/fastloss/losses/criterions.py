@@ -135,6 +135,16 @@ class Criterion:
             logits, target, sample_weight, value=False, gradient=True, upstream=grad_output, out=out
         )[1]
 
+    def grad_and_hess(
+        self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None, *,
+        out: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Return gradient and Hessian diagonal of each loss, not reduced, into `out`."""
+        if not self._loss.second_order:
+            raise TypeError(f"{type(self).__name__} has no second derivatives")
+        options = {name: value for name, value in self._options.items() if name != "reduction"}
+        return self._loss.grad_and_hess(logits, target, out, sample_weight=sample_weight, **options)
+
 
 def _restore(cls: type[Criterion], options: dict[str, Any]) -> Criterion:
     return cls(**options)
