@@ -375,8 +375,9 @@ def over_classes(
             if t.shape == samples:
                 no_indices(t.dtype, f"; class probabilities need the shape {x.shape}", t)
             _wrong_target(t, x, samples, axis, name, probabilities)
-        kept = t.dtype if t.dtype in (FLOAT32, FLOAT64) else FLOAT64
-        if t.dtype == FLOAT16 or t.dtype.name == "bfloat16":
+        kept = t.dtype.newbyteorder("=")
+        kept = kept if kept in (FLOAT32, FLOAT64) else FLOAT64
+        if t.dtype.newbyteorder("=") == FLOAT16 or t.dtype.name == "bfloat16":
             kept = FLOAT32
         soft = _in_order(t, kept)
     else:
