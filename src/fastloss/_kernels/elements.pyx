@@ -218,11 +218,20 @@ cdef inline double product(double a, double by) noexcept nogil:
 cdef inline void multiply(const Job *job, Desk *desk, Py_ssize_t n) noexcept nogil:
     """Multiply desk.by into all results."""
     cdef Py_ssize_t i
+    cdef int zeros = 0
     for i in range(n):
-        desk.loss[i] = product(desk.loss[i], desk.by[i])
-    if job.want_gradient:
+        zeros |= desk.by[i] == 0
+    if zeros:
         for i in range(n):
+            desk.loss[i] = product(desk.loss[i], desk.by[i])
             desk.grad[i] = product(desk.grad[i], desk.by[i])
+    elif job.want_gradient:
+        for i in range(n):
+            desk.loss[i] = desk.loss[i] * desk.by[i]
+            desk.grad[i] = desk.grad[i] * desk.by[i]
+    else:
+        for i in range(n):
+            desk.loss[i] = desk.loss[i] * desk.by[i]
     if job.want_hess:
         for i in range(n):
             desk.hess[i] = product(desk.hess[i], desk.by[i])
@@ -393,10 +402,13 @@ cdef inline void join_float(
 ) noexcept nogil:
     """Results of `in_float` to those of `in_double`, with the weights of the positive."""
     cdef Py_ssize_t i
-    if all_done:
+    if all_done and job.want_gradient:
         for i in range(n):
             desk.loss[i] = desk.loss32[i]
             desk.grad[i] = desk.grad32[i]
+    elif all_done:
+        for i in range(n):
+            desk.loss[i] = desk.loss32[i]
     else:
         for i in range(n):
             desk.loss[i] = desk.loss32[i] if desk.done32[i] != 0 else desk.loss[i]
@@ -477,11 +489,11 @@ cdef inline void fetch_ahead(
 
 
 cdef bint sum_block(
-    const float *x, const float *t, const Job *job, Desk *desk, float *grad, Running *losses,
+    const float *x, const float *t, const Job *job, float *grad, Running *losses,
     Waiting *waiting, bint ahead
 ) noexcept nogil:
     # A function of its own: in a larger one the registers of its loops would be spilled.
-    return odds_block(x, t, job, desk, grad, &losses.high[0], &losses.low[0], waiting, ahead)
+    return odds_block(x, t, job, grad, &losses.high[0], &losses.low[0], waiting, ahead)
 
 
 cdef inline bint summed(
@@ -511,7 +523,7 @@ cdef inline bint summed(
     if grad != NULL:
         g = &desk.waiting[kept[0]]
     if not sum_block(
-        source, target, job, desk, g, losses, waiting,
+        source, target, job, g, losses, waiting,
         direct and first + AHEAD + BLOCK <= job.size,
     ):
         return False
@@ -562,12 +574,13 @@ cdef void item(
                 weigh(job, desk, &weights, first, n)
             if not job.look:
                 # The next block is fetched while this one is worked on.
-                fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
                 if storage is double:
                     load(&desk.x[0], x + first, n, <double>0)
+                    fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
                     compute(job, desk, first, n, <double>0)
                 else:
                     load(&desk.x32[0], x + first, n, <float>0)
+                    fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
                     compute(job, desk, first, n, <float>0)
                 if grad != NULL:
                     if storage is double:

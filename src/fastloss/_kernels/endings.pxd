@@ -88,9 +88,7 @@ cdef struct Desk:
     double power[BLOCK]
     double d[BLOCK]
     double b[BLOCK]
-    # f) alone
-    float odds[BLOCK]
-    float waiting[KEPT]
+    float waiting[KEPT]      # for f) alone
 
 
 # ---- b) binary cross-entropy -----------------------------------------------------------------
@@ -495,15 +493,15 @@ cdef inline bint odds_in_range(const float *e) noexcept nogil:
 
 
 cdef inline bint odds_block(
-    const float *x, const float *t, const Job *job, Desk *desk, float *grad, double *high,
-    double *low, Waiting *waiting, bint ahead
+    const float *x, const float *t, const Job *job, float *grad, double *high, double *low,
+    Waiting *waiting, bint ahead
 ) noexcept nogil:
     """Add the losses of a block to the sums and write its gradient, unless that is NULL.
 
     False, with nothing added, if it is no block for this: for a target other than 0 and 1, odds
     that are too long, what is no probability. `ahead`: fetch what comes after x and t.
     """
-    cdef float *e = &desk.odds[0]
+    cdef float e[BLOCK]
     cdef float z[64]
     cdef Py_ssize_t i, j
     cdef float scale = <float>job.scale
@@ -517,17 +515,17 @@ cdef inline bint odds_block(
         write_some(waiting)
         if job.kind == BCE_WITH_LOGITS:
             if grad == NULL:
-                logit_odds(x + i, t + i, e + i, &z[0], NULL, scale)
+                logit_odds(x + i, t + i, &e[i], &z[0], NULL, scale)
             else:
-                logit_odds(x + i, t + i, e + i, &z[0], grad + i, scale)
+                logit_odds(x + i, t + i, &e[i], &z[0], grad + i, scale)
             if job.want_loss:
                 accumulate(&z[0], high, low)
         elif grad == NULL:
-            probability_odds(x + i, t + i, e + i, NULL, scale)
+            probability_odds(x + i, t + i, &e[i], NULL, scale)
         else:
-            probability_odds(x + i, t + i, e + i, grad + i, scale)
-    if job.kind == BCE and not odds_in_range(e):
+            probability_odds(x + i, t + i, &e[i], grad + i, scale)
+    if job.kind == BCE and not odds_in_range(&e[0]):
         return False
     if job.want_loss:
-        add_logarithms(e, high)
+        add_logarithms(&e[0], high)
     return True
