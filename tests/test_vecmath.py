@@ -190,3 +190,46 @@ def test_log1p_unit(fl, dtype):
     edge = np.sqrt(2.0) - 1.0 + np.linspace(-1e-6, 1e-6, 101)
     x = np.concatenate([magnitudes(dtype, 1e-37, 1.0, 10), dense, edge, [0.0, 1.0]]).astype(dtype)
     check(fl, "log1p_unit", mpmath.log1p, x)
+
+
+# ---- numbers in two parts --------------------------------------------------------------------
+
+
+def pair_error(fl, name, function, x) -> np.ndarray:
+    """|high + low - exact|, and the exact values."""
+    (high, _), (low, _) = call(fl, name, x), call(fl, f"{name}_low", x)
+    with mpmath.workprec(oracle.PRECISION):
+        exact = [function(mpmath.mpf(float(v))) for v in x]
+        off = [
+            abs(mpmath.mpf(h) + mpmath.mpf(v) - e) for h, v, e in zip(high, low, exact, strict=True)
+        ]
+        return np.array([float(v) for v in off]), np.abs([float(v) for v in exact])
+
+
+def test_exp_pair(fl):
+    x = -np.concatenate([magnitudes("float64", 1e-18, 1.0, 13), np.linspace(0.0, 640.0, COUNT)])
+    x = np.concatenate([x, halves_of_log2("float64", -640.0, 0.0)])
+    x = x[x <= 0]
+    error, exact = pair_error(fl, "exp_pair", mpmath.exp, x)
+    assert (error <= 2.0**-54 * exact).all()
+
+
+def test_log_pair(fl):
+    x = np.concatenate([magnitudes("float64", 1e-307, 1e300, 14), near_one("float64")])
+    x = np.concatenate([x, np.linspace(0.3, 3.0, COUNT), [5e-324, 1e-310]])
+    error, exact = pair_error(fl, "log_pair", mpmath.log, x)
+    # Beside 1 the logarithm is as exact as it is small.
+    assert (error <= np.minimum(2.0**-57, 2.0**-54 * exact) + 2.0**-70 * exact).all()
+
+
+def test_log_wide(fl):
+    x = np.concatenate(
+        [magnitudes("float32", 1e-37, 1e38, 15), near_one("float32"), [1e-45, 1e-39]]
+    )
+    x = x.astype(np.float32).astype(np.float64)
+    got, _ = call(fl, "log_wide", x)
+    want = np.log(x)
+    assert (np.abs(got - want) <= np.minimum(2.0**-28, 2.0**-23 * np.abs(want))).all()
+    np.testing.assert_array_equal(
+        call(fl, "log_wide", np.array([np.inf, np.nan]))[0], [np.inf, np.nan]
+    )

@@ -1,8 +1,8 @@
 # What each loss of single elements makes of a block of them.
 #
 # An ending reads x and t of the desk and writes a loss and a gradient (and a second derivative) for
-# each element; weights, the upstream gradient and the scale are multiplied in afterwards, in double,
-# and are the same for all (elements.pyx).
+# each element. Weights, the upstream gradient and the scale are multiplied in afterwards, in
+# double, in one way for all (elements.pyx).
 #
 # Layout: a) the desk, b) binary cross-entropy, c) focal loss, d) divergence, e) functions, f) hard
 # binary cross-entropy of which only the sum is wanted.
@@ -14,8 +14,8 @@ from .storage cimport Waiting, prefetch, write_some
 from .sums cimport PARTS, accumulate
 from .vecmath cimport (
     INFINITY, NAN, Pair, bits32, exp_low, exp_magic, exp_negative, exp_pair, exp_scaled, float_of,
-    log1p, log1p_positive, log1p_unit, log_pair, log_positive, log_wide, mul_add, pair_inverse, pair_product,
-    pair_sum, product_low, real, spare,
+    log1p, log1p_positive, log1p_unit, log_pair, log_positive, log_wide, mul_add, pair_inverse,
+    pair_product, pair_sum, product_low, real, spare,
 )
 
 cdef enum:
@@ -34,6 +34,16 @@ cdef enum:
     LOG_SIGMOID = 6
     SOFTPLUS = 7
 
+# What goes with the elements, in the order in which Python passes it.
+cdef enum:
+    TARGET = 0
+    WEIGHT = 1
+    SAMPLE_WEIGHT = 2
+    POS_WEIGHT = 3
+    ALPHA = 4
+    UPSTREAM = 5
+    OPERANDS = 6
+
 # ---- a) the desk -----------------------------------------------------------------------------
 
 cdef struct Job:
@@ -41,12 +51,7 @@ cdef struct Job:
     Py_ssize_t size
     Py_ssize_t item          # elements that a thread does at a time
     Operand x                # what is computed from, as an operand
-    Operand target
-    Operand weight
-    Operand sample_weight
-    Operand pos_weight
-    Operand alpha
-    Operand upstream
+    Operand operands[OPERANDS]
     double gamma
     double scale             # of the gradient
     double ignored           # target that takes an element out
@@ -83,9 +88,7 @@ cdef struct Desk:
     double power[BLOCK]
     double d[BLOCK]
     double b[BLOCK]
-    # f) alone
-    float odds[BLOCK]
-    float waiting[KEPT]
+    float waiting[KEPT]      # for f) alone
 
 
 # ---- b) binary cross-entropy -----------------------------------------------------------------
@@ -184,9 +187,9 @@ cdef inline void bce_probabilities(
 # ---- c) focal loss ---------------------------------------------------------------------------
 #
 # u**gamma * BCE, with u = p * (1 - t) + q * t the probability of the wrong answer, p = sigmoid(x)
-# and q = sigmoid(-x). The power makes of an error of u, and of its logarithm, one that is gamma and
-# 700 times as large: where the result is a double (`exact`) both are taken in two parts. Where it is
-# a float, a double does for them, and a float for the cross-entropy.
+# and q = sigmoid(-x). The power makes of an error of u one that is gamma times as large, and of one
+# of its logarithm 700 times: where the result is a double (`exact`) both are taken in two parts.
+# Where it is a float, a double does for them, and a float for the cross-entropy.
 
 cdef inline void focal_parts(Desk *desk, Py_ssize_t n, bint want_slope) noexcept nogil:
     """p, q, u, the cross-entropy in `loss`, its slope b, and d = u' / u if wanted."""
@@ -490,15 +493,15 @@ cdef inline bint odds_in_range(const float *e) noexcept nogil:
 
 
 cdef inline bint odds_block(
-    const float *x, const float *t, const Job *job, Desk *desk, float *grad, double *high,
-    double *low, Waiting *waiting, bint ahead
+    const float *x, const float *t, const Job *job, float *grad, double *high, double *low,
+    Waiting *waiting, bint ahead
 ) noexcept nogil:
     """Add the losses of a block to the sums and write its gradient, unless that is NULL.
 
     False, with nothing added, if it is no block for this: for a target other than 0 and 1, odds
     that are too long, what is no probability. `ahead`: fetch what comes after x and t.
     """
-    cdef float *e = &desk.odds[0]
+    cdef float e[BLOCK]
     cdef float z[64]
     cdef Py_ssize_t i, j
     cdef float scale = <float>job.scale
@@ -512,17 +515,17 @@ cdef inline bint odds_block(
         write_some(waiting)
         if job.kind == BCE_WITH_LOGITS:
             if grad == NULL:
-                logit_odds(x + i, t + i, e + i, &z[0], NULL, scale)
+                logit_odds(x + i, t + i, &e[i], &z[0], NULL, scale)
             else:
-                logit_odds(x + i, t + i, e + i, &z[0], grad + i, scale)
+                logit_odds(x + i, t + i, &e[i], &z[0], grad + i, scale)
             if job.want_loss:
                 accumulate(&z[0], high, low)
         elif grad == NULL:
-            probability_odds(x + i, t + i, e + i, NULL, scale)
+            probability_odds(x + i, t + i, &e[i], NULL, scale)
         else:
-            probability_odds(x + i, t + i, e + i, grad + i, scale)
-    if job.kind == BCE and not odds_in_range(e):
+            probability_odds(x + i, t + i, &e[i], grad + i, scale)
+    if job.kind == BCE and not odds_in_range(&e[0]):
         return False
     if job.want_loss:
-        add_logarithms(e, high)
+        add_logarithms(&e[0], high)
     return True

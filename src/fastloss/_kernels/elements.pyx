@@ -17,17 +17,17 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .element_endings cimport (
-    AHEAD, BCE, BCE_WITH_LOGITS, BLOCK, FOCAL, KEPT, KL, KL_LOG_TARGET, LOG_SIGMOID, SIGMOID,
-    SOFTPLUS, Desk, Job, all_hard, bce_hard, bce_hess, bce_probabilities, bce_soft, focal, function,
-    kl, kl_log_target, odds_block,
+    AHEAD, ALPHA, BCE, BCE_WITH_LOGITS, BLOCK, FOCAL, KEPT, KL, KL_LOG_TARGET, LOG_SIGMOID, SIGMOID,
+    OPERANDS, POS_WEIGHT, SAMPLE_WEIGHT, SOFTPLUS, TARGET, UPSTREAM, WEIGHT, Desk, Job, all_hard,
+    bce_hard, bce_hess, bce_probabilities, bce_soft, focal, function, kl, kl_log_target, odds_block,
 )
 from .operands cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64,
     Operand, fetch, floats, type_of, widen,
 )
 from .storage cimport (
-    Waiting, bfloat16, emit, float16, load, narrow, overlap, prefetch_bytes, storage, stream_end,
-    write_later, write_rest,
+    Waiting, emit, load, narrow, overlap, prefetch_bytes, storage, stream_end, write_later,
+    write_rest,
 )
 from .sums cimport LANES, PARTS, Sum, accumulate, add, value_of
 from .vecmath cimport INFINITY, Pair, bits32, pair_sum, product_low, real
@@ -153,9 +153,9 @@ cdef Py_ssize_t wrong_target(
     cdef Py_ssize_t i
     cdef int bad = 0
     cdef double other = job.ignored if job.ignoring else 0.0
-    if plainly_labels(&job.target, first, n):
+    if plainly_labels(&job.operands[TARGET], first, n):
         return -1
-    widen(&desk.t[0], &job.target, first, n)
+    widen(&desk.t[0], &job.operands[TARGET], first, n)
     for i in range(n):
         bad |= (desk.t[i] != 0) & (desk.t[i] != 1) & (desk.t[i] != other)
     if bad:
@@ -170,7 +170,7 @@ cdef inline void find_ignored(
 ) noexcept nogil:
     """desk.kept: 0 for what is ignored, else 1."""
     cdef Py_ssize_t i
-    fetch(&desk.t[0], &job.target, first, n)
+    fetch(&desk.t[0], &job.operands[TARGET], first, n)
     for i in range(n):
         desk.kept[i] = 0.0 if desk.t[i] == job.ignored else 1.0
 
@@ -180,7 +180,7 @@ cdef Status checked(const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n) 
     cdef Py_ssize_t a = -1, b = -1
     if job.kind == BCE:
         a = outside_unit(&job.x, desk, first, n)
-        b = outside_unit(&job.target, desk, first, n)
+        b = outside_unit(&job.operands[TARGET], desk, first, n)
     elif job.integral:
         a = wrong_target(job, desk, first, n)
         if a >= 0:
@@ -195,8 +195,8 @@ cdef void weigh(
 ) noexcept nogil:
     """Add up the sample weights of a block."""
     cdef Py_ssize_t i
-    if job.sample_weight.data != NULL:
-        fetch(&desk.by[0], &job.sample_weight, first, n)
+    if job.operands[SAMPLE_WEIGHT].data != NULL:
+        fetch(&desk.by[0], &job.operands[SAMPLE_WEIGHT], first, n)
     else:
         for i in range(n):
             desk.by[i] = 1
@@ -218,11 +218,20 @@ cdef inline double product(double a, double by) noexcept nogil:
 cdef inline void multiply(const Job *job, Desk *desk, Py_ssize_t n) noexcept nogil:
     """Multiply desk.by into all results."""
     cdef Py_ssize_t i
+    cdef int zeros = 0
     for i in range(n):
-        desk.loss[i] = product(desk.loss[i], desk.by[i])
-    if job.want_gradient:
+        zeros |= desk.by[i] == 0
+    if zeros:
         for i in range(n):
+            desk.loss[i] = product(desk.loss[i], desk.by[i])
             desk.grad[i] = product(desk.grad[i], desk.by[i])
+    elif job.want_gradient:
+        for i in range(n):
+            desk.loss[i] = desk.loss[i] * desk.by[i]
+            desk.grad[i] = desk.grad[i] * desk.by[i]
+    else:
+        for i in range(n):
+            desk.loss[i] = desk.loss[i] * desk.by[i]
     if job.want_hess:
         for i in range(n):
             desk.hess[i] = product(desk.hess[i], desk.by[i])
@@ -233,14 +242,14 @@ cdef inline void multiply_all(
 ) noexcept nogil:
     """Weights into losses and gradients, upstream gradient and scale into gradients alone."""
     cdef Py_ssize_t i
-    if job.weight.data != NULL:
-        fetch(&desk.by[0], &job.weight, first, n)
+    if job.operands[WEIGHT].data != NULL:
+        fetch(&desk.by[0], &job.operands[WEIGHT], first, n)
         multiply(job, desk, n)
-    if job.sample_weight.data != NULL:
-        fetch(&desk.by[0], &job.sample_weight, first, n)
+    if job.operands[SAMPLE_WEIGHT].data != NULL:
+        fetch(&desk.by[0], &job.operands[SAMPLE_WEIGHT], first, n)
         multiply(job, desk, n)
-    if job.upstream.data != NULL:
-        fetch(&desk.by[0], &job.upstream, first, n)
+    if job.operands[UPSTREAM].data != NULL:
+        fetch(&desk.by[0], &job.operands[UPSTREAM], first, n)
         for i in range(n):
             desk.grad[i] = product(desk.grad[i], desk.by[i])
     if job.want_gradient and job.scale != 1:
@@ -258,8 +267,8 @@ cdef inline void find_positive(
 ) noexcept nogil:
     """desk.by: weights of the positive, or 1."""
     cdef Py_ssize_t i
-    if job.pos_weight.data != NULL:
-        fetch(&desk.by[0], &job.pos_weight, first, n)
+    if job.operands[POS_WEIGHT].data != NULL:
+        fetch(&desk.by[0], &job.operands[POS_WEIGHT], first, n)
     else:
         for i in range(n):
             desk.by[i] = 1
@@ -272,8 +281,8 @@ cdef inline void find_alpha(
     cdef Py_ssize_t i
     cdef double a, b, t, lost
     cdef Pair sum
-    if job.alpha.data != NULL:
-        fetch(&desk.by[0], &job.alpha, first, n)
+    if job.operands[ALPHA].data != NULL:
+        fetch(&desk.by[0], &job.operands[ALPHA], first, n)
         for i in range(n):
             a = desk.by[i]
             t = desk.t[i]
@@ -296,14 +305,14 @@ cdef void in_double(
     exact: whether they are wanted as doubles.
     """
     cdef Py_ssize_t i
-    fetch(&desk.t[0], &job.target, first, n)
+    fetch(&desk.t[0], &job.operands[TARGET], first, n)
     if job.ignoring:
         for i in range(n):
             desk.t[i] = desk.t[i] if desk.kept[i] != 0 else 0.0
     if job.kind == BCE_WITH_LOGITS:
-        if job.pos_weight.data != NULL or job.want_hess or not all_hard(&desk.t[0], n):
+        if job.operands[POS_WEIGHT].data != NULL or job.want_hess or not all_hard(&desk.t[0], n):
             find_positive(job, desk, first, n)
-        if job.pos_weight.data != NULL or not all_hard(&desk.t[0], n):
+        if job.operands[POS_WEIGHT].data != NULL or not all_hard(&desk.t[0], n):
             bce_soft(&desk.x[0], &desk.t[0], &desk.by[0], &desk.loss[0], &desk.grad[0], n)
         elif job.want_gradient:
             bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
@@ -321,7 +330,7 @@ cdef void in_double(
             focal(desk, job.gamma, n, job.want_gradient, job.want_hess, False)
     elif job.kind == KL_LOG_TARGET:
         kl_log_target(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
-    elif exact or not floats(&job.target):
+    elif exact or not floats(&job.operands[TARGET]):
         kl(desk, n, True)
     else:
         kl(desk, n, False)
@@ -343,7 +352,7 @@ cdef inline bint find_done(const Job *job, Desk *desk, Py_ssize_t n) noexcept no
     cdef int others = 0
     # A target other than 0 and 1, and x with it, have to be at least ..., and x at most ...
     cdef float least = <float>(-INFINITY), most = <float>INFINITY
-    if job.pos_weight.data != NULL:
+    if job.operands[POS_WEIGHT].data != NULL:
         least = <float>INFINITY
     elif job.kind == BCE and job.factored:
         least = <float>5e-20
@@ -360,10 +369,12 @@ cdef inline bint find_done(const Job *job, Desk *desk, Py_ssize_t n) noexcept no
     return False
 
 
-cdef inline bint in_float(const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+cdef inline bint in_float(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
     """Losses and gradients of desk.x32 where float does, without any factor; whether it is all."""
     cdef Py_ssize_t i
-    fetch(&desk.t32[0], &job.target, first, n)
+    fetch(&desk.t32[0], &job.operands[TARGET], first, n)
     if job.ignoring:
         for i in range(n):
             desk.t32[i] = desk.t32[i] if desk.kept[i] != 0 else <float>0
@@ -391,16 +402,19 @@ cdef inline void join_float(
 ) noexcept nogil:
     """Results of `in_float` to those of `in_double`, with the weights of the positive."""
     cdef Py_ssize_t i
-    if all_done:
+    if all_done and job.want_gradient:
         for i in range(n):
             desk.loss[i] = desk.loss32[i]
             desk.grad[i] = desk.grad32[i]
+    elif all_done:
+        for i in range(n):
+            desk.loss[i] = desk.loss32[i]
     else:
         for i in range(n):
             desk.loss[i] = desk.loss32[i] if desk.done32[i] != 0 else desk.loss[i]
             desk.grad[i] = desk.grad32[i] if desk.done32[i] != 0 else desk.grad[i]
-    if job.pos_weight.data != NULL:
-        fetch(&desk.by[0], &job.pos_weight, first, n)
+    if job.operands[POS_WEIGHT].data != NULL:
+        fetch(&desk.by[0], &job.operands[POS_WEIGHT], first, n)
         for i in range(n):
             desk.by[i] = desk.by[i] if desk.t32[i] != 0 else 1.0
         if not all_done:
@@ -423,7 +437,7 @@ cdef void compute(
         try_float = (
             job.kind == BCE
             or (job.kind == BCE_WITH_LOGITS and not job.want_hess)
-            or (job.kind == KL_LOG_TARGET and floats(&job.target) and not job.factored)
+            or (job.kind == KL_LOG_TARGET and floats(&job.operands[TARGET]) and not job.factored)
         )
     if job.kind == SIGMOID or job.kind == LOG_SIGMOID or job.kind == SOFTPLUS:
         if real is float:
@@ -475,11 +489,11 @@ cdef inline void fetch_ahead(
 
 
 cdef bint sum_block(
-    const float *x, const float *t, const Job *job, Desk *desk, float *grad, Running *losses,
+    const float *x, const float *t, const Job *job, float *grad, Running *losses,
     Waiting *waiting, bint ahead
 ) noexcept nogil:
     # A function of its own: in a larger one the registers of its loops would be spilled.
-    return odds_block(x, t, job, desk, grad, &losses.high[0], &losses.low[0], waiting, ahead)
+    return odds_block(x, t, job, grad, &losses.high[0], &losses.low[0], waiting, ahead)
 
 
 cdef inline bint summed(
@@ -499,17 +513,17 @@ cdef inline bint summed(
         source = x + first
     else:
         load(&desk.x32[0], x + first, BLOCK, <float>0)
-    if job.target.type == FLOAT32:
-        target = <const float *>job.target.data + first
+    if job.operands[TARGET].type == FLOAT32:
+        target = <const float *>job.operands[TARGET].data + first
     else:
-        fetch(&desk.t32[0], &job.target, first, BLOCK)
-    direct = storage is float and job.target.type == FLOAT32
+        fetch(&desk.t32[0], &job.operands[TARGET], first, BLOCK)
+    direct = storage is float and job.operands[TARGET].type == FLOAT32
     if not direct:
-        fetch_ahead(x, &job.target, job.size, first + BLOCK)
+        fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
     if grad != NULL:
         g = &desk.waiting[kept[0]]
     if not sum_block(
-        source, target, job, desk, g, losses, waiting,
+        source, target, job, g, losses, waiting,
         direct and first + AHEAD + BLOCK <= job.size,
     ):
         return False
@@ -560,12 +574,13 @@ cdef void item(
                 weigh(job, desk, &weights, first, n)
             if not job.look:
                 # The next block is fetched while this one is worked on.
-                fetch_ahead(x, &job.target, job.size, first + BLOCK)
                 if storage is double:
                     load(&desk.x[0], x + first, n, <double>0)
+                    fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
                     compute(job, desk, first, n, <double>0)
                 else:
                     load(&desk.x32[0], x + first, n, <float>0)
+                    fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
                     compute(job, desk, first, n, <float>0)
                 if grad != NULL:
                     if storage is double:
@@ -647,29 +662,22 @@ cdef int take_operand(Operand *operand, object spec) except -1:
 
 
 cdef bint overlaps(
-    const void *grad, const void *x, const Job *job, Py_ssize_t nbytes
+    const void *result, const void *x, const Job *job, Py_ssize_t nbytes
 ) noexcept nogil:
     """Whether a result shares memory with what is read; it may be x as a whole."""
-    return (
-        (grad != x and overlap(grad, nbytes, x, nbytes))
-        or overlap(grad, nbytes, job.target.data, job.target.nbytes)
-        or overlap(grad, nbytes, job.weight.data, job.weight.nbytes)
-        or overlap(grad, nbytes, job.sample_weight.data, job.sample_weight.nbytes)
-        or overlap(grad, nbytes, job.pos_weight.data, job.pos_weight.nbytes)
-        or overlap(grad, nbytes, job.alpha.data, job.alpha.nbytes)
-        or overlap(grad, nbytes, job.upstream.data, job.upstream.nbytes)
-    )
+    cdef int k
+    if result != x and overlap(result, nbytes, x, nbytes):
+        return True
+    for k in range(OPERANDS):
+        if overlap(result, nbytes, job.operands[k].data, job.operands[k].nbytes):
+            return True
+    return False
 
 
 def evaluate(
     int kind,
     const storage[::1] x,            # IN   logits, probabilities or log-probabilities
-    target,                          # IN   operands: (array, type, div, mod) or None
-    weight,
-    sample_weight,
-    pos_weight,
-    alpha,
-    upstream,
+    tuple operands,                  # IN   an (array, type, div, mod) or None for each of them
     double gamma,                    # IN   of the focal loss
     ignored,                         # IN   target of what is ignored, or None
     bint integral,                   # IN   whether other targets than 0 and 1 are wrong
@@ -697,19 +705,18 @@ def evaluate(
     cdef storage *h = NULL
     cdef float *out32 = NULL
     cdef double *out64 = NULL
-    cdef double weights
-    cdef double magnitude
+    cdef double weights, magnitude
     cdef bint known
+    cdef int k
     job.kind = kind
     job.size = x.shape[0]
+    job.factored = False
     if job.size == 0:
         return FINE, 0, 0.0, 0.0
-    take_operand(&job.target, target)
-    take_operand(&job.weight, weight)
-    take_operand(&job.sample_weight, sample_weight)
-    take_operand(&job.pos_weight, pos_weight)
-    take_operand(&job.alpha, alpha)
-    take_operand(&job.upstream, upstream)
+    for k in range(OPERANDS):
+        take_operand(&job.operands[k], operands[k])
+        if k != TARGET:
+            job.factored = job.factored or job.operands[k].data != NULL
     job.gamma = gamma
     job.ignoring = ignored is not None
     job.ignored = ignored if job.ignoring else 0.0
@@ -721,7 +728,7 @@ def evaluate(
     job.want_gradient = grad is not None
     job.want_hess = hess is not None
     job.check = kind == BCE or integral
-    job.weigh = job.sample_weight.data != NULL or job.ignoring
+    job.weigh = job.operands[SAMPLE_WEIGHT].data != NULL or job.ignoring
     job.look = False
     if losses32 is not None:
         out32 = &losses32[0]
@@ -768,14 +775,8 @@ def evaluate(
             if divide:
                 scale = scale / weights if weights != 0 else 0.0
             magnitude = scale if scale >= 0 else -scale
-            job.factored = (
-                job.weight.data != NULL
-                or job.sample_weight.data != NULL
-                or job.pos_weight.data != NULL
-                or job.alpha.data != NULL
-                or job.upstream.data != NULL
-                or not (magnitude <= 1 and (magnitude >= 1e-30 or magnitude == 0))
-            )
+            if not (magnitude <= 1 and (magnitude >= 1e-30 or magnitude == 0)):
+                job.factored = True
             if storage is not double:
                 if not job.factored:
                     # As a block in float multiplies by it.

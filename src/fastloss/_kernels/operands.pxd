@@ -61,7 +61,10 @@ cdef inline void widen(
         for i in range(n):
             b = (<const double *>source.data)[first + i]
             a = <real>b
-            to[i] = a if a == b else <real>NAN
+            if real is float:
+                to[i] = a if a == b else <float>NAN
+            else:
+                to[i] = a
     elif source.type == FLOAT16:
         for i in range(n):
             to[i] = widen_half((<const float16 *>source.data)[first + i])

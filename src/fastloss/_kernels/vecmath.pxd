@@ -256,7 +256,7 @@ cdef inline real exp_negative(real x) noexcept nogil:
 
 
 cdef inline Pair exp_pair(double x) noexcept nogil:
-    """e**x for x <= 0 in two parts: at most 2**-56 of it off where it is a normal number."""
+    """e**x for x <= 0 in two parts: at most 2**-54 of it off where it is a normal number."""
     cdef double magic = exp_magic(<double>0), low = exp_low(<double>0)
     cdef double k, p, r, s, by
     cdef Pair e

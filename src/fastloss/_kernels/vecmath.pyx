@@ -8,6 +8,7 @@ def over_array(str name, const real[::1] x, real[::1] out, real m=0):
     Returns the exponent that the exponential is relative to, K - SPARE; 0 for the others.
     """
     cdef Py_ssize_t i
+    cdef Pair pair
     cdef real k = exponent_of(m), magic = exp_magic(k), low = exp_low(k)
     if name == "exp_scaled":
         for i in range(x.shape[0]):
@@ -32,6 +33,19 @@ def over_array(str name, const real[::1] x, real[::1] out, real m=0):
     elif name == "log1p_unit":
         for i in range(x.shape[0]):
             out[i] = log1p_unit(x[i])
+    elif name == "log_wide":
+        # float alone; all its digits are in the double
+        for i in range(x.shape[0]):
+            out[i] = <real>log_wide(<float>x[i])
+    elif name == "exp_pair" or name == "exp_pair_low":
+        # double alone, one part of two
+        for i in range(x.shape[0]):
+            pair = exp_pair(x[i])
+            out[i] = <real>(pair.high if name == "exp_pair" else pair.low)
+    elif name == "log_pair" or name == "log_pair_low":
+        for i in range(x.shape[0]):
+            pair = log_pair(Pair(x[i], 0))
+            out[i] = <real>(pair.high if name == "log_pair" else pair.low)
     else:
         raise ValueError(f"no function {name!r}")
     return 0

@@ -17,6 +17,7 @@ Kind = SimpleNamespace(**_kernels.KINDS)
 # A fused kernel's specialisations by name: one dictionary look-up instead of a dispatch.
 _EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
 _NO_UPSTREAM = object()
+_NO_OPERANDS = (None,) * 6
 
 
 def evaluate(
@@ -102,12 +103,7 @@ def evaluate(
     what, where, total, weights = _EVALUATE[storage.kernel](
         kind,
         _arrays.seen_by_kernel(x, -1),
-        t,
-        w,
-        s,
-        p,
-        a,
-        g,
+        (t, w, s, p, a, g),
         gamma,
         ignore_index,
         integral,
@@ -143,12 +139,7 @@ def function(kind: int, x: Any) -> Any:
     what, where, _, _ = _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
         kind,
         _arrays.seen_by_kernel(x, -1),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
+        _NO_OPERANDS,
         0.0,
         None,
         False,
