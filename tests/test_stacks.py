@@ -2,7 +2,8 @@
 
 Each case is a process of its own, since what it guards against is a crash.
 
-Layout: a) what is called, b) the small stack, c) OpenMP's threads on small stacks.
+Layout: a) what is called, b) the small stack, c) OpenMP's threads on small stacks, d) no memory
+for the scratch that lies on the heap instead.
 """
 
 from __future__ import annotations
@@ -112,3 +113,48 @@ def test_a_thread_with_128_kib(fl, family, dtype):
 def test_openmp_threads_with_64_kib(fl, family, dtype):
     level = fl._kernels.level
     check(family, dtype, 256 * 1024, 3, FASTLOSS_ISA=level, OMP_STACKSIZE="64k")
+
+
+# ---- d) no memory ----------------------------------------------------------------------------
+
+# Takes what the address space has left in pieces smaller than the scratch of a call.
+NO_MEMORY = """
+import ctypes
+import resource
+
+import numpy as np
+
+import fastloss
+
+x, out = np.zeros(200_000, np.float32), np.full(200_000, 7, np.float32)
+function = fastloss.binary_cross_entropy_with_logits_value_and_grad
+function(x, x)
+malloc = ctypes.CDLL(None).malloc
+malloc.restype = ctypes.c_void_p
+with open("/proc/self/status") as status:
+    size = next(int(line.split()[1]) for line in status if line.startswith("VmSize")) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+while malloc(ctypes.c_size_t(20_000)):
+    pass
+try:
+    function(x, x, out=out)
+except MemoryError:
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (out == 7).all()
+    function(x, x, out=out)
+    assert (out == np.float32(0.5 / x.size)).all()
+    print("MemoryError")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and reads its memory as Linux does")
+def test_no_memory_for_scratch(fl):
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MEMORY],
+        env={**os.environ, "FASTLOSS_ISA": fl._kernels.level},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "MemoryError\n"
