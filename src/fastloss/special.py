@@ -184,22 +184,26 @@ def _weighted_rows(a: Array, b: Array) -> tuple[Array, Array]:
         decided = np.where(counts & ~finite, term, 0.0).sum(axis=1)
     counts &= finite
     a, b = np.where(counts, a, 0.0), np.where(counts, b, 0.0)
-    # 2. The largest term: of weight 1 and a = 0 where there is none.
-    size = np.where(counts, a + np.log(np.abs(np.where(counts, b, 1.0))), -np.inf)
+    # 2. The largest term; the first, of weight 0, where there is none.  Next to a huge a the
+    #    logarithm of a weight would be lost, so the largest a comes off first.
+    size = np.where(counts, a, -np.inf)
+    size -= size.max(axis=1, keepdims=True)
+    size = np.where(counts, size + np.log(np.abs(b)), -np.inf)
     largest = np.argmax(size, axis=1)[:, None]
     m, n = np.frexp(b)
     a0, n0 = np.take_along_axis(a, largest, 1), np.take_along_axis(n, largest, 1)
     n = np.where(counts, n - n0, 0)
-    # 3. Each term as m * 2**n * exp(d + tail).  Of far apart exponents 2**n goes into the
-    #    exponential, which might overflow without it; the rest is exact there.
+    # 3. Each term as m * 2**n * exp(d + tail).  Where exponents lie far apart, 2**n goes into the
+    #    exponential, which might overflow without it.
     d, tail = _two_sum(a, -a0)
-    nothing = ~counts | (d < -4000.0)
-    d, tail = np.where(nothing, 0.0, d), np.where(nothing, 0.0, tail)
-    folded = np.where(np.abs(d) > 300.0, n, 0)
-    d, error = _two_sum(d, folded * _LOG2_HIGH)
-    tail += error + folded * _LOG2_LOW
-    d, tail = _two_sum(d, tail)
-    term = np.where(nothing, 0.0, np.ldexp(m, n - folded)) * np.exp(d)
+    if np.abs(d).max() > 300.0:
+        nothing = ~counts | (d < -4000.0)
+        m, d, tail = (np.where(nothing, 0.0, x) for x in (m, d, tail))
+        folded = np.where(np.abs(d) > 300.0, n, 0)
+        n -= folded
+        d, error = _two_sum(d, folded * _LOG2_HIGH)
+        d, tail = _two_sum(d, tail + (error + folded * _LOG2_LOW))
+    term = np.ldexp(m, n) * np.exp(d)
     term += term * tail
     # 4. The sum is (s + error) * 2**n0 * exp(a0), and 2**n0 goes into s where it fits.
     s, error = _row_sums(term)
@@ -332,14 +336,22 @@ def logsumexp(
     Notes
     -----
     The signature and, for real numbers, the answers of ``scipy.special.logsumexp``, except for
-    these.  The sign of an empty sum is 0, not -1.  A weight of 0 removes its term even where the
-    result is not finite, and a sum of large terms that is exactly 0 gives -inf; SciPy gives NaN in
-    both cases.  A float16 sum is computed in float32.
+    these:
 
-    Axes that are not adjacent cost one copy of `a`.  With `b` the sum is computed in float64,
-    a block at a time, and much slower.  The error of the sum is then at most
-    :math:`4 \varepsilon \sum_k |b_k| e^{a_k}`, with :math:`\varepsilon` of float64, and its
-    logarithm is rounded within 4 ulp of the larger of itself and the `a` of the largest term.
+    - The sign of an empty sum is 0, not -1.
+    - A weight of 0 removes its term whatever the other terms are.  SciPy gives NaN where that
+      term and the result are both infinite or NaN.
+    - Large terms that cancel exactly give -inf, and any term of infinite weight gives inf (but
+      NaN for an `a` of -inf).  SciPy gives NaN where exponentials leave the range of numbers.
+    - float16 and bfloat16 are computed in float32, or in float64 with `b`, and rounded once.
+
+    Axes that are not adjacent cost one copy of `a`.
+
+    With `b`, NumPy computes the sum in float64, with several arrays as large as `a` where one sum
+    is, which is slower than SciPy.  The error of the sum is at most
+    :math:`4 \varepsilon \sum_k |b_k| e^{a_k}`, with :math:`\varepsilon` of float64; its logarithm
+    is within 4 ulp of the larger of itself and the `a` of the largest term.  Terms of equal `a` are
+    added exactly, as far as twice the digits of float64 go.
 
     No call warns.
 
