@@ -72,8 +72,8 @@ def calls(dtype):
         ),
         "kl": of("kl_div", flat, unit),
         "focal": of("sigmoid_focal_loss", flat, unit),
-        "softmax": lambda: [fastloss.softmax(rows), fastloss.log_softmax(image, axis=1)],
-        "logsumexp": lambda: [fastloss.logsumexp(long)],
+        "softmax": lambda: [fastloss.softmax(rows, axis=1), fastloss.log_softmax(image, axis=1)],
+        "logsumexp": lambda: [fastloss.logsumexp(long, axis=1)],
         "scores": lambda: list(fastloss.score_samples(rows, rows_target)),
     }
 

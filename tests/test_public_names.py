@@ -30,12 +30,12 @@ SIGNATURES = {
     "temperature=1.0, softcap=None, z_loss=0.0)",
 }
 OTHERS = {
-    "logsumexp": "(x, axis=-1, keepdims=False)",
-    "softmax": "(x, axis=-1)",
-    "log_softmax": "(x, axis=-1)",
-    "sigmoid": "(x)",
-    "log_sigmoid": "(x)",
-    "softplus": "(x)",
+    "logsumexp": "(a, axis=None, b=None, keepdims=False, return_sign=False, *, out=None)",
+    "softmax": "(x, axis=None, *, out=None)",
+    "log_softmax": "(x, axis=None, *, out=None)",
+    "sigmoid": "(x, *, out=None)",
+    "log_sigmoid": "(x, *, out=None)",
+    "softplus": "(x, *, out=None)",
     "score_samples": "(logits, target, *, axis=None)",
     "set_num_threads": "(n)",
     "get_num_threads": "()",

@@ -1,13 +1,19 @@
-"""Building blocks: logsumexp, softmax and log_softmax over an axis; sigmoid and its logarithm.
+"""Building blocks: logsumexp, softmax and log_softmax over axes; sigmoid and its logarithm.
 
-Each is computed in one pass of a kernel in the array's own type (float16 and bfloat16 in float32),
-without overflow, and with the precision of `cross_entropy`.
+The first three have the signatures and answers of `scipy.special` for real numbers.  Each is
+computed in one pass of a kernel in the array's own type (float16 and bfloat16 in float32), without
+overflow, and with the precision of `cross_entropy`; logsumexp with weights is computed by NumPy in
+float64.
+
+Layout: a) samples and results, b) logsumexp with weights, c) functions over axes, d) functions of
+each element.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,140 +27,513 @@ __all__ = ["log_sigmoid", "log_softmax", "logsumexp", "sigmoid", "softmax", "sof
 
 _EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
 
+Axes = int | tuple[int, ...] | None
+#: (outer, C, inner), the axes of the classes in ascending order, and the order of axes in which the
+#: array has that shape, None where it has it as it lies.
+_Layout = tuple[tuple[int, int, int], tuple[int, ...], tuple[int, ...] | None]
 
-def _split(x: Array, axis: int) -> tuple[int, int, int]:
-    """Return the shape as (outer, C, inner)."""
-    return math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+# ---- a) samples and results ------------------------------------------------------------------
 
 
-def _softmax_like(kind: int, x: ArrayLike, axis: int) -> Array:
-    x = _arrays.floating(x, "x")
-    axis = _arrays.class_axis(axis, x.ndim, "x")
-    shape = _split(x, axis)
-    y = np.empty(x.shape, x.dtype)
-    _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
-        kind,
+def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
+    """Return the axes in ascending order: all of them for None."""
+    if axis is None:
+        return tuple(range(ndim))
+    # As NumPy has it, a 0-d array has axis 0 when it is named alone.
+    places = ndim if isinstance(axis, tuple) else max(ndim, 1)
+    named = axis if isinstance(axis, tuple) else (axis,)
+    axes = sorted(_arrays.class_axis(_arrays.integer(a, "axis"), places, name) for a in named)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis must name each axis once, got {axis}")
+    return tuple(axes) if ndim else ()
+
+
+def _layout(shape: tuple[int, ...], axis: Any, name: str) -> _Layout:
+    """Return how an array of a shape is seen as samples, whose classes run over the axes."""
+    if axis is None:
+        return (1, math.prod(shape), 1), tuple(range(len(shape))), None
+    if type(axis) is int and shape:
+        axis = _arrays.class_axis(axis, len(shape), name)
+        parts = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+        return parts, (axis,), None
+    axes = _axes(axis, len(shape), name)
+    # Axes of length 1 may stand anywhere.
+    long = [i for i in axes if shape[i] != 1]
+    if not long:
+        return (math.prod(shape), 1, 1), axes, None
+    first, last = long[0], long[-1]
+    classes = math.prod(shape[i] for i in axes)
+    others = [i for i in range(len(shape)) if i not in axes]
+    if all(shape[i] == 1 for i in others if first < i < last):
+        parts = math.prod(shape[:first]), classes, math.prod(shape[last + 1 :])
+        return parts, axes, None
+    return (math.prod(shape[i] for i in others), classes, 1), axes, (*others, *axes)
+
+
+def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
+    """Return the shape of what is left of an array when the axes are summed over."""
+    if len(axes) == 1:
+        return shape[: axes[0]] + ((1,) if keepdims else ()) + shape[axes[0] + 1 :]
+    if keepdims:
+        return tuple(1 if i in axes else n for i, n in enumerate(shape))
+    return tuple(n for i, n in enumerate(shape) if i not in axes)
+
+
+def _scalar(x: Array) -> Any:
+    """Return a scalar in the place of a 0-d array."""
+    return x if x.shape else x[()]
+
+
+def _rounded(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return a float64 array in the type of the result."""
+    if dtype != _arrays.FLOAT16:
+        return x.astype(dtype)
+    with np.errstate(over="ignore"):  # 65504 and more terms than one
+        return x.astype(dtype)
+
+
+def _check_out(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Iterable[Array], whole: bool
+) -> None:
+    """Check an array for the result; `whole`: whether it may be an input as it lies."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"out must have the result's dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out must have the result's shape {shape}, got {out.shape}")
+    if not out.flags.c_contiguous:
+        raise ValueError(f"out must be C-contiguous, got strides {out.strides}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    if not out.flags.aligned:
+        raise ValueError("out must be aligned to its element size")
+    for x in inputs:
+        # All are contiguous, so that bounds tell.
+        same = x.shape == shape and x.dtype == dtype and x.ctypes.data == out.ctypes.data
+        if np.may_share_memory(out, x) and not (whole and same):
+            _arrays.overlapping()
+
+
+def _evaluate(kind: str, x: Array, shape: tuple[int, int, int], **results: Any) -> None:
+    """Run the kernel over samples."""
+    what, where, _, _ = _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
+        _kernels.KINDS[kind],
         _arrays.seen_by_kernel(x, shape),
-        out=_arrays.seen_by_kernel(y, shape),
         threads=_threads.for_work(x.size),
+        **results,
     )
-    return y
+    _arrays.failed(what, where)
 
 
-def logsumexp(x: ArrayLike, axis: int = -1, keepdims: bool = False) -> np.floating[Any] | Array:
-    r"""Logarithm of the sum of exponentials, :math:`\log \sum_k e^{x_k}`.
+# ---- b) logsumexp with weights ---------------------------------------------------------------
+# A weight b is m * 2**n with 1/2 <= m < 1.  All terms of a sum are taken relative to
+# 2**n exp(a) of its largest, and added up in pairs of float64 numbers.  So nothing overflows, and
+# what the sum loses is what the exponentials have lost.
+
+#: log(2) in two parts.  The first has 33 bits: its product with the exponent of a weight is exact.
+_LOG2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
+_LOG2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+#: Elements that are worked on at once, so that the arrays in between stay small.
+_BLOCK = 1 << 16
+
+
+def _number_dtype(a: Any, b: Any) -> np.dtype[Any]:
+    """Return the type that numbers of both have: a Python number takes that of the other."""
+    typed = [x for x in (a, b) if type(x) not in (bool, int, float)]
+    dtypes = [np.asarray(x).dtype for x in typed]
+    if not dtypes:
+        return _arrays.FLOAT64
+    try:
+        dtype = np.result_type(*dtypes).newbyteorder("=")
+    except TypeError:
+        # NumPy has no common type of bfloat16 and float16, or of bfloat16 and wide integers.
+        halves = all(dtype.itemsize == 2 and dtype.kind not in "iu" for dtype in dtypes)
+        return _arrays.FLOAT32 if halves else _arrays.FLOAT64
+    return dtype if dtype in _arrays.STORAGE else _arrays.FLOAT64
+
+
+def _two_sum(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return x + y, and what it was rounded by."""
+    total = x + y
+    part = total - x
+    return total, (x - (total - part)) + (y - part)
+
+
+def _row_sums(x: Array) -> tuple[Array, Array]:
+    """Return the sum of each row, and what it was rounded by, as if added in twice the digits."""
+    low = np.zeros_like(x)
+    while x.shape[1] > 1:
+        half = x.shape[1] // 2
+        total, error = _two_sum(x[:, :half], x[:, half : 2 * half])
+        error += low[:, :half] + low[:, half : 2 * half]
+        x = np.concatenate([total, x[:, 2 * half :]], axis=1)
+        low = np.concatenate([error, low[:, 2 * half :]], axis=1)
+    return _two_sum(x[:, 0], low[:, 0])
+
+
+@np.errstate(all="ignore")
+def _weighted_rows(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return log|sum(b exp(a))| and the sign of the sum, for each row of float64 arrays."""
+    # 1. Terms that are infinite or NaN decide alone; those of weight 0 and of a = -inf are none.
+    counts = (b != 0) & ((a != -np.inf) | ~np.isfinite(b))
+    finite = np.isfinite(a) & np.isfinite(b)
+    decided = np.zeros(len(a))
+    if not finite[counts].all():
+        term = np.where(np.isnan(a) | np.isnan(b) | (a == -np.inf), np.nan, np.copysign(np.inf, b))
+        decided = np.where(counts & ~finite, term, 0.0).sum(axis=1)
+    counts &= finite
+    a, b = np.where(counts, a, 0.0), np.where(counts, b, 0.0)
+    # 2. The largest term; the first, of weight 0, where there is none.  Next to a huge a the
+    #    logarithm of a weight would be lost, so the largest a comes off first.
+    size = np.where(counts, a, -np.inf)
+    size -= size.max(axis=1, keepdims=True)
+    size = np.where(counts, size + np.log(np.abs(b)), -np.inf)
+    largest = np.argmax(size, axis=1)[:, None]
+    m, n = np.frexp(b)
+    a0, n0 = np.take_along_axis(a, largest, 1), np.take_along_axis(n, largest, 1)
+    n = np.where(counts, n - n0, 0)
+    # 3. Each term as m * 2**n * exp(d + tail).  Where exponents lie far apart, 2**n goes into the
+    #    exponential, which might overflow without it.
+    d, tail = _two_sum(a, -a0)
+    if np.abs(d).max() > 300.0:
+        nothing = ~counts | (d < -4000.0)
+        m, d, tail = (np.where(nothing, 0.0, x) for x in (m, d, tail))
+        folded = np.where(np.abs(d) > 300.0, n, 0)
+        n -= folded
+        d, error = _two_sum(d, folded * _LOG2_HIGH)
+        d, tail = _two_sum(d, tail + (error + folded * _LOG2_LOW))
+    term = np.ldexp(m, n) * np.exp(d)
+    term += term * tail
+    # 4. The sum is (s + error) * 2**n0 * exp(a0), and 2**n0 goes into s where it fits.
+    s, error = _row_sums(term)
+    correction = np.log1p(error / s)
+    m, n = np.frexp(np.abs(s))
+    n += n0[:, 0]
+    kept = np.where(np.abs(n) < 1000, n, 0)
+    n -= kept
+    result, tail = _two_sum(a0[:, 0], np.log(np.ldexp(m, kept)))
+    result, error = _two_sum(result, n * _LOG2_HIGH)
+    result = result + (tail + (error + (correction + n * _LOG2_LOW)))
+    result = np.where(s == 0, -np.inf, result)
+    sign = np.sign(s)
+    # 5. Infinities and NaN.
+    apart = decided != 0
+    return np.where(apart, np.abs(decided), result), np.where(apart, np.sign(decided), sign)
+
+
+def _weighted(
+    a: ArrayLike, b: ArrayLike, axis: Axes, keepdims: bool, out: Any
+) -> tuple[Array, Array, np.dtype[Any]]:
+    """Return logarithm, sign and the result's type of logsumexp with weights."""
+    a_read, b_read = _arrays.floating(a, "a"), _arrays.floating(b, "b")
+    dtype = _number_dtype(a, b)
+    try:
+        shape = np.broadcast_shapes(a_read.shape, b_read.shape) or (1,)
+    except ValueError:
+        raise ValueError(
+            f"a and b must broadcast together, got the shapes {a_read.shape} and {b_read.shape}"
+        ) from None
+    axes = _axes(axis, len(shape), "a")
+    left = _reduced(shape, axes, keepdims)
+    if out is not None:
+        _check_out(out, left, dtype, (a_read, b_read), whole=False)
+    others = [i for i in range(len(shape)) if i not in axes]
+    rows = math.prod(shape[i] for i in others)
+    terms = math.prod(shape[i] for i in axes)
+    logs, signs = np.full(rows, -np.inf), np.zeros(rows)
+    if rows and terms:
+        x, w = (
+            np.broadcast_to(y, shape).transpose(*others, *axes).reshape(rows, terms)
+            for y in (a_read, b_read)
+        )
+        step = max(1, _BLOCK // terms)
+        for start in range(0, rows, step):
+            block = slice(start, start + step)
+            logs[block], signs[block] = _weighted_rows(
+                x[block].astype(np.float64), w[block].astype(np.float64)
+            )
+    return logs.reshape(left), signs.reshape(left), dtype
+
+
+# ---- c) functions over axes ------------------------------------------------------------------
+
+
+@overload
+def logsumexp(
+    a: ArrayLike,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: Literal[False] = False,
+    *,
+    out: Array | None = None,
+) -> np.floating[Any] | Array: ...
+
+
+@overload
+def logsumexp(
+    a: ArrayLike,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    *,
+    return_sign: Literal[True],
+    out: Array | None = None,
+) -> tuple[np.floating[Any] | Array, np.floating[Any] | Array]: ...
+
+
+def logsumexp(
+    a: ArrayLike,
+    axis: Axes = None,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    *,
+    out: Array | None = None,
+) -> Any:
+    r"""Logarithm of a sum of exponentials, :math:`\log \sum_k b_k e^{a_k}`.
 
     Parameters
     ----------
-    x : array_like
+    a : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
-    axis : int, default -1
-        Axis to sum over.
+    axis : int or tuple of ints, optional
+        Axes to sum over: all by default.
+    b : array_like, optional
+        Weights of the terms, of any sign; `a` and `b` are broadcast together.  A term of weight 0
+        adds nothing, whatever `a` is there.
     keepdims : bool, default False
-        Whether to keep that axis, with length 1.
+        Whether to keep the axes, with length 1.
+    return_sign : bool, default False
+        Whether to return the sign of the sum, too, and the logarithm of its absolute value.
+    out : ndarray, optional
+        Array for the logarithm, C-contiguous, of the result's shape and dtype; it may share no
+        memory with `a` and `b`.
 
     Returns
     -------
-    scalar or ndarray
-        Shape of `x` without the axis, dtype of `x`.  -inf over no element or over -inf alone.
+    result : scalar or ndarray
+        Shape of `a` without the axes.  dtype of `a`; with `b`, the common type of both, in which a
+        Python number takes the type of the other.  -inf where the sum is 0, as it is over no
+        element and over -inf alone.  Without `return_sign`, NaN where the sum is negative.
+    sign : scalar or ndarray
+        1, 0 or -1 (NaN where the sum is NaN), of the shape and dtype of `result`.  Only with
+        `return_sign`.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers.
+        If `a` or `b` holds no real numbers, `axis` no integers, or `out` has another dtype.
     ValueError
-        If the axis is out of range.
+        If an axis is out of range or named twice, `b` does not broadcast with `a`, or `out` has
+        another shape or is not as described.
+
+    See Also
+    --------
+    log_softmax : what each element has to do with that sum.
+
+    Notes
+    -----
+    The signature and, for real numbers, the answers of ``scipy.special.logsumexp``, except for
+    these:
+
+    - The sign of an empty sum is 0, not -1.
+    - A weight of 0 removes its term whatever the other terms are.  SciPy gives NaN where that
+      term and the result are both infinite or NaN.
+    - Large terms that cancel exactly give -inf, and any term of infinite weight gives inf (but
+      NaN for an `a` of -inf).  SciPy gives NaN where exponentials leave the range of numbers.
+    - float16 and bfloat16 are computed in float32, or in float64 with `b`, and rounded once.
+
+    Axes that are not adjacent cost one copy of `a`.
+
+    With `b`, NumPy computes the sum in float64, with several arrays as large as `a` where one sum
+    is, which is slower than SciPy.  The error of the sum is at most
+    :math:`4 \varepsilon \sum_k |b_k| e^{a_k}`, with :math:`\varepsilon` of float64; its logarithm
+    is within 4 ulp of the larger of itself and the `a` of the largest term.  Terms of equal `a` are
+    added exactly, as far as twice the digits of float64 go.
+
+    No call warns.
 
     Examples
     --------
     >>> import fastloss
     >>> print(fastloss.logsumexp([1000.0, 1000.0]).round(4))
     1000.6931
+    >>> fastloss.logsumexp([[0.0, 1.0], [2.0, 3.0]], axis=1).round(4)
+    array([1.3133, 3.3133])
+
+    The logarithm of :math:`|e^1 - e^2|`, and the sign of the difference:
+
+    >>> result, sign = fastloss.logsumexp([1.0, 2.0], b=[1, -1], return_sign=True)
+    >>> print(result.round(4), sign)
+    1.5413 -1.0
     """
+    if b is not None:
+        logs, signs, dtype = _weighted(a, b, axis, keepdims, out)
+        if not return_sign:
+            logs[signs < 0] = np.nan
+    else:
+        x = _arrays.floating(a, "a")
+        x = x if x.ndim else x.reshape(1)
+        shape, axes, order = _layout(x.shape, axis, "a")
+        dtype = x.dtype
+        left = _reduced(x.shape, axes, keepdims)
+        if out is not None:
+            _check_out(out, left, dtype, (x,), whole=False)
+        if order is not None:
+            x = np.ascontiguousarray(x.transpose(order))
+        logs = np.full((shape[0], shape[2]), -np.inf)
+        _evaluate("logsumexp", x, shape, numbers=logs[None])
+        logs = logs.reshape(left)
+        signs = np.where(np.isnan(logs), logs, logs > -np.inf) if return_sign else logs
+    result = _rounded(logs, dtype)
+    if out is None:
+        answer = _scalar(result)
+    else:
+        out[...] = result
+        answer = out
+    return (answer, _scalar(signs.astype(dtype))) if return_sign else answer
+
+
+def _softmax_like(kind: str, x: ArrayLike, axis: Axes, out: Array | None) -> Any:
     x = _arrays.floating(x, "x")
-    axis = _arrays.class_axis(axis, x.ndim, "x")
-    shape = _split(x, axis)
-    result = np.full((shape[0], shape[2]), -np.inf)
-    _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
-        _kernels.KINDS["logsumexp"],
-        _arrays.seen_by_kernel(x, shape),
-        numbers=result[None],
-        threads=_threads.for_work(x.size),
-    )
-    rest = (1,) if keepdims else ()
-    answer = result.astype(x.dtype).reshape(x.shape[:axis] + rest + x.shape[axis + 1 :])
-    return answer if answer.shape else answer[()]
+    shape, _, order = _layout(x.shape, axis, "x")
+    if out is None:
+        y = np.empty(x.shape, x.dtype)
+    else:
+        _check_out(out, x.shape, x.dtype, (x,), whole=True)
+        y = out
+    if order is None:
+        _evaluate(kind, x, shape, out=_arrays.seen_by_kernel(y, shape))
+    else:
+        # `copy` even where the order of axes is nothing to an array, of few elements, say.
+        moved = x.transpose(order).copy()
+        _evaluate(kind, moved, shape, out=_arrays.seen_by_kernel(moved, shape))
+        y.transpose(order)[...] = moved
+    return _scalar(y) if out is None else out
 
 
-def softmax(x: ArrayLike, axis: int = -1) -> Array:
-    r"""Softmax :math:`e^{x_c} / \sum_k e^{x_k}` over an axis.
+def softmax(
+    x: ArrayLike, axis: Axes = None, *, out: Array | None = None
+) -> np.floating[Any] | Array:
+    r"""Softmax :math:`e^{x_c} / \sum_k e^{x_k}` over one or more axes.
 
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
-    axis : int, default -1
-        Axis that sums to 1.
+    axis : int or tuple of ints, optional
+        Axes over which the result sums to 1: all by default.
+    out : ndarray, optional
+        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
 
     Returns
     -------
-    ndarray
+    scalar or ndarray
         Shape and dtype of `x`.  A NaN, a +inf or -inf alone make their own sample NaN.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers.
+        If `x` holds no real numbers, `axis` no integers, or `out` has another dtype.
     ValueError
-        If the axis is out of range.
+        If an axis is out of range or named twice, or `out` has another shape, is not as described
+        or overlaps a part of `x`.
+
+    See Also
+    --------
+    log_softmax : its logarithm, which keeps the digits of small probabilities.
+
+    Notes
+    -----
+    The signature and, for real numbers, the answers of ``scipy.special.softmax``, except for these.
+    Integers of all sizes count as float64, and over no element the result is empty, not an error.
+    No call warns.
+
+    Axes that are not adjacent cost one copy of `x`.
 
     Examples
     --------
     >>> import fastloss
     >>> fastloss.softmax([1.0, 2.0, 3.0]).round(4)
     array([0.09  , 0.2447, 0.6652])
+    >>> fastloss.softmax([[1.0, 2.0], [3.0, 3.0]], axis=1).round(4)
+    array([[0.2689, 0.7311],
+           [0.5   , 0.5   ]])
     """
-    return _softmax_like(_kernels.KINDS["softmax"], x, axis)
+    return _softmax_like("softmax", x, axis, out)
 
 
-def log_softmax(x: ArrayLike, axis: int = -1) -> Array:
-    r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`, over an axis.
+def log_softmax(
+    x: ArrayLike, axis: Axes = None, *, out: Array | None = None
+) -> np.floating[Any] | Array:
+    r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`, over one or more axes.
 
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
-    axis : int, default -1
-        Axis over which the exponentials of the result sum to 1.
+    axis : int or tuple of ints, optional
+        Axes over which the exponentials of the result sum to 1: all by default.
+    out : ndarray, optional
+        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
 
     Returns
     -------
-    ndarray
+    scalar or ndarray
         Shape and dtype of `x`.  A NaN, a +inf or -inf alone make their own sample NaN.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers.
+        If `x` holds no real numbers, `axis` no integers, or `out` has another dtype.
     ValueError
-        If the axis is out of range.
+        If an axis is out of range or named twice, or `out` has another shape, is not as described
+        or overlaps a part of `x`.
+
+    See Also
+    --------
+    logsumexp : the logarithm of the sum alone.
+
+    Notes
+    -----
+    The signature and, for real numbers, the answers of ``scipy.special.log_softmax``, except for
+    these.  Integers of all sizes count as float64, and over no element the result is empty, not an
+    error.  A +inf makes all of its sample NaN; SciPy gives -inf beside it.  No call warns.
+
+    Axes that are not adjacent cost one copy of `x`.
 
     Examples
     --------
     >>> import fastloss
     >>> fastloss.log_softmax([1.0, 2.0, 3.0]).round(4)
     array([-2.4076, -1.4076, -0.4076])
+    >>> fastloss.log_softmax([1000.0, 1.0])
+    array([   0., -999.])
     """
-    return _softmax_like(_kernels.KINDS["log_softmax"], x, axis)
+    return _softmax_like("log_softmax", x, axis, out)
 
 
-def sigmoid(x: ArrayLike) -> np.floating[Any] | Array:
+# ---- d) functions of each element ------------------------------------------------------------
+
+
+def _each(kind: int, x: ArrayLike, out: Array | None) -> Any:
+    x = _arrays.floating(x, "x")
+    if out is not None:
+        _check_out(out, x.shape, x.dtype, (x,), whole=True)
+    return function(kind, x, out)
+
+
+def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
     r"""Logistic sigmoid :math:`1 / (1 + e^{-x})` of each element.
 
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
+    out : ndarray, optional
+        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
 
     Returns
     -------
@@ -164,7 +543,9 @@ def sigmoid(x: ArrayLike) -> np.floating[Any] | Array:
     Raises
     ------
     TypeError
-        If `x` holds no real numbers.
+        If `x` holds no real numbers, or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is not as described or overlaps a part of `x`.
 
     Examples
     --------
@@ -172,16 +553,18 @@ def sigmoid(x: ArrayLike) -> np.floating[Any] | Array:
     >>> fastloss.sigmoid([-1000.0, 0.0, 1.0]).round(4)
     array([0.    , 0.5   , 0.7311])
     """
-    return function(Kind.SIGMOID, x)
+    return _each(Kind.SIGMOID, x, out)
 
 
-def log_sigmoid(x: ArrayLike) -> np.floating[Any] | Array:
+def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
     r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, of each element.
 
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
+    out : ndarray, optional
+        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
 
     Returns
     -------
@@ -191,7 +574,9 @@ def log_sigmoid(x: ArrayLike) -> np.floating[Any] | Array:
     Raises
     ------
     TypeError
-        If `x` holds no real numbers.
+        If `x` holds no real numbers, or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is not as described or overlaps a part of `x`.
 
     Examples
     --------
@@ -199,16 +584,18 @@ def log_sigmoid(x: ArrayLike) -> np.floating[Any] | Array:
     >>> fastloss.log_sigmoid([-100.0, 0.0]).round(4)
     array([-100.    ,   -0.6931])
     """
-    return function(Kind.LOG_SIGMOID, x)
+    return _each(Kind.LOG_SIGMOID, x, out)
 
 
-def softplus(x: ArrayLike) -> np.floating[Any] | Array:
+def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
     r"""Softplus :math:`\log(1 + e^x)` of each element.
 
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
+    out : ndarray, optional
+        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
 
     Returns
     -------
@@ -218,7 +605,9 @@ def softplus(x: ArrayLike) -> np.floating[Any] | Array:
     Raises
     ------
     TypeError
-        If `x` holds no real numbers.
+        If `x` holds no real numbers, or `out` has another dtype.
+    ValueError
+        If `out` has another shape, is not as described or overlaps a part of `x`.
 
     Examples
     --------
@@ -226,4 +615,4 @@ def softplus(x: ArrayLike) -> np.floating[Any] | Array:
     >>> fastloss.softplus([0.0, 100.0]).round(4)
     array([  0.6931, 100.    ])
     """
-    return function(Kind.SOFTPLUS, x)
+    return _each(Kind.SOFTPLUS, x, out)

@@ -132,10 +132,10 @@ def evaluate(
 _LABELS = (Kind.BCE_WITH_LOGITS, Kind.FOCAL)
 
 
-def function(kind: int, x: Any) -> Any:
-    """Return a function of each element, in the array's own type."""
+def function(kind: int, x: Any, out: Any = None) -> Any:
+    """Return a function of each element, in the array's own type; `out` has been checked."""
     x = _arrays.floating(x, "x")
-    y = np.empty(x.shape, x.dtype)
+    y = np.empty(x.shape, x.dtype) if out is None else out
     what, where, _, _ = _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
         kind,
         _arrays.seen_by_kernel(x, -1),
@@ -150,8 +150,8 @@ def function(kind: int, x: Any) -> Any:
         None,
         _arrays.seen_by_kernel(y, -1),
         None,
-        False,
+        out is not None,
         _threads.for_work(x.size),
     )
     _arrays.failed(what, where)
-    return y if y.shape else y[()]
+    return y if y.shape or out is not None else y[()]
