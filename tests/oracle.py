@@ -9,6 +9,8 @@ c) element-wise losses: `binary_cross_entropy`, `binary_cross_entropy_with_logit
    `sigmoid_focal_loss`
 d) building blocks and `score_samples`
 e) exact values by mpmath, as pairs of float64 (`Exact`), and the distance to them in ulp
+f) the softmax losses with all their options: `softmax_loss` in any type (long double by default),
+   `exact_softmax_loss` by mpmath, both with the sizes of the terms that a result is a sum of
 
 The float64 part follows the formulas of the documentation; it subtracts nothing that cancels, so
 that a float32 result can be compared with it to the last digit (`tests/test_accuracy.py` bounds
@@ -369,8 +371,12 @@ def ulp_error(got, exact: Exact) -> np.ndarray:
 
 def exact_softmax_parts(row) -> tuple[list, list, list]:
     """mpmath's p, 1 − p and −log p of one row of finite logits or −inf."""
+    return _exact_parts([mpmath.mpf(float(v)) for v in row])
+
+
+def _exact_parts(x: list) -> tuple[list, list, list]:
+    """`exact_softmax_parts` of numbers of mpmath."""
     with mpmath.workprec(PRECISION):
-        x = [mpmath.mpf(float(v)) for v in row]
         m = max(x)
         e = [mpmath.exp(v - m) for v in x]
         total = mpmath.fsum(e)
@@ -581,3 +587,65 @@ def _focal(p, q, nll, t, w, gamma):
     bend = np.where(np.isnan(loss), loss, bend)
     losses = _product(factor * power, loss)
     return losses, (factor * (power + bend))[..., None] * np.where(t == 1, -q, p)
+
+
+def exact_softmax_loss(
+    row, target, *, weight=None, label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0,
+    gamma=None,
+):  # fmt: skip
+    """Loss and gradient of one row; `target` a class index or a row of probabilities.
+
+    `weight` is alpha where there is a `gamma`. The formulas are those of `softmax_loss`.
+    """
+    with mpmath.workprec(PRECISION):
+        x = [mpmath.mpf(float(v)) for v in row]
+        z, slope = x, [mpmath.mpf(1)] * len(x)
+        if softcap is not None:
+            cap = mpmath.mpf(float(softcap))
+            z = [cap * mpmath.tanh(v / cap) if mpmath.isfinite(v) else v for v in x]
+            slope = [mpmath.sech(v / cap) ** 2 if mpmath.isfinite(v) else v * 0 for v in x]
+        z, slope = ([v / mpmath.mpf(float(temperature)) for v in part] for part in (z, slope))
+        p, q, nll = _exact_parts(z)
+        classes = len(p)
+        w = [mpmath.mpf(float(v)) for v in (np.ones(classes) if weight is None else weight)]
+        index = None if np.ndim(target) else int(target)
+        one_hot = np.eye(1, classes, index)[0] if index is not None else target
+        t = [mpmath.mpf(float(v)) for v in one_hot]
+        if gamma is not None:
+            power = mpmath.mpf(float(gamma))
+            miss, hit, loss = q[index], p[index], nll[index]
+            factor = miss**power
+            if power and loss:
+                factor += power * miss ** (power - 1) * hit * loss
+            loss = w[index] * miss**power * loss
+            g = [w[index] * factor * v for v in p]
+            g[index] = -w[index] * factor * miss
+        else:
+            epsilon = mpmath.mpf(float(label_smoothing))
+            a = [w[c] * ((1 - epsilon) * t[c] + epsilon / classes) for c in range(classes)]
+            total = mpmath.fsum(a)
+            loss = mpmath.fsum(v * n for v, n in zip(a, nll, strict=True) if v)
+            g = [p[c] * (total - a[c]) - a[c] * q[c] for c in range(classes)]
+            lse = max(z) + min(nll)
+            v = mpmath.mpf(float(z_loss)) * (1 if index is None else w[index])
+            loss += v * lse**2
+            g = [g[c] + p[c] * 2 * v * lse for c in range(classes)]
+        return loss, [a * b for a, b in zip(g, slope, strict=True)]
+
+
+def ulps(got, want, sizes) -> np.ndarray:
+    """|got − want| in ulp of the larger of `want` and its largest term.
+
+    An ulp is that of the type of `got`, but for halves, which are computed in float32: there it is
+    float32's, after half an ulp of the half has been taken off for rounding.
+    """
+    got = np.asarray(got)
+    half = got.dtype.itemsize == 2
+    info = np.finfo(np.float32 if half else got.dtype)
+    value = got.astype(np.float64).astype(np.longdouble)
+    size = np.maximum(np.maximum(np.abs(want), sizes), info.smallest_normal)
+    error = np.abs(value - want)
+    if half:
+        up = np.nextafter(np.abs(got), np.asarray(np.inf, got.dtype)).astype(np.longdouble)
+        error = np.maximum(error - (up - np.abs(value)) * 0.5, 0)
+    return error / np.ldexp(np.longdouble(info.eps), np.frexp(size)[1] - 1)
