@@ -561,7 +561,7 @@ def softmax_loss(
         loss_sizes = np.maximum(loss_sizes, most * np.abs(w).max() * pull)
         gradient_sizes = gradient_sizes * np.maximum(most, 1)[..., None] * pull[..., None]
         if softcap is not None:
-            gradient_sizes = gradient_sizes * np.maximum(x / real(softcap), 1)
+            gradient_sizes = gradient_sizes * np.maximum(2 * x / real(softcap), 1)
     with np.errstate(invalid="ignore", over="ignore"):
         gradients = np.where(gradients == 0, 0, gradients * slope)
         gradient_sizes = gradient_sizes * slope
