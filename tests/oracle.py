@@ -495,8 +495,8 @@ def softmax_loss(
     Focal: α[t]·(1 − p_t)^γ·(−log p_t); gradient (p − onehot) times
     α[t]·((1 − p_t)^γ + γ·(1 − p_t)^(γ−1)·p_t·(−log p_t)). All computed in the type `real`.
 
-    With `rounded_z`, the sizes allow for z and x/softcap being rounded once, to float64: |z| joins
-    the terms of a loss; the largest |z| multiplies those of a gradient, and so does |x/softcap|.
+    With `rounded_z`, the sizes allow for z being rounded once, to float64: the largest |z| joins
+    the terms of a loss, and multiplies those of a gradient.
     """
     x = np.asarray(logits)
     axis = class_axis(x.ndim, axis)
@@ -554,14 +554,10 @@ def softmax_loss(
             gradient_sizes = np.maximum(gradient_sizes, np.abs(p * (pull * size)[..., None]))
             gradient_sizes = np.maximum(gradient_sizes, np.maximum(np.abs(p * mass), a * q))
     if rounded_z:
-        finite = np.isfinite(x)
-        z, x = np.abs(np.where(finite, z, 0)), np.abs(np.where(finite, x, 0))
-        most = z.max(axis=-1)
+        most = np.abs(np.where(np.isfinite(z), z, 0)).max(axis=-1)
         pull = 1 + 2 * real(z_loss) * (most + 1)  # how much a loss changes with its logits
         loss_sizes = np.maximum(loss_sizes, most * np.abs(w).max() * pull)
         gradient_sizes = gradient_sizes * np.maximum(most, 1)[..., None] * pull[..., None]
-        if softcap is not None:
-            gradient_sizes = gradient_sizes * np.maximum(2 * x / real(softcap), 1)
     with np.errstate(invalid="ignore", over="ignore"):
         gradients = np.where(gradients == 0, 0, gradients * slope)
         gradient_sizes = gradient_sizes * slope

@@ -162,6 +162,8 @@ def hold_loss(fl, name, x, target, options, axis, terms, limit=LIMIT):
         loss = loss[1]
     hold(loss, terms.losses, terms.loss_sizes, limit)
     assert gradient.dtype == x.dtype
+    if x.dtype == np.float64 and "softcap" in options:
+        limit += 2.0
     hold(turned_back(gradient, axis), terms.gradients, terms.gradient_sizes, limit)
 
 
