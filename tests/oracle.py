@@ -9,6 +9,8 @@ c) element-wise losses: `binary_cross_entropy`, `binary_cross_entropy_with_logit
    `sigmoid_focal_loss`
 d) building blocks and `score_samples`
 e) exact values by mpmath, as pairs of float64 (`Exact`), and the distance to them in ulp
+f) the softmax losses with all their options: `softmax_loss` in any type (long double by default),
+   `exact_softmax_loss` by mpmath, both with the sizes of the terms that a result is a sum of
 
 The float64 part follows the formulas of the documentation; it subtracts nothing that cancels, so
 that a float32 result can be compared with it to the last digit (`tests/test_accuracy.py` bounds
@@ -369,8 +371,12 @@ def ulp_error(got, exact: Exact) -> np.ndarray:
 
 def exact_softmax_parts(row) -> tuple[list, list, list]:
     """mpmath's p, 1 − p and −log p of one row of finite logits or −inf."""
+    return _exact_parts([mpmath.mpf(float(v)) for v in row])
+
+
+def _exact_parts(x: list) -> tuple[list, list, list]:
+    """`exact_softmax_parts` of numbers of mpmath."""
     with mpmath.workprec(PRECISION):
-        x = [mpmath.mpf(float(v)) for v in row]
         m = max(x)
         e = [mpmath.exp(v - m) for v in x]
         total = mpmath.fsum(e)
@@ -435,3 +441,207 @@ def exact_soft_cross_entropy(row, target, weight=None, label_smoothing=0.0):
         else:
             size = [abs(p[c] * total) + abs(a[c]) for c in range(classes)]
     return loss, gradient, size
+
+
+# ---------------------------------------------------------------- f) softmax losses with options
+
+
+class Terms(NamedTuple):
+    """Losses and gradients of the samples, and the size of the largest term of each.
+
+    `denominator` is that of "mean". The class axis is the last one.
+    """
+
+    losses: np.ndarray
+    loss_sizes: np.ndarray
+    gradients: np.ndarray
+    gradient_sizes: np.ndarray
+    denominator: float
+
+
+def tempered(x, temperature=1.0, softcap=None):
+    """z = softcap·tanh(x/softcap)/temperature and dz/dx; an infinite logit stays what it is."""
+    finite = np.isfinite(x)
+    slope = np.ones_like(x)
+    z = x
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        if softcap is not None:
+            z = np.where(finite, softcap * np.tanh(x / softcap), x)
+            slope = np.where(np.isnan(x), x, 1.0 / np.cosh(x / softcap) ** 2)
+        return z / temperature, slope / temperature
+
+
+def softmax_loss(
+    logits,
+    target,
+    *,
+    weight=None,
+    sample_weight=None,
+    ignore_index=-100,
+    label_smoothing=0.0,
+    temperature=1.0,
+    softcap=None,
+    z_loss=0.0,
+    gamma=None,
+    alpha=None,
+    axis=None,
+    real=np.longdouble,
+    rounded_z=False,
+) -> Terms:
+    """Cross-entropy with all options, or with `gamma` the focal loss with class weights `alpha`.
+
+    Cross-entropy: Σc a[c]·(S − z[c]) + z_loss·v·S² with S = logsumexp(z), v = w[t] of a class
+    index and 1 of probabilities; its gradient p·(Σa + 2·z_loss·v·S) − a times dz/dx.
+    Focal: α[t]·(1 − p_t)^γ·(−log p_t); gradient (p − onehot) times
+    α[t]·((1 − p_t)^γ + γ·(1 − p_t)^(γ−1)·p_t·(−log p_t)). All computed in the type `real`.
+
+    With `rounded_z`, the sizes allow for z being rounded once, to float64: the largest |z| joins
+    the terms of a loss, and multiplies those of a gradient.
+    """
+    x = np.asarray(logits)
+    axis = class_axis(x.ndim, axis)
+    x = np.moveaxis(x.astype(np.float64).astype(real), axis, -1)
+    target = np.asarray(target)
+    classes = x.shape[-1]
+    weight = alpha if gamma is not None else weight
+    w = np.ones(classes, real) if weight is None else np.asarray(weight, np.float64).astype(real)
+    epsilon = real(label_smoothing)
+    samples = x.shape[:-1]
+    indices = target.dtype.kind in "iub"
+    if indices:
+        live = target != ignore_index
+        index = np.where(live, target, 0).astype(np.intp)
+        t = np.zeros(x.shape, real)
+        np.put_along_axis(t, index[..., None], 1.0, axis=-1)
+        v = np.where(live, w[index], 0)
+    else:
+        live = np.ones(samples, bool)
+        t = np.moveaxis(target.astype(np.float64).astype(real), axis, -1)
+        v = np.ones(samples, real)
+    s = np.ones(samples, real)
+    if sample_weight is not None:
+        s = np.broadcast_to(np.asarray(sample_weight, np.float64).astype(real), samples)
+    denominator = float((np.where(live, v, 0) * np.where(live, s, 0)).sum())
+
+    x = np.where(live[..., None], x, real(0))
+    z, slope = tempered(x, real(temperature), None if softcap is None else real(softcap))
+    p, q, nll = _softmax_parts(z)
+    if gamma is not None:
+        losses, gradients = _focal(p, q, nll, t, w, real(gamma))
+        loss_sizes, gradient_sizes = np.abs(losses), np.abs(gradients)
+    else:
+        a = w * ((1 - epsilon) * t + epsilon / classes)
+        mass = a.sum(axis=-1, keepdims=True)
+        terms = _product(a, nll)
+        losses, loss_sizes = terms.sum(axis=-1), np.abs(terms).sum(axis=-1)
+        if indices and epsilon == 0:
+            gradients = np.where(t == 1, -a * q, p * mass)
+            gradient_sizes = np.abs(gradients)
+        else:
+            gradients = p * (mass - a) - a * q
+            one = np.count_nonzero(a, axis=-1, keepdims=True) == 1
+            gradient_sizes = np.where(
+                one, np.abs(gradients), np.maximum(np.abs(p * mass), np.abs(a))
+            )
+        if z_loss:
+            top = z.max(axis=-1)
+            lse = top + nll.min(axis=-1)
+            size = np.maximum(np.abs(top), np.abs(lse))
+            losses = losses + real(z_loss) * v * lse * lse
+            loss_sizes = np.maximum(loss_sizes, np.abs(real(z_loss) * v * lse * size))
+            pull = 2 * real(z_loss) * v
+            gradients = gradients + _product(p, (pull * lse)[..., None])
+            gradient_sizes = np.maximum(gradient_sizes, np.abs(p * (pull * size)[..., None]))
+            gradient_sizes = np.maximum(gradient_sizes, np.maximum(np.abs(p * mass), a * q))
+    if rounded_z:
+        most = np.abs(np.where(np.isfinite(z), z, 0)).max(axis=-1)
+        pull = 1 + 2 * real(z_loss) * (most + 1)  # how much a loss changes with its logits
+        loss_sizes = np.maximum(loss_sizes, most * np.abs(w).max() * pull)
+        gradient_sizes = gradient_sizes * np.maximum(most, 1)[..., None] * pull[..., None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        gradients = np.where(gradients == 0, 0, gradients * slope)
+        gradient_sizes = gradient_sizes * slope
+        scale = np.where(live, s, 0)
+        losses = np.where(live, _product(scale, losses), 0)
+        loss_sizes = np.where(live, np.abs(_product(scale, loss_sizes)), 0)
+        gradients = np.where(live[..., None], gradients * scale[..., None], 0)
+        gradient_sizes = np.where(
+            live[..., None], np.abs(gradient_sizes * scale[..., None]), 0
+        )
+    return Terms(losses, loss_sizes, gradients, gradient_sizes, denominator)
+
+
+def _focal(p, q, nll, t, w, gamma):
+    def at(values):
+        return (values * t if values is w else np.where(t == 1, values, 0)).sum(axis=-1)
+
+    miss, hit, loss, factor = at(q), at(p), at(nll), at(w)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        power = miss**gamma
+        bend = gamma * miss ** (gamma - 1) * hit * loss
+    bend = np.where((hit == 0) | (miss == 0) | (gamma == 0), bend.dtype.type(0), bend)
+    bend = np.where(np.isnan(loss), loss, bend)
+    losses = _product(factor * power, loss)
+    return losses, (factor * (power + bend))[..., None] * np.where(t == 1, -q, p)
+
+
+def exact_softmax_loss(
+    row, target, *, weight=None, label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0,
+    gamma=None,
+):  # fmt: skip
+    """Loss and gradient of one row; `target` a class index or a row of probabilities.
+
+    `weight` is alpha where there is a `gamma`. The formulas are those of `softmax_loss`.
+    """
+    with mpmath.workprec(PRECISION):
+        x = [mpmath.mpf(float(v)) for v in row]
+        z, slope = x, [mpmath.mpf(1)] * len(x)
+        if softcap is not None:
+            cap = mpmath.mpf(float(softcap))
+            z = [cap * mpmath.tanh(v / cap) if mpmath.isfinite(v) else v for v in x]
+            slope = [mpmath.sech(v / cap) ** 2 if mpmath.isfinite(v) else v * 0 for v in x]
+        z, slope = ([v / mpmath.mpf(float(temperature)) for v in part] for part in (z, slope))
+        p, q, nll = _exact_parts(z)
+        classes = len(p)
+        w = [mpmath.mpf(float(v)) for v in (np.ones(classes) if weight is None else weight)]
+        index = None if np.ndim(target) else int(target)
+        one_hot = np.eye(1, classes, index)[0] if index is not None else target
+        t = [mpmath.mpf(float(v)) for v in one_hot]
+        if gamma is not None:
+            power = mpmath.mpf(float(gamma))
+            miss, hit, loss = q[index], p[index], nll[index]
+            factor = miss**power
+            if power and loss:
+                factor += power * miss ** (power - 1) * hit * loss
+            loss = w[index] * miss**power * loss
+            g = [w[index] * factor * v for v in p]
+            g[index] = -w[index] * factor * miss
+        else:
+            epsilon = mpmath.mpf(float(label_smoothing))
+            a = [w[c] * ((1 - epsilon) * t[c] + epsilon / classes) for c in range(classes)]
+            total = mpmath.fsum(a)
+            loss = mpmath.fsum(v * n for v, n in zip(a, nll, strict=True) if v)
+            g = [p[c] * (total - a[c]) - a[c] * q[c] for c in range(classes)]
+            lse = max(z) + min(nll)
+            v = mpmath.mpf(float(z_loss)) * (1 if index is None else w[index])
+            loss += v * lse**2
+            g = [g[c] + p[c] * 2 * v * lse for c in range(classes)]
+        return loss, [a * b for a, b in zip(g, slope, strict=True)]
+
+
+def ulps(got, want, sizes) -> np.ndarray:
+    """|got − want| in ulp of the larger of `want` and its largest term.
+
+    An ulp is that of the type of `got`, but for halves, which are computed in float32: there it is
+    float32's, after half an ulp of the half has been taken off for rounding.
+    """
+    got = np.asarray(got)
+    half = got.dtype.itemsize == 2
+    info = np.finfo(np.float32 if half else got.dtype)
+    value = got.astype(np.float64).astype(np.longdouble)
+    size = np.maximum(np.maximum(np.abs(want), sizes), info.smallest_normal)
+    error = np.abs(value - want)
+    if half:
+        up = np.nextafter(np.abs(got), np.asarray(np.inf, got.dtype)).astype(np.longdouble)
+        error = np.maximum(error - (up - np.abs(value)) * 0.5, 0)
+    return error / np.ldexp(np.longdouble(info.eps), np.frexp(size)[1] - 1)
