@@ -12,8 +12,7 @@
 
 from .sums cimport LANES, Sum, add
 from .vecmath cimport (
-    NAN, bits64, double_of, exp_scaled, exp_tail, fma, log1p, log_positive, mul_add, real,
-    spare_bits,
+    NAN, exp_pair_scaled, exp_scaled, fma, log1p, log_positive, real, spare_bits,
 )
 
 cdef struct Group:
@@ -47,31 +46,18 @@ cdef struct Group:
     double bend[LANES]       # what a second derivative has beside mass * p * (1 - p), over p**2
 
 
-cdef inline Sum exp_pair(double x, double magic, double low) noexcept nogil:
-    """exp_scaled to twice the digits, as high + low: at most 2**-56 off, relatively."""
-    cdef Sum e
-    cdef double k, r, t, lost, q, two
-    x = low if x < low else x
-    k = mul_add(x, 1.4426950408889634, magic)
-    two = double_of(bits64(k) << 52)
-    k = k - magic
-    r = x - k * 0.6931471803691238
-    t = k * 1.9082149292705877e-10
-    lost = r
-    r = r - t
-    lost = (lost - r) - t
-    q = exp_tail(r, r * r)
-    t = 1 + r
-    q = q * (r * r) + ((r - (t - 1)) + lost * t)
-    e.high = t + q
-    e.low = (q - (e.high - t)) * two
-    e.high = e.high * two
-    return e
+cdef inline bint in_two_parts(real unused, const Group *group, Py_ssize_t i) noexcept nogil:
+    """Whether `by`, as two numbers of the compute type, keeps its digits.
 
-
-cdef inline double least_scale() noexcept nogil:
-    """2**-112: half of the digits of what a smaller `by` lost are below what a float can be."""
-    return 1.925929944387236e-34
+    A sum is below 2**86, so that a `by` of 2**-26 over a sum is above 2**-112, and what it lost is
+    still a normal float, or half of one. The power of two that the sum is scaled by, which the rows
+    beside have a say in, has none here.
+    """
+    cdef double by_what = group.by[i] * group.total[i]
+    if real is float:
+        return (by_what >= 1.4901161193847656e-08) | (by_what <= -1.4901161193847656e-08)
+    else:
+        return True
 
 
 cdef inline void settle(real unused, Group *group, Py_ssize_t n) noexcept nogil:
@@ -94,7 +80,7 @@ cdef inline void settle(real unused, Group *group, Py_ssize_t n) noexcept nogil:
         for i in range(n):
             magic = 6755399441055744.0 + (spare + 1023 - group.exponent[i])
             low = (group.exponent[i] - spare - 1023) * 0.6931471805599453
-            own = exp_pair(group.own_x[i], magic, low)
+            own = exp_pair_scaled(group.own_x[i], magic, low)
             group.own[i] = own.high
             total = add(Sum(group.rest[i], group.rest_low[i]), own)
             group.total[i] = total.high + total.low

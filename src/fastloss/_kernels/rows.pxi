@@ -17,7 +17,7 @@
 from libc.stdint cimport int16_t, int32_t
 from libc.string cimport memcpy
 
-from .group cimport Group, least_scale
+from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of
 from .storage cimport emit, load, prefetch_bytes, storage, value_at
 from .sums cimport (
@@ -362,7 +362,8 @@ cdef void sum_rows(
     BLOCK together.
 
     Fills in rest, exponent and own_x of `group`; a row that leaves out class -1 does not count.
-    With `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK elements.
+    With `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK
+    elements.
 
     All rows are tried with one exponent: that of the last rows, or if that has just failed, of
     the largest of their maxima. It will do unless a row's own maximum is farther below or above it
@@ -476,8 +477,12 @@ cdef void sum_long_row(
                     if not best < <real>INFINITY:
                         break
                     restarted = True
-                    shift = best
-                    best = <real>(-INFINITY)
+                    if -exp_limit(best) <= best <= exp_limit(best):
+                        exponent = exponent_of(best)
+                    else:
+                        # Exact: every logit that counts is within a factor of two of it.
+                        shift = best
+                        best = <real>(-INFINITY)
                     rest = Sum(0, 0)
                     i = 0
                     continue
@@ -697,14 +702,6 @@ cdef void soft_distance(
 
 # ---- e) from exponentials to what is written --------------------------------------------------
 
-cdef inline bint in_two_parts(double by, real unused) noexcept nogil:
-    """Whether `by`, as two numbers of the compute type, keeps its digits."""
-    if real is float:
-        return by >= least_scale() or by <= -least_scale()
-    else:
-        return True
-
-
 cdef inline bint as_one(double scale, real unused) noexcept nogil:
     """Whether `scale` keeps its digits in the compute type, and products with it theirs."""
     if real is float:
@@ -720,7 +717,7 @@ cdef void prepare_scaled(
     # One NaN for all: writers of halves rely on its lower bits being 0 (see simd/scale.h).
     cdef double by = group.by[row] if group.by[row] == group.by[row] else NAN
     cdef Py_ssize_t i
-    if not in_two_parts(by, e[0]):
+    if not in_two_parts(e[0], group, row):
         for i in range(n):
             e[i] = <real>(e[i] * by)
         if 0 <= own < n:
@@ -733,12 +730,13 @@ cdef void prepare_scaled(
 
 
 cdef void against_target(
-    real *e, const real *a, Py_ssize_t n, double spread, double by, double low, double scale
+    real *e, const real *a, Py_ssize_t n, double spread, double by, double low, double scale,
+    bint wide
 ) noexcept nogil:
-    """e * by - a * scale in place; without `a` it is `spread` for all."""
+    """e * by - a * scale in place; without `a` it is `spread` for all. `wide`: in double."""
     cdef Py_ssize_t i
     cdef real b = <real>by, c = <real>low, s = <real>scale, same = <real>(spread * scale)
-    if not (in_two_parts(by, b) and as_one(scale, b)):
+    if wide:
         for i in range(n):
             e[i] = <real>(e[i] * by - scale * (spread if a == NULL else <double>a[i]))
     elif a == NULL:
@@ -759,6 +757,7 @@ cdef void prepare_soft(
     cdef double scale = job.scale * group.factor[row]
     cdef bint alike = uniform(job)
     cdef const real *targets = NULL
+    cdef bint wide = not (in_two_parts(e[0], group, row) and as_one(scale, e[0]))
     drain_set(drain, row, <real>1, <real>0)
     t = t - first
     while c < classes:
@@ -766,7 +765,7 @@ cdef void prepare_soft(
         if not alike:
             targets = targets_of(a, job, sample, t + first, first + c, n)
         at_target = e[t] if c <= t < c + n else 0
-        against_target(e + c, targets, n, job.spread, by, low, scale)
+        against_target(e + c, targets, n, job.spread, by, low, scale, wide)
         if alike and c <= t < c + n:
             at_target = mul_add(at_target, by, -(job.spread + job.keep) * scale)
             e[t] = <real>at_target

@@ -8,7 +8,7 @@
 
 from libc.string cimport memcpy
 
-from .vecmath cimport real
+from .vecmath cimport Pair, pair_sum, real
 
 cdef enum:
     LANES = 64           # samples of a group or a tile; also the classes that a row advances by
@@ -16,19 +16,12 @@ cdef enum:
 
 # ---- a) numbers in two parts -----------------------------------------------------------------
 
-cdef struct Sum:
-    double high
-    double low
+ctypedef Pair Sum
 
 
 cdef inline Sum add(Sum a, Sum b) noexcept nogil:
     """a + b, the rounding error kept in `low`."""
-    cdef Sum s
-    cdef double z
-    s.high = a.high + b.high
-    z = s.high - a.high
-    s.low = (a.low + b.low) + ((a.high - (s.high - z)) + (b.high - z))
-    return s
+    return pair_sum(a, b)
 
 
 cdef inline void two_sum(real unused, double *high, double *low, double value) noexcept nogil:

@@ -32,6 +32,9 @@ cdef inline Job job_of_held(const Job *job, Py_ssize_t n) noexcept nogil:
     cdef Job rest = job[0]
     rest.samples = n
     rest.inner = 1
+    if job.softcap == 0:
+        # dz/dx is one number, and goes into the gradient's scale.
+        rest.scale = job.scale / job.temperature
     rest.temperature = 1
     rest.softcap = 0
     rest.heavy = False
@@ -139,29 +142,25 @@ cdef void change(
         z[i] = z[i] if z[i] - z[i] != 0 else r
 
 
-cdef void times_slope(
-    double *g, const double *slope, Py_ssize_t n, double temperature, double cap
-) noexcept nogil:
+cdef void times_slope(double *g, const double *slope, Py_ssize_t n) noexcept nogil:
     """Gradients with respect to z to those with respect to x; where nothing comes in, 0 stays 0."""
     cdef Py_ssize_t i
-    if cap == 0:
-        if temperature != 1:
-            for i in range(n):
-                g[i] = g[i] / temperature
-    else:
-        for i in range(n):
-            g[i] = g[i] * slope[i] if g[i] != 0 else 0.0
+    for i in range(n):
+        g[i] = g[i] * slope[i] if g[i] != 0 else 0.0
 
 
 cdef void second_by_slope(
     double *h, const double *g, const double *slope, const double *bend, Py_ssize_t n,
     double temperature, double cap
 ) noexcept nogil:
-    """Second derivatives with respect to z, and gradients g, to those with respect to x."""
+    """Second derivatives with respect to z, and gradients g, to those with respect to x.
+
+    Without softcap their scale holds one of the two factors of dz/dx already.
+    """
     cdef Py_ssize_t i
     if cap == 0:
         for i in range(n):
-            h[i] = h[i] / temperature / temperature
+            h[i] = h[i] / temperature
     else:
         for i in range(n):
             h[i] = h[i] * slope[i] * slope[i] + (g[i] * bend[i] if g[i] != 0 else 0.0)
@@ -221,6 +220,7 @@ cdef void tempered_item(
             )
             scatter(<storage *>job.second, space.second, job, first, n)
         if out != NULL:
-            times_slope(z, space.slope, count, job.temperature, job.softcap)
+            if job.softcap != 0:
+                times_slope(z, space.slope, count)
             scatter(out, z, job, first, n)
         first += n

@@ -14,7 +14,7 @@
 
 from libc.stdint cimport int32_t
 
-from .group cimport Group, least_scale
+from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of, offset_of
 from .storage cimport emit, load, prefetch_bytes, storage, transpose
 from .sums cimport LANES, Sum, Tally, add, clear, folded, two_sum
@@ -338,11 +338,8 @@ cdef void tile_scaled(
         correction[lane] = <real>group.by_low[lane]
         own[lane] = <real>group.at[lane]
         used[lane] = group.own_class[lane] >= 0
-        tiny[lane] = False
-        if real is float:
-            # The same condition as in `in_two_parts`, as arithmetic.
-            tiny[lane] = (group.by[lane] < least_scale()) & (group.by[lane] > -least_scale())
-            any_tiny |= tiny[lane] & (group.by[lane] != 0)
+        tiny[lane] = not in_two_parts(by[0], group, lane)
+        any_tiny |= tiny[lane] & (group.by[lane] != 0)
     for c in range(m):
         if any_tiny:
             # Those lanes are multiplied in double; the others as ever.
@@ -385,7 +382,7 @@ cdef void tile_against_target(
         scale[lane] = <real>(job.scale * group.factor[lane])
         used[lane] = group.own_class[lane] >= 0
         wide[lane] = not (
-            in_two_parts(group.by[lane], by[0]) and as_one(job.scale * group.factor[lane], by[0])
+            in_two_parts(by[0], group, lane) and as_one(job.scale * group.factor[lane], by[0])
         )
         any_wide |= wide[lane] & used[lane]
     for c in range(m):

@@ -255,24 +255,33 @@ cdef inline real exp_negative(real x) noexcept nogil:
     return exp_scaled(x, exp_magic(<real>0), exp_low(<real>0)) * spare(x)
 
 
-cdef inline Pair exp_pair(double x) noexcept nogil:
-    """e**x for x <= 0 in two parts: at most 2**-54 of it off where it is a normal number."""
-    cdef double magic = exp_magic(<double>0), low = exp_low(<double>0)
-    cdef double k, p, r, s, by
+cdef inline Pair exp_pair_scaled(double x, double magic, double low) noexcept nogil:
+    """`exp_scaled` in two parts: at most 2**-56 of it off where it is a normal number."""
     cdef Pair e
+    cdef double k, r, t, lost, q, by
     x = low if x < low else x
     k = mul_add(x, <double>1.4426950408889634, magic)
-    p = k - magic
-    s = mul_add(p, <double>-0.6931471803691238, x)  # exact
-    p = p * -1.9082149292705877e-10
-    r = s + p
-    p = (s - r) + p
     by = double_of(bits64(k) << 52)
-    s = 1 + r
-    p = ((1 - s) + r) + mul_add(exp_tail(r, r * r), r * r, p * s)
-    e.high = s + p
-    e.low = ((s - e.high) + p) * by * spare(x)
-    e.high = e.high * by * spare(x)
+    k = k - magic
+    r = mul_add(k, <double>-0.6931471803691238, x)  # exact
+    t = k * 1.9082149292705877e-10
+    lost = r
+    r = r - t
+    lost = (lost - r) - t
+    q = exp_tail(r, r * r)
+    t = 1 + r
+    q = q * (r * r) + ((r - (t - 1)) + lost * t)
+    e.high = t + q
+    e.low = (q - (e.high - t)) * by
+    e.high = e.high * by
+    return e
+
+
+cdef inline Pair exp_pair(double x) noexcept nogil:
+    """e**x for x <= 0 in two parts: at most 2**-56 of it off where it is a normal number."""
+    cdef Pair e = exp_pair_scaled(x, exp_magic(<double>0), exp_low(<double>0))
+    e.high = e.high * spare(x)
+    e.low = e.low * spare(x)
     return e
 
 
