@@ -16,6 +16,7 @@
 # position; indices are checked again where they are used.
 
 from cython.parallel cimport prange, threadid
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -196,32 +197,48 @@ cdef double unit_of(double most) noexcept nogil:
     return unit
 
 
+cdef void *address(object array, Py_ssize_t nbytes) except? NULL:
+    """Where an array of so many bytes lies, NULL for None; the caller keeps it alive.
+
+    A typed memoryview costs a small call four times as much.
+    """
+    cdef Py_buffer view
+    cdef void *start
+    cdef Py_ssize_t found
+    if array is None:
+        return NULL
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    start, found = view.buf, view.len
+    PyBuffer_Release(&view)
+    if found != nbytes:
+        raise ValueError(f"an array of {found} bytes where the kernel needs {nbytes}")
+    return start
+
+
 def evaluate(
     int kind,
-    const storage[:, :, ::1] logits,          # IN   (outer, C, inner)
-    const int64_t[:, ::1] target=None,        # IN   (outer, inner), class indices
-    const float[:, :, ::1] p32=None,          # IN   (outer, C, inner), probabilities of SOFT
-    const double[:, :, ::1] p64=None,         # IN   the same in double
-    const double[::1] weight=None,            # IN   (C,)
-    const double[:, ::1] factor=None,         # IN   (outer, inner), multiplies each loss
+    const storage[:, :, ::1] logits,      # IN   (outer, C, inner)
+    const int64_t[:, ::1] target=None,    # IN   (outer, inner), class indices
+    storage[:, :, ::1] out=None,          # OUT  as the logits, gradient or softmax; may be them
+    object losses=None,                   # OUT  (outer, inner), of the compute type
+    object weight=None,                   # IN   double (C,)
+    object factor=None,                   # IN   double (outer, inner), multiplies each loss
+    object p32=None,                      # IN   as the logits, float probabilities of SOFT
+    object p64=None,                      # IN   the same in double
+    object hess=None,                     # OUT  as `out`, second derivatives of SOFT
+    object numbers=None,                  # OUT  double (outer, inner) of LOGSUMEXP; three times
+                                          #      that of SCORE: log-probabilities of target and
+                                          #      prediction, entropy
+    object predicted=None,                # OUT  int64 (outer, inner) of SCORE
     int64_t ignore_index=-1,
+    double scale=1,                       # IN   upstream gradient, one for all samples
+    bint mean=False,                      # IN   whether to divide by the sum of the weights
     double smoothing=0,
     double z_loss=0,
-    double gamma=0,                           # IN   of the focal loss
+    double gamma=0,                       # IN   of the focal loss
     double temperature=1,
-    double softcap=0,                         # IN   0: none
-    double scale=1,                           # IN   upstream gradient, one for all samples
-    bint mean=False,                          # IN   whether to divide by the sum of the weights
-    float[:, ::1] losses32=None,              # OUT  (outer, inner)
-    double[:, ::1] losses64=None,             # OUT  the same for double logits
-    storage[:, :, ::1] out=None,              # OUT  (outer, C, inner), gradient or softmax; may be
-                                              #      the logits
+    double softcap=0,                     # IN   0: none
     int threads=1,
-    storage[:, :, ::1] hess=None,             # OUT  as `out`, second derivatives of SOFT
-    double[:, :, ::1] numbers=None,           # OUT  (1, outer, inner) of LOGSUMEXP; (3, outer,
-                                              #      inner) of SCORE: log-probabilities of target
-                                              #      and prediction, entropy
-    int64_t[:, ::1] predicted=None,           # OUT  (outer, inner) of SCORE
 ):
     """Return (status, its position, sum of the losses, sum of the weights)."""
     cdef Job job
@@ -231,7 +248,7 @@ def evaluate(
     cdef Sum *partial = &alone
     cdef Sum total = Sum(0, 0)
     cdef double weights = 0
-    cdef Py_ssize_t size, items, i
+    cdef Py_ssize_t size, items, i, elements
     cdef const storage *x = NULL
     cdef storage *to = NULL
     cdef float *out32 = NULL
@@ -242,12 +259,13 @@ def evaluate(
     job.inner = logits.shape[2]
     if job.samples == 0:
         return FINE, 0, 0.0, 0.0
+    elements = job.samples * job.classes
     job.target = &target[0, 0] if target is not None else NULL
-    job.weight = &weight[0] if weight is not None and job.classes > 0 else NULL
-    job.factor = &factor[0, 0] if factor is not None else NULL
-    job.second = NULL
-    job.p32 = NULL
-    job.p64 = NULL
+    job.weight = <const double *>address(weight, job.classes * 8)
+    job.factor = <const double *>address(factor, job.samples * 8)
+    job.p32 = <const float *>address(p32, elements * 4)
+    job.p64 = <const double *>address(p64, elements * 8)
+    job.second = address(hess, elements * <Py_ssize_t>sizeof(storage))
     job.ignore_index = ignore_index
     job.keep = 1 - smoothing
     job.spread = smoothing / job.classes if job.classes > 0 else 0
@@ -257,33 +275,24 @@ def evaluate(
     job.gamma = gamma
     job.temperature = temperature
     job.softcap = softcap
-    job.streaming = (
-        out is not None and job.samples * job.classes * <Py_ssize_t>sizeof(storage) >= STREAM
-    )
-    if losses32 is not None:
-        out32 = &losses32[0, 0]
-    if losses64 is not None:
-        out64 = &losses64[0, 0]
-    if numbers is not None:
-        job.number = &numbers[0, 0, 0]
+    job.streaming = out is not None and elements * <Py_ssize_t>sizeof(storage) >= STREAM
+    if storage is double:
+        out64 = <double *>address(losses, job.samples * 8)
+    else:
+        out32 = <float *>address(losses, job.samples * 4)
+    job.number = <double *>address(numbers, job.samples * (24 if kind == SCORE else 8))
     if kind == SCORE:
-        job.predicted_log_prob = &numbers[1, 0, 0]
-        job.entropy = &numbers[2, 0, 0]
-        job.predicted = &predicted[0, 0]
+        job.predicted_log_prob = job.number + job.samples
+        job.entropy = job.predicted_log_prob + job.samples
+        job.predicted = <int64_t *>address(predicted, job.samples * 8)
     if job.classes > 0:
         x = &logits[0, 0, 0]
         if out is not None:
             to = &out[0, 0, 0]
-        if hess is not None:
-            job.second = &hess[0, 0, 0]
-        if p32 is not None:
-            job.p32 = &p32[0, 0, 0]
-        if p64 is not None:
-            job.p64 = &p64[0, 0, 0]
         job.heaviest = largest_weight(&job)
         if kind == SOFT:
             job.unit = unit_of(job.heaviest)
-        if out_overlaps(to, x, job.samples * job.classes * <Py_ssize_t>sizeof(storage), &job):
+        if out_overlaps(to, x, elements * <Py_ssize_t>sizeof(storage), &job):
             return OVERLAPS, 0, 0.0, 0.0
     with nogil:
         status = check(&job, &weights)
@@ -323,7 +332,7 @@ def evaluate(
                     total = add(total, partial[i])
                 if kind == NLL and to != NULL:
                     # Losses first: the gradient may be written over the log-probabilities.
-                    memset(to, 0, job.samples * job.classes * sizeof(storage))
+                    memset(to, 0, elements * sizeof(storage))
                     if storage is double:
                         nll_gradient(to, &job, <double>0)
                     else:

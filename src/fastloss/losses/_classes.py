@@ -87,28 +87,21 @@ def evaluate(
     if gradient:
         grad = _arrays.output(out, x, original)
         view = _arrays.seen_by_kernel(grad, shape)
-    losses = losses32 = losses64 = None
-    if value and none:
-        losses = np.zeros((shape[0], shape[2]), storage.loss)
-        if storage.kernel == "double":
-            losses64 = losses
-        else:
-            losses32 = losses
+    losses = np.zeros((shape[0], shape[2]), storage.loss) if value and none else None
     p32 = p64 = None
     if soft is not None:
         kind = _SOFT
         if soft.dtype == np.float32:
-            p32 = soft.reshape(shape)
+            p32 = soft
         else:
-            p64 = soft.reshape(shape)
+            p64 = soft
     elif label_smoothing != 0.0 or hessian:
         kind = _SOFT
     # 2. Kernel.
     what, where, total, divisor = _EVALUATE[storage.kernel](
-        kind, _arrays.seen_by_kernel(x, shape), indices, p32, p64, weights, factor, ignore_index,
-        label_smoothing, z_loss, gamma, temperature, 0.0 if softcap is None else softcap, scale,
-        reduction == "mean", losses32, losses64, view,
-        _threads.for_work(x.size), second,
+        kind, _arrays.seen_by_kernel(x, shape), indices, view, losses, weights, factor, p32, p64,
+        second, None, None, ignore_index, scale, reduction == "mean", label_smoothing, z_loss, gamma,
+        temperature, 0.0 if softcap is None else softcap, _threads.for_work(x.size),
     )  # fmt: skip
     if what:
         target = None if indices is None else indices.reshape(samples)
