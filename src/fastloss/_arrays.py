@@ -64,6 +64,12 @@ def seen_by_kernel(x: Array, shape: tuple[int, ...] | int) -> Array:
     return x.reshape(shape) if view is None else x.view(view).reshape(shape)
 
 
+def exported(x: Array) -> Array:
+    """Return `x` as an array that offers its memory to a kernel: halves as what stands for them."""
+    view = STORAGE[x.dtype].view
+    return x if view is None else x.view(view)
+
+
 # ---- b) one array at a time ------------------------------------------------------------------
 
 

@@ -25,7 +25,6 @@ from fastloss.losses._elementwise import Kind, function
 
 __all__ = ["log_sigmoid", "log_softmax", "logsumexp", "sigmoid", "softmax", "softplus"]
 
-_EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
 
 Axes = int | tuple[int, ...] | None
 #: (outer, C, inner), the axes of the classes in ascending order, and the order of axes in which the
@@ -117,9 +116,11 @@ def _check_out(
 
 def _evaluate(kind: str, x: Array, shape: tuple[int, int, int], **results: Any) -> None:
     """Run the kernel over samples."""
-    what, where, _, _ = _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
+    what, where, _, _ = _kernels.evaluate(
         _kernels.KINDS[kind],
-        _arrays.seen_by_kernel(x, shape),
+        _kernels.TYPES[_arrays.STORAGE[x.dtype].kernel],
+        _arrays.exported(x),
+        shape,
         threads=_threads.for_work(x.size),
         **results,
     )
@@ -384,7 +385,7 @@ def logsumexp(
         if order is not None:
             x = np.ascontiguousarray(x.transpose(order))
         logs = np.full((shape[0], shape[2]), -np.inf)
-        _evaluate("logsumexp", x, shape, numbers=logs[None])
+        _evaluate("logsumexp", x, shape, numbers=logs)
         logs = logs.reshape(left)
         signs = np.where(np.isnan(logs), logs, logs > -np.inf) if return_sign else logs
     result = _rounded(logs, dtype)
@@ -405,11 +406,11 @@ def _softmax_like(kind: str, x: ArrayLike, axis: Axes, out: Array | None) -> Any
         _check_out(out, x.shape, x.dtype, (x,), whole=True)
         y = out
     if order is None:
-        _evaluate(kind, x, shape, out=_arrays.seen_by_kernel(y, shape))
+        _evaluate(kind, x, shape, out=_arrays.exported(y))
     else:
         # `copy` even where the order of axes is nothing to an array, of few elements, say.
         moved = x.transpose(order).copy()
-        _evaluate(kind, moved, shape, out=_arrays.seen_by_kernel(moved, shape))
+        _evaluate(kind, moved, shape, out=_arrays.exported(moved))
         y.transpose(order)[...] = moved
     return _scalar(y) if out is None else out
 

@@ -24,7 +24,7 @@ from .samples cimport (
     CROSS_ENTROPY, FOCAL, LOGSUMEXP, LOG_SOFTMAX, NLL, SCORE, SOFT, SOFTMAX, Job, any_heavy, check,
     class_of, factor_of, is_heavy, item_size, offset_of, out_overlaps, weighted,
 )
-from .storage cimport emit, storage, stream_end, value_at
+from .storage cimport bfloat16, emit, float16, storage, stream_end, value_at
 from .sums cimport LANES, Sum, Tally, add, clear, count, folded, value_of
 from .vecmath cimport real
 from .workspace cimport (
@@ -174,7 +174,7 @@ cdef void work(
         item(x, out, losses32, job, start, stop, result, scratch)
 
 
-# ---- c) what Python calls --------------------------------------------------------------------
+# ---- c) a call -------------------------------------------------------------------------------
 
 cdef double largest_weight(const Job *job) noexcept nogil:
     cdef double w, most = 0
@@ -197,10 +197,86 @@ cdef double unit_of(double most) noexcept nogil:
     return unit
 
 
+cdef Status run(
+    Job *job, const storage *x, storage *out, void *losses, bint mean, int threads, Sum *total,
+    double *weights
+) noexcept nogil:
+    """Check the arguments, take scratch memory and deal out the samples."""
+    cdef Status status
+    cdef Workspace space, sums
+    cdef Sum alone
+    cdef Sum *partial = &alone
+    cdef Py_ssize_t size, items, i, nbytes = job.samples * job.classes * sizeof(storage)
+    cdef float *losses32 = NULL
+    cdef double *losses64 = NULL
+    total[0] = Sum(0, 0)
+    weights[0] = 0
+    if storage is double:
+        losses64 = <double *>losses
+    else:
+        losses32 = <float *>losses
+    job.streaming = out != NULL and nbytes >= STREAM
+    job.heaviest = largest_weight(job)
+    job.unit = unit_of(job.heaviest) if job.kind == SOFT else 1
+    job.heavy = False
+    if out_overlaps(out, x, nbytes, job):
+        return Status(OVERLAPS, 0)
+    status = check(job, weights)
+    if status.what != FINE or job.classes == 0:
+        return status
+    if mean:
+        job.scale = job.scale / weights[0] if weights[0] != 0 else 0
+    if storage is not double:
+        job.heaviest *= max(1.0, job.scale if job.scale >= 0 else -job.scale)
+        job.heaviest *= max(1.0, job.z_loss)
+        job.heavy = job.kind <= FOCAL and any_heavy(job)
+    size = item_size(job)
+    items = (job.samples + size - 1) // size
+    threads = <int>min(<Py_ssize_t>max(threads, 1), items)
+    if not take(&space, scratch_size(job, out != NULL, 8 if storage is double else 4), threads):
+        return Status(NO_MEMORY, 0)
+    if items > 1:
+        if not take(&sums, items * sizeof(Sum), 1):
+            give_back(&space)
+            return Status(NO_MEMORY, 0)
+        partial = <Sum *>sums.parts
+    if threads > 1:
+        for i in prange(items, schedule="dynamic", num_threads=threads):
+            work(
+                x, out, losses32, losses64, job, i * size, min(job.samples, (i + 1) * size),
+                partial + i, part_of(&space, threadid()),
+            )
+    else:
+        for i in range(items):
+            work(
+                x, out, losses32, losses64, job, i * size, min(job.samples, (i + 1) * size),
+                partial + i, space.parts,
+            )
+    for i in range(items):
+        total[0] = add(total[0], partial[i])
+    if job.kind == NLL and out != NULL:
+        # Losses first: the gradient may be written over the log-probabilities.
+        memset(out, 0, nbytes)
+        if storage is double:
+            nll_gradient(out, job, <double>0)
+        else:
+            nll_gradient(out, job, <float>0)
+    if items > 1:
+        give_back(&sums)
+    give_back(&space)
+    return status
+
+
+# ---- d) what Python calls --------------------------------------------------------------------
+
+#: Element types of the logits, by the name of the type that stands for them here.
+TYPES = {"float": 0, "double": 1, "float16": 2, "bfloat16": 3}
+
+
 cdef void *address(object array, Py_ssize_t nbytes) except? NULL:
     """Where an array of so many bytes lies, NULL for None; the caller keeps it alive.
 
-    A typed memoryview costs a small call four times as much.
+    Typed memoryviews would cost a small call more than all of the kernel.
     """
     cdef Py_buffer view
     cdef void *start
@@ -216,127 +292,83 @@ cdef void *address(object array, Py_ssize_t nbytes) except? NULL:
 
 
 def evaluate(
-    int kind,
-    const storage[:, :, ::1] logits,      # IN   (outer, C, inner)
-    const int64_t[:, ::1] target=None,    # IN   (outer, inner), class indices
-    storage[:, :, ::1] out=None,          # OUT  as the logits, gradient or softmax; may be them
-    object losses=None,                   # OUT  (outer, inner), of the compute type
-    object weight=None,                   # IN   double (C,)
-    object factor=None,                   # IN   double (outer, inner), multiplies each loss
-    object p32=None,                      # IN   as the logits, float probabilities of SOFT
-    object p64=None,                      # IN   the same in double
-    object hess=None,                     # OUT  as `out`, second derivatives of SOFT
-    object numbers=None,                  # OUT  double (outer, inner) of LOGSUMEXP; three times
-                                          #      that of SCORE: log-probabilities of target and
-                                          #      prediction, entropy
-    object predicted=None,                # OUT  int64 (outer, inner) of SCORE
+    int kind,                  # one of KINDS
+    int type,                  # one of TYPES
+    object logits,             # IN   (outer, C, inner), as all arrays here contiguous
+    tuple shape,               #      (outer, C, inner)
+    object target=None,        # IN   int64 (outer, inner), class indices
+    object out=None,           # OUT  as the logits, gradient or softmax; may be them
+    object losses=None,        # OUT  (outer, inner), of the compute type
+    object weight=None,        # IN   double (C,)
+    object factor=None,        # IN   double (outer, inner), multiplies each loss
+    object p32=None,           # IN   (outer, C, inner), float probabilities of SOFT
+    object p64=None,           # IN   the same in double
+    object hess=None,          # OUT  as `out`, second derivatives of SOFT
+    object numbers=None,       # OUT  double (outer, inner) of LOGSUMEXP; three times that of SCORE:
+                               #      log-probabilities of target and prediction, entropy
+    object predicted=None,     # OUT  int64 (outer, inner) of SCORE
     int64_t ignore_index=-1,
-    double scale=1,                       # IN   upstream gradient, one for all samples
-    bint mean=False,                      # IN   whether to divide by the sum of the weights
+    double scale=1,            # IN   upstream gradient, one for all samples
+    bint mean=False,           # IN   whether to divide by the sum of the weights
     double smoothing=0,
     double z_loss=0,
-    double gamma=0,                       # IN   of the focal loss
+    double gamma=0,            # IN   of the focal loss
     double temperature=1,
-    double softcap=0,                     # IN   0: none
+    double softcap=0,          # IN   0: none
     int threads=1,
 ):
     """Return (status, its position, sum of the losses, sum of the weights)."""
     cdef Job job
     cdef Status status
-    cdef Workspace space, sums
-    cdef Sum alone
-    cdef Sum *partial = &alone
-    cdef Sum total = Sum(0, 0)
-    cdef double weights = 0
-    cdef Py_ssize_t size, items, i, elements
-    cdef const storage *x = NULL
-    cdef storage *to = NULL
-    cdef float *out32 = NULL
-    cdef double *out64 = NULL
+    cdef Sum total
+    cdef double weights
+    cdef Py_ssize_t outer, elements, nbytes
+    cdef const void *x
+    cdef void *to
+    cdef void *each
+    outer, job.classes, job.inner = shape
     job.kind = kind
-    job.samples = logits.shape[0] * logits.shape[2]
-    job.classes = logits.shape[1]
-    job.inner = logits.shape[2]
+    job.samples = outer * job.inner
+    elements = job.samples * job.classes
     if job.samples == 0:
         return FINE, 0, 0.0, 0.0
-    elements = job.samples * job.classes
-    job.target = &target[0, 0] if target is not None else NULL
+    nbytes = elements * (8 if type == 1 else 4 if type == 0 else 2)
+    x = address(logits, nbytes)
+    to = address(out, nbytes)
+    each = address(losses, job.samples * (8 if type == 1 else 4))
+    job.target = <const int64_t *>address(target, job.samples * 8)
     job.weight = <const double *>address(weight, job.classes * 8)
     job.factor = <const double *>address(factor, job.samples * 8)
     job.p32 = <const float *>address(p32, elements * 4)
     job.p64 = <const double *>address(p64, elements * 8)
-    job.second = address(hess, elements * <Py_ssize_t>sizeof(storage))
+    job.second = address(hess, nbytes)
+    job.number = <double *>address(numbers, job.samples * (24 if kind == SCORE else 8))
+    job.predicted = <int64_t *>address(predicted, job.samples * 8)
+    job.predicted_log_prob = job.number + job.samples
+    job.entropy = job.predicted_log_prob + job.samples
     job.ignore_index = ignore_index
+    job.scale = scale
     job.keep = 1 - smoothing
     job.spread = smoothing / job.classes if job.classes > 0 else 0
-    job.unit = 1
-    job.heavy = False
     job.z_loss = z_loss
     job.gamma = gamma
     job.temperature = temperature
     job.softcap = softcap
-    job.streaming = out is not None and elements * <Py_ssize_t>sizeof(storage) >= STREAM
-    if storage is double:
-        out64 = <double *>address(losses, job.samples * 8)
-    else:
-        out32 = <float *>address(losses, job.samples * 4)
-    job.number = <double *>address(numbers, job.samples * (24 if kind == SCORE else 8))
-    if kind == SCORE:
-        job.predicted_log_prob = job.number + job.samples
-        job.entropy = job.predicted_log_prob + job.samples
-        job.predicted = <int64_t *>address(predicted, job.samples * 8)
-    if job.classes > 0:
-        x = &logits[0, 0, 0]
-        if out is not None:
-            to = &out[0, 0, 0]
-        job.heaviest = largest_weight(&job)
-        if kind == SOFT:
-            job.unit = unit_of(job.heaviest)
-        if out_overlaps(to, x, elements * <Py_ssize_t>sizeof(storage), &job):
-            return OVERLAPS, 0, 0.0, 0.0
     with nogil:
-        status = check(&job, &weights)
-        if status.what == FINE and job.classes > 0:
-            if mean:
-                scale = scale / weights if weights != 0 else 0
-            job.scale = scale
-            if storage is not double:
-                job.heaviest *= max(1.0, scale if scale >= 0 else -scale) * max(1.0, z_loss)
-                job.heavy = kind <= FOCAL and any_heavy(&job)
-            size = item_size(&job)
-            items = (job.samples + size - 1) // size
-            threads = <int>min(<Py_ssize_t>max(threads, 1), items)
-            sums.taken = NULL
-            if not take(
-                &space,
-                scratch_size(&job, to != NULL, 8 if storage is double else 4),
-                threads,
-            ) or (items > 1 and not take(&sums, items * sizeof(Sum), 1)):
-                status.what = NO_MEMORY
-            else:
-                if items > 1:
-                    partial = <Sum *>sums.parts
-                if threads > 1:
-                    for i in prange(items, schedule="dynamic", num_threads=threads):
-                        work(
-                            x, to, out32, out64, &job, i * size, min(job.samples, (i + 1) * size),
-                            partial + i, part_of(&space, threadid()),
-                        )
-                else:
-                    for i in range(items):
-                        work(
-                            x, to, out32, out64, &job, i * size, min(job.samples, (i + 1) * size),
-                            partial + i, space.parts,
-                        )
-                for i in range(items):
-                    total = add(total, partial[i])
-                if kind == NLL and to != NULL:
-                    # Losses first: the gradient may be written over the log-probabilities.
-                    memset(to, 0, elements * sizeof(storage))
-                    if storage is double:
-                        nll_gradient(to, &job, <double>0)
-                    else:
-                        nll_gradient(to, &job, <float>0)
-            give_back(&sums)
-            give_back(&space)
+        if type == 0:
+            status = run(
+                &job, <const float *>x, <float *>to, each, mean, threads, &total, &weights
+            )
+        elif type == 1:
+            status = run(
+                &job, <const double *>x, <double *>to, each, mean, threads, &total, &weights
+            )
+        elif type == 2:
+            status = run(
+                &job, <const float16 *>x, <float16 *>to, each, mean, threads, &total, &weights
+            )
+        else:
+            status = run(
+                &job, <const bfloat16 *>x, <bfloat16 *>to, each, mean, threads, &total, &weights
+            )
     return status.what, status.where, value_of(total), weights

@@ -22,7 +22,6 @@ class SampleScores(NamedTuple):
     entropy: NDArray[Any]
 
 
-_EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
 
 
 def score_samples(logits: ArrayLike, target: ArrayLike, *, axis: int | None = None) -> SampleScores:
@@ -77,9 +76,11 @@ def score_samples(logits: ArrayLike, target: ArrayLike, *, axis: int | None = No
     storage = _arrays.STORAGE[a.logits.dtype]
     numbers = np.full((3, shape[0], shape[2]), np.nan)
     predicted = np.zeros((shape[0], shape[2]), np.int64)
-    what, where, _, _ = _EVALUATE[storage.kernel](
+    what, where, _, _ = _kernels.evaluate(
         _kernels.KINDS["score"],
-        _arrays.seen_by_kernel(a.logits, shape),
+        _kernels.TYPES[storage.kernel],
+        _arrays.exported(a.logits),
+        shape,
         a.target,
         numbers=numbers,
         predicted=predicted,

@@ -21,8 +21,7 @@ FOCAL: int = _kernels.KINDS["softmax_focal_loss"]
 #: What `CROSS_ENTROPY` is to the kernel where every class has a target.
 _SOFT: int = _kernels.KINDS["soft_cross_entropy"]
 
-# A fused kernel's specialisations by name: one dictionary look-up instead of a dispatch.
-_EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
+_TYPES = _kernels.TYPES
 #: The upstream gradient where there is none.
 _ONE = object()
 
@@ -83,10 +82,10 @@ def evaluate(
     if hessian:
         out, out_second = _arrays.pair(out)
         hess = _arrays.output(out_second, x, original)
-        second = _arrays.seen_by_kernel(hess, shape)
+        second = _arrays.exported(hess)
     if gradient:
         grad = _arrays.output(out, x, original)
-        view = _arrays.seen_by_kernel(grad, shape)
+        view = _arrays.exported(grad)
     losses = np.zeros((shape[0], shape[2]), storage.loss) if value and none else None
     p32 = p64 = None
     if soft is not None:
@@ -98,10 +97,11 @@ def evaluate(
     elif label_smoothing != 0.0 or hessian:
         kind = _SOFT
     # 2. Kernel.
-    what, where, total, divisor = _EVALUATE[storage.kernel](
-        kind, _arrays.seen_by_kernel(x, shape), indices, view, losses, weights, factor, p32, p64,
-        second, None, None, ignore_index, scale, reduction == "mean", label_smoothing, z_loss, gamma,
-        temperature, 0.0 if softcap is None else softcap, _threads.for_work(x.size),
+    what, where, total, divisor = _kernels.evaluate(
+        kind, _TYPES[storage.kernel], _arrays.exported(x), shape, indices, view, losses, weights,
+        factor, p32, p64, second, None, None, ignore_index, scale, reduction == "mean",
+        label_smoothing, z_loss, gamma, temperature, 0.0 if softcap is None else softcap,
+        _threads.for_work(x.size),
     )  # fmt: skip
     if what:
         target = None if indices is None else indices.reshape(samples)
