@@ -512,21 +512,23 @@ cdef void tiles_item(
                 else:
                     tile_max(xs + at, m, width, &top[0])
                 c += m
-            for lane in range(LANES):
-                maximum[lane] = top[lane]
-                shift[lane] = 0
-                if largest_too and group.own_class[lane] >= 0:
-                    group.own_class[lane] = largest[lane]
+            if largest_too:
+                for lane in range(LANES):
+                    maximum[lane] = top[lane]
+                    if group.own_class[lane] >= 0:
+                        group.own_class[lane] = largest[lane]
             shifted = fix_range(&top[0], &shift[0])
+            for lane in range(LANES):
+                group.shift[lane] = 0
             if shifted:
                 for lane in range(LANES):
+                    group.shift[lane] = shift[lane]
                     # The maximum less itself: 0, or NaN where it is none.
                     maximum[lane] = maximum[lane] if shift[lane] == 0 else shift[lane] - shift[lane]
                 if whole:
                     shift_tile(xs + at, classes, width, &shift[0])
             for lane in range(LANES):
                 group.exponent[lane] = top[lane]
-                group.shift[lane] = shift[lane]
                 group.own_x[lane] = 0
                 magic[lane] = exp_magic(top[lane])
                 low_x[lane] = exp_low(top[lane])
