@@ -379,9 +379,7 @@ class _Layer(NamedTuple):
                 values = _scattered(values, rows, (samples,))
             if grad_x is not None:
                 grad_x = torch.from_numpy(_scattered(grad_x.numpy(), rows, a.input.shape))
-        value = reduced(
-            self.reduction, Totals(total, a.weights), values, a.input.dtype, a.samples
-        )
+        value = reduced(self.reduction, Totals(total, a.weights), values, a.input.dtype, a.samples)
         if grad_x is not None:
             grad_x = grad_x.reshape((*a.samples, w.shape[1]))
         return value, [grad_x, grad_w, None if grad_b is None else grad_b.to(x.dtype)]
