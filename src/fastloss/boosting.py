@@ -53,7 +53,9 @@ class _Objective:
     def derivatives(self, scores: Any, labels: Any, weight: Any) -> tuple[Array, Array]:
         scores = _scores(self.criterion, scores)
         target = _target(self.criterion, labels, scores)
-        grad, hess = self.criterion.grad_and_hess(scores, target, _weights(weight, scores, target))
+        grad, hess = self.criterion.grad_and_hess(
+            scores, target, _weights(self.criterion, weight, scores)
+        )
         factor = self._factor(scores)
         if factor != 1:
             hess *= factor
@@ -225,7 +227,8 @@ class _Metric:
     def loss(self, scores: Any, labels: Any, weight: Any) -> float:
         scores = _scores(self.criterion, scores)
         target = _target(self.criterion, labels, scores)
-        return float(_mean(self.criterion)(scores, target, _weights(weight, scores, target)))
+        weights = _weights(self.criterion, weight, scores)
+        return float(_mean(self.criterion)(scores, target, weights))
 
 
 class _DatasetMetric(_Metric):
@@ -468,7 +471,7 @@ def _target(criterion: Criterion, labels: Any, scores: Array) -> Array:
     labels = np.asarray(labels if labels is not None else ())
     if not labels.size and scores.size:
         raise ValueError("the dataset has no labels")
-    if labels.size == scores.size and labels.shape != scores.shape:
+    if labels.size == scores.size and scores.ndim == 2 and scores.shape[1] > 1:
         labels = labels.reshape(scores.shape)  # several columns of labels come as one
     if isinstance(criterion, CrossEntropyLoss):
         if labels.shape == scores.shape:
@@ -505,12 +508,16 @@ def _classes(labels: Array) -> Array:
     return classes
 
 
-def _weights(weight: Any, scores: Array, target: Array) -> Any:
+def _weights(criterion: Criterion, weight: Any, scores: Array) -> Any:
     """Return weights as they broadcast to the losses; the libraries have None or nothing at all."""
     if weight is None or not np.size(weight):
         return None
     weight = np.asarray(weight)
-    return weight[:, None] if target.ndim == 2 and target.dtype.kind != "f" else weight
+    if weight.shape != scores.shape[:1]:
+        raise ValueError(f"weights must have shape {scores.shape[:1]}, got {weight.shape}")
+    if scores.ndim == 2 and not isinstance(criterion, CrossEntropyLoss):
+        return weight[:, None]  # a loss for each column
+    return weight
 
 
 # ---- e) criterions and libraries -------------------------------------------------------------
@@ -542,7 +549,7 @@ _LIBRARIES = {"lightgbm": ("LightGBM", 4), "xgboost": ("XGBoost", 2)}
 
 def _version(library: Any) -> tuple[int, int]:
     """Return the installed version of a library; raise where there is none that serves."""
-    if library not in _LIBRARIES:
+    if not isinstance(library, str) or library not in _LIBRARIES:
         _arrays.one_of(library, tuple(_LIBRARIES), "library")
     name, least = _LIBRARIES[library]
     try:
