@@ -181,6 +181,7 @@ def sklearn(
     -------
     callable
         ``objective(y_true, y_pred, sample_weight=None)``, for the class's argument `objective`.
+        With ``XGBClassifier`` give ``base_score=0.5`` too: it is a probability there.
 
     Raises
     ------
