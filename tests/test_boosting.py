@@ -172,13 +172,12 @@ def test_several_columns_of_labels(xgb):
 
 
 def classifier(request, library, criterion, **options):
+    module = request.getfixturevalue("lgb" if library == "lightgbm" else "xgb")
     objective = boosting.sklearn(criterion, library)
     if library == "lightgbm":
-        module = request.getfixturevalue("lgb")
         return module.LGBMClassifier(
             objective=objective, n_estimators=20, n_jobs=1, verbosity=-1, **options
         )
-    module = request.getfixturevalue("xgb")
     # The class reads base_score as a probability whatever the objective: 0.5 is the score 0.
     return module.XGBClassifier(
         objective=objective, n_estimators=20, n_jobs=1, base_score=0.5, **options
@@ -290,19 +289,26 @@ def test_xgboost_metric(xgb, kind):
 
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
 def test_metrics_of_scikit_learn_classes(request, library):
+    pytest.importorskip(library)
     x, y, weight = data("binary")
     made = boosting.metric(BINARY, library, sklearn=True)
+    held_out, labels = x[300:], y[300:]
     if library == "lightgbm":
-        model = classifier(request, library, BINARY).fit(
-            x, y, eval_set=[(x, y)], eval_sample_weight=[weight], eval_metric=made
-        )
-        (seen,), raw = model.evals_result_.values(), model.predict(x, raw_score=True)
+        model = classifier(request, library, BINARY)
+        model.fit(
+            x[:300], y[:300], eval_set=[(held_out, labels)], eval_sample_weight=[weight[300:]],
+            eval_metric=made,
+        )  # fmt: skip
+        seen, raw = model.evals_result_["valid_0"], model.predict(held_out, raw_score=True)
     else:
         model = classifier(request, library, BINARY, eval_metric=made)
-        model.fit(x, y, eval_set=[(x, y)], sample_weight_eval_set=[weight], verbose=False)
+        model.fit(
+            x[:300], y[:300], eval_set=[(held_out, labels)], sample_weight_eval_set=[weight[300:]],
+            verbose=False,
+        )  # fmt: skip
         seen = model.evals_result()["validation_0"]
-        raw = model.predict(x, output_margin=True)
-    want = BINARY(raw, y.astype(float), weight)
+        raw = model.predict(held_out, output_margin=True)
+    want = BINARY(raw, labels, weight[300:])
     assert seen["binary_cross_entropy_with_logits"][-1] == pytest.approx(float(want), rel=1e-5)
 
 

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays
 from fastloss._arrays import Array
-from fastloss.losses.criterions import CrossEntropyLoss, Criterion
+from fastloss.losses.criterions import Criterion, CrossEntropyLoss
 from fastloss.special import sigmoid, softmax
 
 __all__ = ["init_score", "lightgbm", "metric", "predict_proba", "sklearn", "xgboost"]
@@ -369,6 +369,7 @@ def init_score(
 
 def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: Any) -> Array:
     """The scores of `CrossEntropyLoss`: the logarithms of the classes' shares of the targets."""
+    target: Array
     if labels.ndim == 2:
         classes = labels.shape[1]
         if num_class is not None and num_class != classes:
