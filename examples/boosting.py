@@ -4,7 +4,7 @@ LightGBM grows the trees, and fastloss makes the objectives. All three train wit
 and are judged by samples held out.
 
     pip install 'fastloss[lightgbm]' scikit-learn
-    python examples/boosting.py                  # 100 rounds, a few seconds
+    python examples/boosting.py                  # 100 rounds
     python examples/boosting.py --rounds 20
 """
 

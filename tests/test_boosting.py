@@ -8,7 +8,9 @@ arguments, and libraries that are missing.
 from __future__ import annotations
 
 import pickle
+import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +169,16 @@ def test_several_columns_of_labels(xgb):
     model = xgb.train({"nthread": 1, "base_score": 0}, matrix, 20, obj=boosting.xgboost(BINARY))
     raw = model.predict(matrix, output_margin=True)
     assert raw.shape == y.shape and ((raw > 0) == y).mean() > 0.99
+
+
+def test_example(lgb):
+    """The example's losses all rank held-out samples far better than chance, which is 0.02."""
+    pytest.importorskip("sklearn")
+    path = Path(__file__).resolve().parents[1] / "examples" / "boosting.py"
+    if not path.is_file():
+        pytest.skip("needs the source tree")
+    values = runpy.run_path(str(path))["imbalanced"](rounds=10)
+    assert len(values) == 3 and min(values.values()) > 0.2
 
 
 # ---- c) scikit-learn classes -----------------------------------------------------------------
