@@ -1,0 +1,567 @@
+"""Criterions as objectives and metrics of LightGBM and XGBoost.
+
+`lightgbm`, `xgboost` and `sklearn` make objectives, `metric` makes metrics: small objects that
+pickle, which the libraries call.  `init_score` is the constant that boosting starts from, and
+`predict_proba` turns raw scores into probabilities.
+
+A library's built-in objective has its own multiple of the second derivative.  An objective made
+here has the same, so that with equal settings it grows the same trees.
+
+Layout: a) objectives, b) metrics, c) start and end: constant and probabilities, d) what a dataset
+holds, e) which criterions and libraries there are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastloss import _arrays
+from fastloss._arrays import Array
+from fastloss.losses.criterions import Criterion, CrossEntropyLoss
+from fastloss.special import sigmoid, softmax
+
+__all__ = ["init_score", "lightgbm", "metric", "predict_proba", "sklearn", "xgboost"]
+
+Library = Literal["lightgbm", "xgboost"]
+
+#: Least second derivative: the one of XGBoost's own objectives.
+_FLOOR = 1e-16
+#: Probabilities are kept this far from 0 and 1, as LightGBM does it.
+_LEAST = 1e-15
+
+
+# ---- a) objectives ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """Gradient and second derivatives of a criterion, as a library wants them."""
+
+    criterion: Criterion
+    library: Library
+    floor: float | None
+    #: Whether results go out as one long vector, as XGBoost 2.0 wants them.
+    flat: bool
+
+    def derivatives(self, scores: Any, labels: Any, weight: Any) -> tuple[Array, Array]:
+        scores = _scores(self.criterion, scores)
+        target = _target(self.criterion, labels, scores)
+        grad, hess = self.criterion.grad_and_hess(
+            scores, target, _weights(self.criterion, weight, scores)
+        )
+        factor = self._factor(scores)
+        if factor != 1:
+            hess *= factor
+        if self.floor is not None and hess.size and not hess.min() >= self.floor:
+            # What has no weight or is ignored stays without effect.
+            np.maximum(hess, self.floor, out=hess, where=(hess != 0) | (grad != 0))
+        return (grad.ravel(), hess.ravel()) if self.flat else (grad, hess)
+
+    def _factor(self, scores: Array) -> float:
+        """What the library's own objective multiplies the second derivative by."""
+        if not isinstance(self.criterion, CrossEntropyLoss) or scores.shape[1] < 2:
+            return 1.0
+        return scores.shape[1] / (scores.shape[1] - 1) if self.library == "lightgbm" else 2.0
+
+
+class _DatasetObjective(_Objective):
+    """The form of the training functions: scores, and the dataset that holds labels and weights."""
+
+    def __call__(self, preds: Array, dataset: Any) -> tuple[Array, Array]:
+        return self.derivatives(preds, *_contents(dataset))
+
+
+class _SklearnObjective(_Objective):
+    """The form of the scikit-learn classes.  XGBoost goes by the name of the weights."""
+
+    def __call__(
+        self, y_true: Array, y_pred: Array, sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        return self.derivatives(y_pred, y_true, sample_weight)
+
+
+def lightgbm(
+    criterion: Criterion, *, floor: float | None = _FLOOR
+) -> Callable[[Any, Any], tuple[Array, Array]]:
+    """Make an objective for ``lightgbm.train`` of a criterion.
+
+    Parameters
+    ----------
+    criterion : CrossEntropyLoss, BCEWithLogitsLoss or SigmoidFocalLoss
+        Its `reduction` has no effect: boosting takes the derivatives of each sample.
+    floor : float or None, default 1e-16
+        Second derivatives below it, negative ones of the focal loss among them, become `floor`.
+        None leaves them as they are, at your own risk: leaves divide by their sums.
+
+    Returns
+    -------
+    callable
+        ``objective(preds, dataset)``, which returns gradient and second derivatives.  It takes
+        labels and weights from the dataset, and pickles.
+
+    Raises
+    ------
+    ImportError
+        If LightGBM 4 or later is not installed.
+    TypeError
+        If the criterion has no second derivatives.
+
+    Notes
+    -----
+    The second derivative of cross-entropy is multiplied by C / (C - 1), as in LightGBM's own
+    objective.  LightGBM starts custom objectives at 0: see `init_score`.
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> from fastloss import boosting
+    >>> def train(dataset):
+    ...     objective = boosting.lightgbm(fastloss.BCEWithLogitsLoss(pos_weight=3))
+    ...     return lightgbm.train({"objective": objective}, dataset, num_boost_round=50)
+    """
+    return _objective(_DatasetObjective, criterion, "lightgbm", floor)
+
+
+def xgboost(
+    criterion: Criterion, *, floor: float | None = _FLOOR
+) -> Callable[[Any, Any], tuple[Array, Array]]:
+    """Make an objective for ``xgboost.train`` of a criterion.
+
+    Parameters
+    ----------
+    criterion, floor : see `lightgbm`
+
+    Returns
+    -------
+    callable
+        ``objective(predt, dtrain)``, which returns gradient and second derivatives.
+
+    Raises
+    ------
+    ImportError
+        If XGBoost 2 or later is not installed.
+    TypeError
+        If the criterion has no second derivatives.
+
+    Notes
+    -----
+    The second derivative of cross-entropy is multiplied by 2, as in XGBoost's own objective.
+    Give ``base_score=0``, or a ``base_margin`` from `init_score`.
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> from fastloss import boosting
+    >>> def train(matrix):
+    ...     objective = boosting.xgboost(fastloss.CrossEntropyLoss(label_smoothing=0.1))
+    ...     return xgboost.train({"num_class": 3, "base_score": 0}, matrix, obj=objective)
+    """
+    return _objective(_DatasetObjective, criterion, "xgboost", floor)
+
+
+def sklearn(
+    criterion: Criterion, library: Library, *, floor: float | None = _FLOOR
+) -> Callable[..., tuple[Array, Array]]:
+    """Make an objective for the scikit-learn classes of LightGBM or XGBoost.
+
+    Parameters
+    ----------
+    criterion, floor : see `lightgbm`
+    library : {"lightgbm", "xgboost"}
+        Whose class it is for: ``LGBMClassifier`` or ``XGBClassifier``.
+
+    Returns
+    -------
+    callable
+        ``objective(y_true, y_pred, sample_weight=None)``, for the class's argument `objective`.
+        With ``XGBClassifier`` give ``base_score=0.5`` too: it is a probability there.
+
+    Raises
+    ------
+    ImportError
+        If the library is not installed.
+    TypeError
+        If the criterion has no second derivatives.
+    ValueError
+        If there is no such library.
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> from fastloss import boosting
+    >>> def classifier():
+    ...     objective = boosting.sklearn(fastloss.SigmoidFocalLoss(), "lightgbm")
+    ...     return lightgbm.LGBMClassifier(objective=objective)
+    """
+    return _objective(_SklearnObjective, criterion, library, floor)
+
+
+def _objective(form: Any, criterion: Any, library: Any, floor: Any) -> Any:
+    _check(criterion)
+    version = _version(library)
+    if floor is not None:
+        floor = _arrays.not_negative(floor, "floor")
+    return form(criterion, library, floor, library == "xgboost" and version < (2, 1))
+
+
+# ---- b) metrics ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """The mean loss, as a library wants it."""
+
+    criterion: Criterion
+    library: Library
+
+    @property
+    def __name__(self) -> str:
+        return self.criterion._loss.name
+
+    def loss(self, scores: Any, labels: Any, weight: Any) -> float:
+        scores = _scores(self.criterion, scores)
+        target = _target(self.criterion, labels, scores)
+        weights = _weights(self.criterion, weight, scores)
+        return float(_mean(self.criterion)(scores, target, weights))
+
+
+class _DatasetMetric(_Metric):
+    def __call__(self, preds: Array, dataset: Any) -> Any:
+        value = self.loss(preds, *_contents(dataset))
+        if self.library == "lightgbm":
+            return self.__name__, value, False
+        return self.__name__, value
+
+
+class _SklearnMetric(_Metric):
+    def __call__(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> Any:
+        value = self.loss(y_pred, y_true, sample_weight)
+        return (self.__name__, value, False) if self.library == "lightgbm" else value
+
+
+def metric(criterion: Criterion, library: Library, *, sklearn: bool = False) -> Callable[..., Any]:
+    """Make an evaluation metric: the criterion's mean loss of raw scores, lower is better.
+
+    Parameters
+    ----------
+    criterion : see `lightgbm`
+    library : {"lightgbm", "xgboost"}
+        Whose metric it is.
+    sklearn : bool, default False
+        Whether it is for the library's scikit-learn classes.
+
+    Returns
+    -------
+    callable
+        For ``lightgbm.train(feval=...)``, ``xgboost.train(custom_metric=...)``, the `eval_metric`
+        of ``LGBMClassifier.fit``, or that of ``XGBClassifier``.
+
+    Raises
+    ------
+    ImportError
+        If the library is not installed.
+    TypeError
+        If the criterion cannot be an objective.
+    ValueError
+        If there is no such library.
+
+    Notes
+    -----
+    Both libraries give a metric raw scores where the objective is a custom one, and probabilities
+    where it is their own: use it with an objective of this module.
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> from fastloss import boosting
+    >>> def train(dataset, held_out):
+    ...     criterion = fastloss.BCEWithLogitsLoss()
+    ...     parameters = {"objective": boosting.lightgbm(criterion), "metric": "None"}
+    ...     feval = boosting.metric(criterion, "lightgbm")
+    ...     return lightgbm.train(parameters, dataset, valid_sets=[held_out], feval=feval)
+    """
+    _check(criterion)
+    _version(library)
+    return (_SklearnMetric if sklearn else _DatasetMetric)(criterion, library)
+
+
+# ---- c) start and end ------------------------------------------------------------------------
+
+
+def init_score(
+    criterion: Criterion, y: ArrayLike, sample_weight: ArrayLike | None = None, *,
+    num_class: int | None = None,
+) -> float | Array:  # fmt: skip
+    """Return the constant score that has the least loss, for boosting to start from.
+
+    Parameters
+    ----------
+    criterion : see `lightgbm`
+    y : array_like
+        The labels (N,): classes, or for the binary losses numbers from 0 to 1.  For
+        `CrossEntropyLoss` also class probabilities (N, C).
+    sample_weight : array_like, optional
+        Weights (N,).
+    num_class : int, optional
+        Number of classes of `CrossEntropyLoss`; default: one more than the largest label.
+
+    Returns
+    -------
+    float or ndarray
+        One score, or for `CrossEntropyLoss` one for each class.  A class without samples gets the
+        logarithm of 1e-15, and a single score lies within ±34.5.
+
+    Raises
+    ------
+    ValueError
+        If there are no labels, or some that the criterion cannot take.
+    IndexError
+        If a label is no class.
+
+    Notes
+    -----
+    Neither library keeps the constant in the model: give it for each sample to the dataset
+    (`init_score` of LightGBM, `base_margin` of XGBoost), and add it to raw predictions.
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> from fastloss import boosting
+    >>> round(boosting.init_score(fastloss.BCEWithLogitsLoss(), [0, 0, 0, 1]), 4)
+    -1.0986
+    >>> boosting.init_score(fastloss.CrossEntropyLoss(), [0, 1, 1, 1]).round(4)
+    array([-1.3863, -0.2877])
+    """
+    _check(criterion)
+    labels = np.asarray(y)
+    if not labels.size:
+        raise ValueError("init_score needs labels, and y is empty")
+    if isinstance(criterion, CrossEntropyLoss):
+        return _init_scores(criterion, labels, sample_weight, num_class)
+    if num_class is not None:
+        raise ValueError(f"num_class={num_class!r} has no meaning for {type(criterion).__name__}")
+    labels = labels.ravel()
+    target = _target(criterion, labels, labels)
+    weights = np.ones(target.size) if sample_weight is None else np.asarray(sample_weight, float)
+    if weights.shape != target.shape:
+        raise ValueError(f"sample_weight must have shape {target.shape}, got {weights.shape}")
+
+    def slope(score: float) -> float:
+        scores = np.full(target.size, score)
+        return float(criterion.grad_and_hess(scores, target, weights)[0].sum())
+
+    low, high = math.log(_LEAST), -math.log(_LEAST)
+    for _ in range(60):  # 69 halved 60 times
+        middle = (low + high) / 2
+        if slope(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: Any) -> Array:
+    """The scores of `CrossEntropyLoss`: the logarithms of the classes' shares of the targets."""
+    target: Array
+    if labels.ndim == 2:
+        classes = labels.shape[1]
+        if num_class is not None and num_class != classes:
+            raise ValueError(f"num_class={num_class!r}, and y has {classes} columns")
+        target = np.asarray(labels, np.float64)
+        live = np.ones(len(labels), bool)
+    else:
+        target = _classes(labels)
+        live = target != criterion.ignore_index
+        top = int(target[live].max(initial=-1)) + 1
+        classes = top if num_class is None else num_class
+        wrong = np.flatnonzero(live & ((target < 0) | (target >= classes)))
+        if wrong.size:
+            raise IndexError(
+                f"label {target[wrong[0]]} at position {wrong[0]} is no class of {classes}"
+            )
+    weights = np.ones(len(live)) if sample_weight is None else np.asarray(sample_weight, float)
+    if weights.shape != live.shape:
+        raise ValueError(f"sample_weight must have shape {live.shape}, got {weights.shape}")
+    if target.ndim == 2:
+        share = weights @ target
+    else:
+        share = np.bincount(target[live], weights[live], classes)
+    smoothing = criterion.label_smoothing
+    share = (1 - smoothing) * share + smoothing / max(classes, 1) * share.sum()
+    if criterion.weight is not None:
+        share = share * _arrays.class_weights(criterion.weight, classes, "weight")
+    total = share.sum()
+    if not total > 0:
+        raise ValueError("init_score needs a label whose weight is positive")
+    scores = criterion.temperature * np.log(np.maximum(share / total, _LEAST))
+    if criterion.softcap is not None:
+        most = np.nextafter(1.0, 0.0)
+        scores = criterion.softcap * np.arctanh(np.clip(scores / criterion.softcap, -most, most))
+    return scores
+
+
+def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
+    """Return the probabilities of the classes, from raw scores.
+
+    Parameters
+    ----------
+    criterion : see `lightgbm`
+    raw : array_like
+        Raw scores: (N, C) of `CrossEntropyLoss`, (N,) of the binary losses.
+
+    Returns
+    -------
+    ndarray
+        Probabilities (N, C), or (N, 2) of the binary losses: of class 0 and of class 1.
+
+    Raises
+    ------
+    ValueError
+        If the scores' shape is none of the criterion's.
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> from fastloss import boosting
+    >>> boosting.predict_proba(fastloss.BCEWithLogitsLoss(), [0.0, 2.0]).round(4)
+    array([[0.5   , 0.5   ],
+           [0.1192, 0.8808]])
+    """
+    _check(criterion)
+    scores = _arrays.floating(raw, "raw")
+    if isinstance(criterion, CrossEntropyLoss):
+        z = _scores(criterion, scores)
+        if criterion.softcap is not None:
+            z = criterion.softcap * np.tanh(z / criterion.softcap)
+        return softmax(z / criterion.temperature, axis=1)
+    if scores.ndim != 1:
+        raise ValueError(f"raw must have shape (N,), got {scores.shape}")
+    return np.stack([sigmoid(-scores), sigmoid(scores)], axis=1)
+
+
+# ---- d) what a dataset holds -----------------------------------------------------------------
+
+
+def _contents(dataset: Any) -> tuple[Any, Any]:
+    """Return labels and weights, None where there are none."""
+    return dataset.get_label(), dataset.get_weight()
+
+
+def _scores(criterion: Criterion, scores: Any) -> Array:
+    """Check the shape of raw scores."""
+    scores = np.asarray(scores)
+    if isinstance(criterion, CrossEntropyLoss):
+        if scores.ndim != 2:
+            raise ValueError(
+                f"CrossEntropyLoss needs scores of shape (N, C), got {scores.shape}: set num_class,"
+                " or use BCEWithLogitsLoss for a single score"
+            )
+    elif scores.ndim == 2 and scores.shape[1] == 1:
+        scores = scores[:, 0]
+    return scores
+
+
+def _target(criterion: Criterion, labels: Any, scores: Array) -> Array:
+    """Check labels, and return them as the criterion takes them."""
+    labels = np.asarray(labels if labels is not None else ())
+    if not labels.size and scores.size:
+        raise ValueError("the dataset has no labels")
+    if labels.size == scores.size and scores.ndim == 2 and scores.shape[1] > 1:
+        labels = labels.reshape(scores.shape)  # several columns of labels come as one
+    if isinstance(criterion, CrossEntropyLoss):
+        if labels.shape == scores.shape:
+            return labels
+        if labels.shape != scores.shape[:1]:
+            raise ValueError(f"scores of shape {scores.shape} do not fit {labels.shape} labels")
+        return _classes(labels)
+    if labels.shape != scores.shape:
+        raise ValueError(
+            f"{type(criterion).__name__} needs one score for each label, got scores of shape"
+            f" {scores.shape} and labels of shape {labels.shape}"
+        )
+    wrong = ~((labels >= 0) & (labels <= 1))
+    if criterion.ignore_index is not None:
+        wrong &= labels != criterion.ignore_index
+    if wrong.any():
+        place = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"label {labels.ravel()[place]} at position {place} does not lie between 0 and 1"
+        )
+    return labels
+
+
+def _classes(labels: Array) -> Array:
+    """Return labels, which the libraries keep as floating-point numbers, as class indices."""
+    if labels.dtype.kind in "iu":
+        return labels
+    with np.errstate(invalid="ignore"):  # NaN, which differs from what it becomes
+        classes = labels.astype(np.int64)
+    wrong = classes != labels
+    if wrong.any():
+        place = int(np.flatnonzero(wrong)[0])
+        raise ValueError(f"label {labels[place]} at position {place} is no whole number")
+    return classes
+
+
+def _weights(criterion: Criterion, weight: Any, scores: Array) -> Any:
+    """Return weights as they broadcast to the losses; the libraries have None or nothing at all."""
+    if weight is None or not np.size(weight):
+        return None
+    weight = np.asarray(weight)
+    if weight.shape != scores.shape[:1]:
+        raise ValueError(f"weights must have shape {scores.shape[:1]}, got {weight.shape}")
+    if scores.ndim == 2 and not isinstance(criterion, CrossEntropyLoss):
+        return weight[:, None]  # a loss for each column
+    return weight
+
+
+# ---- e) criterions and libraries -------------------------------------------------------------
+
+
+def _check(criterion: Any) -> None:
+    if not isinstance(criterion, Criterion):
+        raise TypeError(
+            f"criterion must be a criterion, such as CrossEntropyLoss(), got {criterion!r}"
+        )
+    if not criterion._loss.second_order:
+        raise TypeError(
+            f"{type(criterion).__name__} has no second derivatives: take CrossEntropyLoss,"
+            " BCEWithLogitsLoss or SigmoidFocalLoss"
+        )
+    if criterion._options.get("axis") not in (None, 1, -1):
+        raise ValueError(
+            f"axis={criterion.axis} has no meaning for boosting: scores have the shape (N, C)"
+        )
+
+
+def _mean(criterion: Criterion) -> Criterion:
+    return type(criterion)(**{**criterion._options, "reduction": "mean"})
+
+
+#: The extras, each with the library's own name and its least version.
+_LIBRARIES = {"lightgbm": ("LightGBM", 4), "xgboost": ("XGBoost", 2)}
+
+
+def _version(library: Any) -> tuple[int, int]:
+    """Return the installed version of a library; raise where there is none that serves."""
+    if not isinstance(library, str) or library not in _LIBRARIES:
+        _arrays.one_of(library, tuple(_LIBRARIES), "library")
+    name, least = _LIBRARIES[library]
+    try:
+        module = importlib.import_module(library)
+    except ImportError as error:
+        raise ImportError(
+            f"fastloss.boosting.{library} needs {name}, which is not installed:"
+            f" pip install 'fastloss[{library}]', or {library}"
+        ) from error
+    major, minor = (int(part) for part in module.__version__.split(".")[:2])
+    if major < least:
+        raise ImportError(f"fastloss.boosting needs {name} {least}, got {module.__version__}")
+    return major, minor
