@@ -551,8 +551,14 @@ def softmax_loss(
             loss_sizes = np.maximum(loss_sizes, np.abs(real(z_loss) * v * lse * size))
             pull = 2 * real(z_loss) * v
             gradients = gradients + _product(p, (pull * lse)[..., None])
-            gradient_sizes = np.maximum(gradient_sizes, np.abs(p * (pull * size)[..., None]))
-            gradient_sizes = np.maximum(gradient_sizes, np.maximum(np.abs(p * mass), a * q))
+            more = np.abs(p * (pull * size)[..., None])
+            # p·(Σa + 2·z_loss·v·S) is one term where there is another, and two of one sign else.
+            at_one = np.maximum(np.abs(a * q), more)
+            gradient_sizes = np.where(
+                np.count_nonzero(a, axis=-1, keepdims=True) == 1,
+                np.where(a != 0, at_one, np.abs(p * mass) + more),
+                np.maximum(np.abs(p * mass) + more, np.abs(a)),
+            )
     if rounded_z:
         most = np.abs(np.where(np.isfinite(z), z, 0)).max(axis=-1)
         pull = 1 + 2 * real(z_loss) * (most + 1)  # how much a loss changes with its logits

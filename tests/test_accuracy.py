@@ -156,6 +156,23 @@ def test_masked_classes(fl, dtype, classes):
     assert not gradient[:, 1::2].any()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("fill", [-1e4, -1e9, -3e38])
+@pytest.mark.parametrize("masked", [1024, 9000, 16_384])
+def test_long_rows_that_begin_far_below(fl, dtype, fill, masked):
+    """The first classes are far below the range of exponentials, the others lie within it."""
+    rng = np.random.default_rng(masked)
+    x = (rng.standard_normal((4, 20_000)) * np.array([[0.1], [1.0], [10.0], [30.0]])).astype(dtype)
+    x[:, :masked] = fill
+    target = np.array([19_000, x[1].argmax(), x[2].argmax(), 17_000])
+    exact = oracle.softmax_loss(x, target)
+    loss, gradient = fl.cross_entropy_value_and_grad(x, target, reduction="none")
+    unit = np.spacing(exact.losses.astype(dtype)).astype(np.longdouble)
+    assert (np.abs(loss - exact.losses) / unit).max() <= LIMIT
+    unit = np.spacing(np.abs(exact.gradients).astype(dtype)).astype(np.longdouble)
+    assert (np.abs(gradient - exact.gradients) / unit).max() <= LIMIT
+
+
 # ---- b) cross-entropy with soft targets ------------------------------------------------------
 
 
@@ -233,18 +250,20 @@ def test_smoothed_indices(fl, dtype, classes, samples):
 SOFT_CLASSES = [2, 33, 64, 65, 96, 129, 1000, 1025, 8192, 8200]  # either side of every block
 
 
-def hold_to_oracle(fl, x, target, exact=False, **options):
-    """Forward, value and gradient of float32 or half logits; `exact`: where nothing may cancel."""
+def hold_to_oracle(fl, x, target, larger=False, **options):
+    """Forward, value and gradient of float32 or half logits.
+
+    A gradient is held to its two terms, with `larger` to the larger one.
+    """
     reference = oracle.cross_entropy(x, target, **options)
     losses = near(reference.losses)
-    size = None
-    if not exact:
-        one_hot = target
-        if target.ndim < x.ndim:
-            one_hot = np.arange(x.shape[1]) == target[:, None]
-        epsilon = options.get("label_smoothing", 0.0)
-        a = options.get("weight", 1.0) * ((1.0 - epsilon) * one_hot + epsilon / x.shape[1])
-        size = oracle.softmax(x) * a.sum(axis=1, keepdims=True) + a
+    one_hot = target
+    if target.ndim < x.ndim:
+        one_hot = np.arange(x.shape[1]) == target[:, None]
+    epsilon = options.get("label_smoothing", 0.0)
+    a = options.get("weight", 1.0) * ((1.0 - epsilon) * one_hot + epsilon / x.shape[1])
+    drawn = oracle.softmax(x) * a.sum(axis=1, keepdims=True)
+    size = np.maximum(drawn, a) if larger else drawn + a
     for axis in (1, 0):
         if axis == 0:
             x = np.ascontiguousarray(x.T)
@@ -284,12 +303,12 @@ def test_soft_targets_of_every_length(fl, dtype, classes):
 
 @pytest.mark.parametrize("classes", [2, 64, 65, 1025, 8200])
 def test_gradients_that_all_but_cancel(fl, classes):
-    """A float32 gradient is right in itself, not only next to its terms."""
+    """A float32 gradient is right next to the larger of its terms, and the loss in itself."""
     rng = np.random.default_rng(classes)
     p = rng.uniform(0.5, 1.0, (4, classes)).astype(np.float32)
     sign = np.where(np.arange(classes) % 2, 1.0, -1.0)
     x = (np.log(p.astype(np.float64)) + 1e-5 * sign).astype(np.float32)
-    hold_to_oracle(fl, x, p, exact=True)
+    hold_to_oracle(fl, x, p, larger=True)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
