@@ -86,7 +86,9 @@ def values_of(rng: np.random.Generator, samples: int, classes: int, dtype: np.dt
     """Rows of logits of many kinds, side by side."""
     narrow = dtype == np.float16
     x = rng.standard_normal((samples, classes))
-    x *= rng.choice([0.01, 0.1, 1.0, 10.0, 60.0, 300.0], (samples, 1), p=[.05, .1, .4, .3, .1, .05])
+    x *= rng.choice(
+        [0.01, 0.1, 1.0, 10.0, 60.0, 300.0], (samples, 1), p=[0.05, 0.1, 0.4, 0.3, 0.1, 0.05]
+    )
     plain = rng.random() < 0.3
     for i in range(samples):
         way = rng.integers(40) if not plain else 99
@@ -136,7 +138,9 @@ def spread_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
     elif way == 5:
         w = 10.0 ** rng.uniform(-8, 8, shape)
     elif way == 6:
-        w = np.where(rng.random(shape) < 0.2, 10.0 ** rng.uniform(9, 25), rng.uniform(0.5, 2, shape))
+        w = np.where(
+            rng.random(shape) < 0.2, 10.0 ** rng.uniform(9, 25), rng.uniform(0.5, 2, shape)
+        )
     else:
         w = np.full(shape, 10.0 ** rng.uniform(-12, 12))
     return np.asarray(w)
@@ -144,7 +148,9 @@ def spread_weights(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
 
 def problem_of(rng: np.random.Generator) -> Problem:
     kinds = ["index", "smooth", "soft", "focal", "nll", "softmax", "log_softmax", "logsumexp"]
-    kind = str(rng.choice([*kinds, "score"], p=[0.3, 0.1, 0.15, 0.12, 0.05, 0.07, 0.07, 0.07, 0.07]))
+    kind = str(
+        rng.choice([*kinds, "score"], p=[0.3, 0.1, 0.15, 0.12, 0.05, 0.07, 0.07, 0.07, 0.07])
+    )
     shape, axis = shape_of(rng)
     dtype = dtype_of(rng)
     classes = shape[axis]
@@ -189,9 +195,7 @@ def problem_of(rng: np.random.Generator) -> Problem:
         if rng.random() < 0.2:
             p[np.isneginf(wide)] = 0.0
         kept = np.dtype(rng.choice(["f4", "f8", "f2"], p=[0.6, 0.3, 0.1]))
-        target = np.ascontiguousarray(
-            np.moveaxis(p.reshape(*rest, classes), -1, axis)
-        ).astype(kept)
+        target = np.ascontiguousarray(np.moveaxis(p.reshape(*rest, classes), -1, axis)).astype(kept)
     if kind in ("smooth", "soft") and (kind == "smooth" or rng.random() < 0.4):
         options["label_smoothing"] = float(rng.choice([0.1, 0.125, 1e-3, 1.0, 0.9]))
     if kind == "focal":
@@ -201,7 +205,9 @@ def problem_of(rng: np.random.Generator) -> Problem:
     elif rng.random() < 0.35:
         options["weight"] = spread_weights(rng, (classes,))
     if rng.random() < 0.35:
-        shape_s = rest if rng.random() < 0.7 else tuple(n if rng.random() < 0.5 else 1 for n in rest)
+        shape_s = (
+            rest if rng.random() < 0.7 else tuple(n if rng.random() < 0.5 else 1 for n in rest)
+        )
         options["sample_weight"] = spread_weights(rng, shape_s)
     if kind in ("index", "smooth", "soft"):
         if rng.random() < 0.2:
@@ -309,8 +315,10 @@ def hold(
         top = float(info.max)
         fine = error <= allowed
         fine |= np.isnan(value) & np.isnan(want)
-        fine |= np.isinf(value) & (np.abs(want) + allowed > top * (1 - float(info.eps))) & (
-            np.sign(value) == np.sign(want)
+        fine |= (
+            np.isinf(value)
+            & (np.abs(want) + allowed > top * (1 - float(info.eps)))
+            & (np.sign(value) == np.sign(want))
         )
         # Terms that overflow.
         fine |= (known > most) & ~np.isnan(want) & ~np.isfinite(value)
@@ -361,7 +369,15 @@ def against_oracle(problem: Problem, results: dict[str, Any], label: str) -> Non
             def pick(index):
                 return np.take_along_axis(nll, index[..., None], axis=-1)[..., 0]
 
-            hold(scores.log_prob, -pick(target), pick(target), 4, "log_prob", (kind, "log_prob"), label)
+            hold(
+                scores.log_prob,
+                -pick(target),
+                pick(target),
+                4,
+                "log_prob",
+                (kind, "log_prob"),
+                label,
+            )
             bad = np.isnan(nll).any(axis=-1)
             first = wide.argmax(axis=-1)
             same(scores.predicted[~bad], first[~bad], "predicted")
@@ -402,14 +418,20 @@ def against_oracle(problem: Problem, results: dict[str, Any], label: str) -> Non
                 limit += 2  # S² doubles the error of S
     # What is too small for the type it is computed in is lost, and a weight does not bring it back.
     # Float32 takes another way where a weight is 1e10 or more.
-    weights = np.broadcast_to(
-        np.abs(np.asarray(options.get("sample_weight", 1.0), np.longdouble)), results["none"].shape
-    ) * np.abs(options.get("weight", options.get("alpha", np.ones(1)))).max()
+    weights = (
+        np.broadcast_to(
+            np.abs(np.asarray(options.get("sample_weight", 1.0), np.longdouble)),
+            results["none"].shape,
+        )
+        * np.abs(options.get("weight", options.get("alpha", np.ones(1)))).max()
+    )
     least = np.longdouble(2.0) ** (-1022 if dtype == np.float64 else -149)
     if kind == "nll" or (dtype != np.float64 and kind != "soft"):
         least = np.longdouble(0)
     lost = least * np.maximum(weights, 1)
-    hold(results["none"], terms.losses, terms.loss_sizes, limit, "losses", (key, "loss"), label, lost)
+    hold(
+        results["none"], terms.losses, terms.loss_sizes, limit, "losses", (key, "loss"), label, lost
+    )
     with np.errstate(all="ignore"):
         total, size, part = terms.losses.sum(), np.abs(terms.loss_sizes).sum(), lost.sum()
     hold(results["sum"], total, size, limit + 2, "sum", (key, "sum"), label, part)
@@ -545,14 +567,19 @@ def call_loss(fl: ModuleType, problem: Problem, rng: np.random.Generator, spot: 
         picked = rng.integers(0, n, int(rng.integers(1, 2 * n + 1)))
         if picked.size > 1 or inner == 1:
             kept = {**options, "axis": 1 if inner == 1 else 0}
-            turn = (lambda a: np.ascontiguousarray(a if inner == 1 else a.T))
+
+            def turn(a: np.ndarray, inner: int = inner) -> np.ndarray:
+                return np.ascontiguousarray(a if inner == 1 else a.T)
+
             t = (
                 turn(np.moveaxis(target, axis, -1).reshape(n, classes)[picked])
                 if kind == "soft"
                 else target.reshape(n)[picked]
             )
             if "sample_weight" in kept:
-                kept["sample_weight"] = np.broadcast_to(kept["sample_weight"], rest).reshape(n)[picked]
+                kept["sample_weight"] = np.broadcast_to(kept["sample_weight"], rest).reshape(n)[
+                    picked
+                ]
             got, g = fused(turn(rows[picked]), t, reduction="none", **kept)
             same(got, results["none"].reshape(n)[picked], f"losses of samples {picked[:5]}")
             want = np.moveaxis(gradient, axis, -1).reshape(n, classes)[picked]
@@ -596,7 +623,9 @@ def described(problem: Problem) -> str:
         for name, value in problem.options.items()
     }
     target = "" if problem.target is None else f" target {problem.target.dtype}"
-    return f"{problem.kind} {problem.x.dtype}{problem.x.shape} axis {problem.axis}{target} {options}"
+    return (
+        f"{problem.kind} {problem.x.dtype}{problem.x.shape} axis {problem.axis}{target} {options}"
+    )
 
 
 def main() -> int:
@@ -624,7 +653,10 @@ def main() -> int:
         except Exception as error:
             finds += 1
             problem = problem_of(np.random.default_rng([arguments.seed, number]))
-            print(f"--seed {arguments.seed} --only {number}: {described(problem)}\n  {error}", flush=True)
+            print(
+                f"--seed {arguments.seed} --only {number}: {described(problem)}\n  {error}",
+                flush=True,
+            )
             if not isinstance(error, Found):
                 traceback.print_exc()
             if finds >= arguments.finds:
@@ -632,7 +664,10 @@ def main() -> int:
         if arguments.only is not None:
             break
         number += 1
-    print(f"{number} problems on {', '.join(levels)}, {counts.total()} rounds of calls: {dict(counts)}")
+    print(
+        f"{number} problems on {', '.join(levels)},"
+        f" {counts.total()} rounds of calls: {dict(counts)}"
+    )
     for key, (ulps, label) in sorted(worst.items()) if arguments.worst else ():
         print(f"  {' '.join(key):45} {ulps:8.3f} ulp  {label}")
     return int(finds > 0)

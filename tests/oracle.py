@@ -571,9 +571,7 @@ def softmax_loss(
         losses = np.where(live, _product(scale, losses), 0)
         loss_sizes = np.where(live, np.abs(_product(scale, loss_sizes)), 0)
         gradients = np.where(live[..., None], gradients * scale[..., None], 0)
-        gradient_sizes = np.where(
-            live[..., None], np.abs(gradient_sizes * scale[..., None]), 0
-        )
+        gradient_sizes = np.where(live[..., None], np.abs(gradient_sizes * scale[..., None]), 0)
     return Terms(losses, loss_sizes, gradients, gradient_sizes, denominator)
 
 

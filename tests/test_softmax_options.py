@@ -82,7 +82,7 @@ def arguments(kind, x, target, p, weight, sample_weight, options, weighted, samp
 @cache
 def exact_terms(dtype: str, classes: int, number: int) -> oracle.Terms:
     """Exact answers of combination `number`; the focal losses follow the other combinations."""
-    x, target, p, weight, sample_weight = data(dtype, classes)
+    x, target, _, weight, _ = data(dtype, classes)
     if number < len(COMBINATIONS):
         kind, *rest = COMBINATIONS[number]
         t, options = arguments(kind, *data(dtype, classes), *rest)
@@ -90,9 +90,7 @@ def exact_terms(dtype: str, classes: int, number: int) -> oracle.Terms:
     else:
         t, z_changed = target, False
         options = {"gamma": GAMMAS[number - len(COMBINATIONS)], "alpha": weight}
-    terms = oracle.softmax_loss(
-        x, t, axis=1, rounded_z=z_changed and dtype == "float64", **options
-    )
+    terms = oracle.softmax_loss(x, t, axis=1, rounded_z=z_changed and dtype == "float64", **options)
     if dtype == "float64" and classes <= 257:
         terms = terms._replace(**exactly(x, t, options))
     return terms
@@ -236,7 +234,7 @@ def test_masked_classes(fl, dtype, classes, options):
                 np.ascontiguousarray(turn(wide_t)),
                 axis=axis, reduction="none", **options,
             )  # fmt: skip
-            z_changed = dtype == "float64" and "z_loss" not in options or len(options) > 1
+            z_changed = (dtype == "float64" and "z_loss" not in options) or len(options) > 1
             terms = oracle.softmax_loss(x, t, rounded_z=z_changed, **options)
             hold(loss, terms.losses, terms.loss_sizes)
             hold(turn(gradient)[:, ::2], terms.gradients, terms.gradient_sizes)
@@ -268,7 +266,12 @@ def test_target_masked_or_far_below(fl, dtype, classes, options, value):
             np.testing.assert_array_equal(loss, [inf, inf])
         else:
             hold(loss, terms.losses, terms.loss_sizes)
-        hold(turn(gradient), terms.gradients, terms.gradient_sizes, LIMIT + 3 * options.get("gamma", 0))
+        hold(
+            turn(gradient),
+            terms.gradients,
+            terms.gradient_sizes,
+            LIMIT + 3 * options.get("gamma", 0),
+        )
 
 
 @pytest.mark.parametrize("options", [*CHANGES, *FOCAL], ids=str)
@@ -319,7 +322,7 @@ def test_ignored_samples_give_exact_zeros(fl, classes, filling, options):
 @pytest.mark.parametrize("kind", ["index", "smoothed", "probabilities", "focal"])
 def test_reductions(fl, dtype, kind):
     """No option changes what "mean" divides by."""
-    x, target, p, weight, sample_weight = data(dtype, 33)
+    x, target, _, weight, sample_weight = data(dtype, 33)
     if kind == "focal":
         name, t, options = "softmax_focal_loss", target, {"gamma": 2.0, "alpha": weight}
     else:

@@ -440,7 +440,7 @@ def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
         z = _scores(criterion, scores)
         if criterion.softcap is not None:
             z = criterion.softcap * np.tanh(z / criterion.softcap)
-        return softmax(z / criterion.temperature, axis=1)
+        return np.asarray(softmax(z / criterion.temperature, axis=1))
     if scores.ndim != 1:
         raise ValueError(f"raw must have shape (N,), got {scores.shape}")
     return np.stack([sigmoid(-scores), sigmoid(scores)], axis=1)

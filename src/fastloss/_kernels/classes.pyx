@@ -295,7 +295,7 @@ def evaluate(
     int kind,                  # one of KINDS
     int type,                  # one of TYPES
     object logits,             # IN   (outer, C, inner), as all arrays here contiguous
-    tuple shape,               #      (outer, C, inner)
+    tuple shape,               # (outer, C, inner)
     object target=None,        # IN   int64 (outer, inner), class indices
     object out=None,           # OUT  as the logits, gradient or softmax; may be them
     object losses=None,        # OUT  (outer, inner), of the compute type

@@ -22,8 +22,6 @@ class SampleScores(NamedTuple):
     entropy: NDArray[Any]
 
 
-
-
 def score_samples(logits: ArrayLike, target: ArrayLike, *, axis: int | None = None) -> SampleScores:
     r"""Score each sample in one pass: its target, the prediction, and how sure that is.
 
