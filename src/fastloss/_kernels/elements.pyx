@@ -3,8 +3,9 @@
 # Every array counts as flat. There is one traversal: elements are worked on in blocks; a block and
 # what goes with it (target, weights, upstream gradient) are widened to the compute type on a desk,
 # the loss's ending (element_endings.pxd) makes losses and gradients of them, factors are multiplied
-# in, and all is written out. A pass that looks for numbers out of range, and one that adds up the sample
-# weights that the gradient of a mean is divided by, are the same traversal without the ending.
+# in, and all is written out. A pass that looks for numbers out of range, and one that adds up the
+# sample weights that the gradient of a mean is divided by, are the same traversal without the
+# ending.
 #
 # What is computed in float, for arrays of float32 and narrower: hard binary cross-entropy and that
 # of probabilities. An element that a float does not do for (a float64 target, a loss so small that
