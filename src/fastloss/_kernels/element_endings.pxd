@@ -172,7 +172,7 @@ cdef inline real probability_slope(real p, real t) noexcept nogil:
 cdef inline void bce_probabilities(
     const real *p, const real *t, real *loss, real *grad, Py_ssize_t n
 ) noexcept nogil:
-    """Probabilities in [0, 1]; logarithms are clamped at -100."""
+    """Probabilities in [0, 1]; logarithms are clamped at -100. grad may be NULL."""
     cdef Py_ssize_t i
     cdef real a, b
     for i in range(n):
@@ -181,7 +181,8 @@ cdef inline void bce_probabilities(
         a = a if a > -100 else <real>-100
         b = b if b > -100 else <real>-100
         loss[i] = -(t[i] * a + (<real>1 - t[i]) * b)
-        grad[i] = probability_slope(p[i], t[i])
+        if grad != NULL:
+            grad[i] = probability_slope(p[i], t[i])
 
 
 # ---- c) focal loss ---------------------------------------------------------------------------

@@ -306,14 +306,16 @@ cdef void in_double(
     exact: whether they are wanted as doubles.
     """
     cdef Py_ssize_t i
+    cdef bint soft
     fetch(&desk.t[0], &job.operands[TARGET], first, n)
     if job.ignoring:
         for i in range(n):
             desk.t[i] = desk.t[i] if desk.kept[i] != 0 else 0.0
     if job.kind == BCE_WITH_LOGITS:
-        if job.operands[POS_WEIGHT].data != NULL or job.want_hess or not all_hard(&desk.t[0], n):
+        soft = job.operands[POS_WEIGHT].data != NULL or not all_hard(&desk.t[0], n)
+        if soft or job.want_hess:
             find_positive(job, desk, first, n)
-        if job.operands[POS_WEIGHT].data != NULL or not all_hard(&desk.t[0], n):
+        if soft:
             bce_soft(&desk.x[0], &desk.t[0], &desk.by[0], &desk.loss[0], &desk.grad[0], n)
         elif job.want_gradient:
             bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
@@ -321,8 +323,10 @@ cdef void in_double(
             bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], <double *>NULL, n)
         if job.want_hess:
             bce_hess(desk, &desk.by[0], n)
-    elif job.kind == BCE:
+    elif job.kind == BCE and job.want_gradient:
         bce_probabilities(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
+    elif job.kind == BCE:
+        bce_probabilities(&desk.x[0], &desk.t[0], &desk.loss[0], <double *>NULL, n)
     elif job.kind == FOCAL:
         find_alpha(job, desk, first, n)
         if exact:
@@ -341,6 +345,15 @@ cdef inline bint good(float x, float t, float least, float most) noexcept nogil:
     return (
         ((t == 0) | (t == 1) | ((t >= least) & (x >= least))) & (x <= most) & (x >= -most)
     )
+
+
+cdef inline bint plain_logits(const float *x, const float *t, Py_ssize_t n) noexcept nogil:
+    """Whether all targets are 0 or 1, and all losses and slopes normal numbers of float."""
+    cdef Py_ssize_t i
+    cdef int others = 0
+    for i in range(n):
+        others |= ((t[i] != 0) & (t[i] != 1)) | (x[i] > 80) | (x[i] < -80) | (x[i] != x[i])
+    return others == 0
 
 
 cdef inline bint find_done(const Job *job, Desk *desk, Py_ssize_t n) noexcept nogil:
@@ -370,21 +383,29 @@ cdef inline bint find_done(const Job *job, Desk *desk, Py_ssize_t n) noexcept no
     return False
 
 
-cdef inline bint in_float(
+cdef inline int in_float(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
-    """Losses and gradients of desk.x32 where float does, without any factor; whether it is all."""
+    """Losses and gradients of desk.x32 where float does, without any factor.
+
+    Whether it is all; 2 if factors are wanted and all is finite.
+    """
     cdef Py_ssize_t i
+    cdef bint plain = False
     fetch(&desk.t32[0], &job.operands[TARGET], first, n)
     if job.ignoring:
         for i in range(n):
             desk.t32[i] = desk.t32[i] if desk.kept[i] != 0 else <float>0
     if job.kind == KL_LOG_TARGET:
         kl_log_target(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
-        return True
-    if job.kind == BCE:
+        return 1
+    if job.kind == BCE_WITH_LOGITS and job.factored:
+        plain = plain_logits(&desk.x32[0], &desk.t32[0], n)
+    if job.kind == BCE and job.want_gradient:
         bce_probabilities(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
-    elif not all_hard(&desk.t32[0], n):
+    elif job.kind == BCE:
+        bce_probabilities(&desk.x32[0], &desk.t32[0], &desk.loss32[0], <float *>NULL, n)
+    elif not plain and not all_hard(&desk.t32[0], n):
         bce_soft(
             &desk.x32[0], &desk.t32[0], <double *>NULL, &desk.loss32[0], &desk.grad32[0], n
         )
@@ -393,8 +414,12 @@ cdef inline bint in_float(
             bce_hard(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
         else:
             bce_hard(&desk.x32[0], &desk.t32[0], &desk.loss32[0], <float *>NULL, n)
+        if plain:
+            return 2
         if not job.factored:
-            return True
+            return 1
+    if not job.factored and floats(&job.operands[TARGET]):
+        return 1
     return find_done(job, desk, n)
 
 
@@ -424,6 +449,54 @@ cdef inline void join_float(
         multiply(job, desk, n)
 
 
+cdef inline int only_weight(const Job *job) noexcept nogil:
+    """The one operand that multiplies losses and gradients, if it has floats; -1 otherwise."""
+    cdef int k, one = -1
+    for k in range(WEIGHT, OPERANDS):
+        if job.operands[k].data != NULL:
+            if one >= 0:
+                return -1
+            one = k
+    if one == WEIGHT or one == SAMPLE_WEIGHT or one == POS_WEIGHT:
+        if floats(&job.operands[one]):
+            return one
+    return -1
+
+
+cdef inline bint multiply_floats(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """What `join_float` and `multiply_all` do, bit for bit, in one pass; False if it can't.
+
+    For finite results of `in_float`, from which a factor of 0 has nothing infinite to take away.
+    """
+    cdef Py_ssize_t i
+    cdef int one = only_weight(job)
+    cdef double scale = job.scale
+    cdef const Operand *source
+    cdef const float *by = &desk.done32[0]
+    if one < 0 or job.ignoring or job.want_hess:
+        return False
+    source = &job.operands[one]
+    if one == POS_WEIGHT:
+        fetch(&desk.done32[0], source, first, n)
+        for i in range(n):
+            desk.done32[i] = desk.done32[i] if desk.t32[i] != 0 else <float>1
+    elif source.type == FLOAT32 and source.div == 1 and source.mod >= job.size:
+        # Read where they lie.
+        by = <const float *>source.data + first
+    else:
+        fetch(&desk.done32[0], source, first, n)
+    if job.want_gradient:
+        for i in range(n):
+            desk.loss[i] = <double>desk.loss32[i] * <double>by[i]
+            desk.grad32[i] = <float>(<double>desk.grad32[i] * <double>by[i] * scale)
+    else:
+        for i in range(n):
+            desk.loss[i] = <double>desk.loss32[i] * <double>by[i]
+    return True
+
+
 cdef void compute(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n, real unused
 ) noexcept nogil:
@@ -433,7 +506,8 @@ cdef void compute(
     """
     cdef Py_ssize_t i
     cdef float scale
-    cdef bint all_done = False, try_float = False
+    cdef bint all_done = False, finite = False, try_float = False
+    cdef int done
     if real is float:
         try_float = (
             job.kind == BCE
@@ -454,7 +528,9 @@ cdef void compute(
             else:
                 desk.x[i] = desk.x[i] if desk.kept[i] != 0 else 0.0
     if real is float and try_float:
-        all_done = in_float(job, desk, first, n)
+        done = in_float(job, desk, first, n)
+        all_done = done != 0
+        finite = done == 2 or (all_done and job.kind == BCE)
         if all_done and not job.factored and not job.ignoring:
             scale = <float>job.scale
             for i in range(n):
@@ -462,6 +538,8 @@ cdef void compute(
             if job.want_gradient:
                 for i in range(n):
                     desk.grad32[i] = desk.grad32[i] * scale
+            return
+        if finite and multiply_floats(job, desk, first, n):
             return
     if not all_done:
         if real is float:
