@@ -82,9 +82,12 @@ cdef void begin(
 cdef inline double log_of_sum(real unused, const Group *group, Py_ssize_t i) noexcept nogil:
     """Logarithm of the sum of a sample's exponentials, as they were given.
 
-    Not through the class left out, which may be any distance below.
+    Through the class left out only where that is the largest: it may be any distance below.
     """
-    cdef double s = log_scaled(group.total[i], group.exponent[i] - <double>spare_bits(unused))
+    cdef double s
+    if group.rest[i] <= group.own[i]:
+        return (group.own_x[i] + group.shift[i]) + group.log_rest[i]
+    s = log_scaled(group.total[i], group.exponent[i] - <double>spare_bits(unused))
     return s + group.shift[i] if group.total[i] - group.total[i] == 0 else NAN
 
 
