@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -89,8 +89,8 @@ def _watched() -> bool:
         or inside._get_tracing_state() is not None
         or forward_ad._current_level >= 0
         # ``with torch.device(...)`` is such a mode, too, and has no say in a loss.
-        or not all(
-            isinstance(inside._get_function_stack_at(i), DeviceContext)
+        or any(
+            not isinstance(inside._get_function_stack_at(i), DeviceContext)
             for i in range(inside._len_torch_function_stack())
         )
     )
@@ -137,8 +137,10 @@ def _one_type(input: Tensor, *others: Tensor | None) -> bool:
 
 
 def _array(tensor: Tensor) -> Array:
-    """Return a tensor's own memory as an array."""
-    tensor = tensor.detach()
+    """Return a tensor's own memory as an array.
+
+    Gradients are off, or the tensor needs none.
+    """
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(_bfloat16())
     return tensor.numpy()
@@ -153,10 +155,8 @@ def _tensor(array: Any, dtype: Any) -> Tensor:
     return made if made.dtype is dtype else made.to(dtype)
 
 
-def _limit(elements: int) -> AbstractContextManager[None]:
+def _torchs_threads() -> AbstractContextManager[None]:
     """Let the number of ``torch.set_num_threads`` count for fastloss."""
-    if elements < _threads.SMALL:
-        return nullcontext()
     return _threads.at_most(torch.get_num_threads())
 
 
@@ -182,23 +182,23 @@ class _Call(NamedTuple):
     ) -> tuple[Any, Tensor | None]:
         """Return the loss as NumPy has it, and the gradient as a tensor; None if not wanted."""
         x = _array(input)
-        arguments: dict[str, Any] = {
-            name: None if tensor is None else _array(tensor)
-            for name, tensor in zip(self.names, others, strict=True)
-        }
+        arguments = self.options | wanted
+        for name, tensor in zip(self.names, others, strict=True):
+            if tensor is not None:
+                arguments[name] = _array(tensor)
         place = None
         if self.loss.over_classes and not x.flags.c_contiguous:
             place = _place_of_classes(x)
         if place is not None:
             x = np.moveaxis(x, 1, place)
-            target = arguments["target"]
-            if target is not None and target.dtype.kind not in "iu":
-                arguments["target"] = np.moveaxis(target, 1, place)
+            if arguments["target"].dtype.kind not in "iu":
+                arguments["target"] = np.moveaxis(arguments["target"], 1, place)
             arguments["axis"] = place
-        with _limit(x.size):
-            value, grad, _ = self.loss.evaluate(
-                x, reduction=self.reduction, **arguments, **self.options, **wanted
-            )
+        if x.size < _threads.SMALL:
+            value, grad, _ = self.loss.evaluate(x, reduction=self.reduction, **arguments)
+        else:
+            with _torchs_threads():
+                value, grad, _ = self.loss.evaluate(x, reduction=self.reduction, **arguments)
         if grad is None:
             return value, None
         if place is not None:
@@ -290,7 +290,7 @@ def _evaluated(
 # ---- d) the cross-entropy of a linear layer --------------------------------------------------
 
 #: Bytes of logits that exist at a time, about.
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 32 << 20
 
 
 class _Layer(NamedTuple):
@@ -358,7 +358,7 @@ class _Layer(NamedTuple):
             else:
                 torch.addmm(b, part, w.t(), out=logits)
             array = logits.numpy()
-            with _limit(array.size):
+            with _torchs_threads():
                 value, _, totals = losses.CROSS_ENTROPY.evaluate(
                     array, t[here], weight=a.weight, reduction="none" if none else "sum",
                     gradient=gradient, out=array if gradient else None,
