@@ -31,8 +31,10 @@ extensions = [
 # `cross_entropy` in a docstring links to the function.
 default_role = "py:obj"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 
+# The site is built where PyTorch, some gigabytes, need not be.
+autodoc_mock_imports = ["torch"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_use_rtype = False

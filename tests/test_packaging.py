@@ -154,6 +154,7 @@ def test_module_prints_the_configuration():
         ("fastloss.cli", "typer", "cli"),
         ("fastloss.cli", "rich", "cli"),
         ("fastloss.dask", "dask", "dask"),
+        ("fastloss.torch", "torch", "torch"),
     ],
 )
 def test_missing_library_names_the_extra(module, missing, extra):
