@@ -94,7 +94,7 @@ def lightgbm(
 
     Parameters
     ----------
-    criterion : CrossEntropyLoss, BCEWithLogitsLoss or SigmoidFocalLoss
+    criterion : fastloss.CrossEntropyLoss, fastloss.BCEWithLogitsLoss or SigmoidFocalLoss
         Its `reduction` has no effect: boosting takes the derivatives of each sample.
     floor : float or None, default 1e-16
         Second derivatives below it, negative ones of the focal loss among them, become `floor`.
@@ -306,16 +306,16 @@ def init_score(
     criterion : see `lightgbm`
     y : array_like
         The labels (N,): classes, or for the binary losses numbers from 0 to 1.  For
-        `fastloss.CrossEntropyLoss` also class probabilities (N, C).
+        `CrossEntropyLoss` also class probabilities (N, C).
     sample_weight : array_like, optional
         Weights (N,).
     num_class : int, optional
-        Number of classes of `fastloss.CrossEntropyLoss`; default: one more than the largest label.
+        Number of classes of `CrossEntropyLoss`; default: one more than the largest label.
 
     Returns
     -------
     float or ndarray
-        One score, or for `fastloss.CrossEntropyLoss` one for each class.  A class without samples gets the
+        One score, or for `CrossEntropyLoss` one for each class.  A class without samples gets the
         logarithm of 1e-15, and a single score lies within ±34.5.
 
     Raises
@@ -368,7 +368,7 @@ def init_score(
 
 
 def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: Any) -> Array:
-    """The scores of `fastloss.CrossEntropyLoss`: the logarithms of the classes' shares of the targets."""
+    """The scores of `CrossEntropyLoss`: the logarithms of the classes' shares of the targets."""
     target: Array
     if labels.ndim == 2:
         classes = labels.shape[1]
@@ -414,7 +414,7 @@ def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
     ----------
     criterion : see `lightgbm`
     raw : array_like
-        Raw scores: (N, C) of `fastloss.CrossEntropyLoss`, (N,) of the binary losses.
+        Raw scores: (N, C) of `CrossEntropyLoss`, (N,) of the binary losses.
 
     Returns
     -------
