@@ -842,3 +842,26 @@ def test_more_than_2_31_elements_of_a_binary_loss():
     x = np.zeros(2**31 + 8, np.float16)
     loss = fastloss.binary_cross_entropy_with_logits(x, x, reduction="sum")
     np.testing.assert_allclose(loss, (2.0**31 + 8) * np.log(2.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["weight", "sample_weight", "grad_output"])
+def test_misaligned_factors_are_copied(fl, name):
+    """Doubles at odd addresses, as fields of packed records have them."""
+    x = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
+    target = np.arange(6)
+    aligned = np.linspace(0.5, 2.0, 6)
+    misaligned = np.zeros(6 * 8 + 1, np.uint8)[1:].view(np.float64)
+    misaligned[:] = aligned
+    assert not misaligned.flags.aligned
+    gradients = []
+    for factor in (aligned, misaligned):
+        options = {name: factor} if name != "grad_output" else {}
+        upstream = factor if name == "grad_output" else np.ones(6)
+        gradients.append(
+            fl.cross_entropy_backward(upstream, x, target, reduction="none", **options)
+        )
+    np.testing.assert_array_equal(*gradients)
+    # What a kernel is given can be read a double at a time.
+    a = fl._arrays.over_classes(x, target, misaligned, misaligned, None, "logits", True)
+    assert a.weight.flags.aligned and a.factor.flags.aligned
+    assert fl._arrays.combined(None, misaligned, (6, 1)).flags.aligned

@@ -405,7 +405,7 @@ def over_classes(
                 f"sample_weight must broadcast to the samples, shape {samples},"
                 f" got {sample_weight.shape}"
             ) from None
-        sample_weight = np.ascontiguousarray(sample_weight).reshape(outer, inner)
+        sample_weight = _in_order(sample_weight, FLOAT64).reshape(outer, inner)
     # By tuple's own constructor: in small calls the class's takes as long as a kernel's start.
     return tuple.__new__(Classes, (x, samples, shape, axis, indices, soft, weight, sample_weight))
 
@@ -417,7 +417,7 @@ def class_weights(weight: Any, classes: int, name: str = "weight") -> Array:
         raise ValueError(
             f"{name} must have one number per class, shape ({classes},), got {weight.shape}"
         )
-    return np.ascontiguousarray(weight)
+    return _in_order(weight, FLOAT64)
 
 
 def _wrong_target(
@@ -465,7 +465,7 @@ def combined(a: Array | None, b: Array | float, shape: tuple[int, int]) -> Array
     """Sample weights times an upstream gradient array, float64 of `shape`; None for no array."""
     if not isinstance(b, np.ndarray):
         return a
-    b = np.ascontiguousarray(b).reshape(shape)
+    b = _in_order(b, FLOAT64).reshape(shape)
     return b if a is None else a * b
 
 
