@@ -546,7 +546,8 @@ def softmax_loss(
         if z_loss:
             top = z.max(axis=-1)
             lse = top + nll.min(axis=-1)
-            size = np.maximum(np.abs(top), np.abs(lse))
+            # S is formed of logarithms: next to 0 it is right to an ulp of 1.
+            size = np.maximum(np.maximum(np.abs(top), np.abs(lse)), 1)
             losses = losses + real(z_loss) * v * lse * lse
             loss_sizes = np.maximum(loss_sizes, np.abs(real(z_loss) * v * lse * size))
             pull = 2 * real(z_loss) * v

@@ -90,6 +90,47 @@ def test_same_bits_for_any_number_of_threads(dtype):
                     np.testing.assert_array_equal(got, one, err_msg=f"{name}, {threads} threads")
 
 
+@pytest.mark.parametrize("kind", ["index", "smoothed", "probabilities", "focal"])
+@pytest.mark.parametrize("factor", [1e-36, 1e-20, 1e-13, 1e-11, 1e-9, 1.0, 1e9, 1e11, 1e30])
+@pytest.mark.parametrize("classes", [10, 100, 9000])
+def test_same_bits_for_a_sample_alone(fl, classes, factor, kind):
+    """Whatever lies beside it: other scales, maxima far off, and weights of another size."""
+    rng = np.random.default_rng(classes)
+    n = 70 if classes <= 100 else 6
+    x = rng.standard_normal((n, classes)) * rng.choice([0.01, 0.1, 1.0, 10.0], (n, 1))
+    x += rng.choice([0.0, 30.0, -30.0], (n, 1))
+    x = x.astype(np.float32)
+    target = rng.integers(0, classes, n)
+    options, name = {"reduction": "none"}, "cross_entropy"
+    if kind == "smoothed":
+        options["label_smoothing"] = 0.1
+    elif kind == "probabilities":
+        target = rng.random(x.shape).astype(np.float32)
+        target[::3] *= np.float32(1e-20)
+    elif kind == "focal":
+        name = "softmax_focal_loss"
+    weights = np.full(n, factor)
+    weights[::2] = 1.0
+    evaluate = getattr(fl, f"{name}_value_and_grad")
+    loss, gradient = evaluate(x, target, sample_weight=weights, **options)
+    for turned in (False, True):
+        if turned:
+            # Class axis first, and there a part of the samples: one alone would be a row.
+            options["axis"] = 0
+            target = np.ascontiguousarray(target.T)
+            loss, gradient = evaluate(
+                np.ascontiguousarray(x.T), target, sample_weight=weights, **options
+            )
+        for i in range(n):
+            part = [i, i] if turned else [i]
+            rows = np.ascontiguousarray(x[part].T) if turned else x[part]
+            t = np.ascontiguousarray(target[..., part]) if turned else target[part]
+            one, g = evaluate(rows, t, sample_weight=weights[part], **options)
+            assert one[0] == loss[i]
+            want = gradient[:, part] if turned else gradient[part]
+            np.testing.assert_array_equal(g, want)
+
+
 def test_same_bits_on_every_call():
     fastloss.set_num_threads(2)
     for name, call in calls("float32").items():
