@@ -255,6 +255,28 @@ cdef inline real exp_negative(real x) noexcept nogil:
     return exp_scaled(x, exp_magic(<real>0), exp_low(<real>0)) * spare(x)
 
 
+cdef inline double exp_wide(float x) noexcept nogil:
+    """e**x for x <= 0: at most 2**-28 of it off, down to the smallest float; NaN stays NaN.
+
+    All that a float's rounding errors do not harm is done in float.
+    """
+    cdef float magic = exp_magic(<float>0), low = exp_low(<float>0)
+    cdef float k, by, p, q, s, square
+    cdef double r
+    x = low if x < low else x
+    k = mul_add(x, <float>1.4426950408889634, magic)
+    by = float_of(bits32(k) << 23)
+    r = <double>x - <double>(k - magic) * 0.6931471805599453
+    s = <float>r
+    square = s * s
+    p = mul_add(s, <float>0.00019953357696067542, <float>0.0013936141040176153)
+    q = mul_add(s, <float>0.008333197794854641, <float>0.04166645184159279)
+    q = mul_add(square, p, q)
+    p = mul_add(s, <float>0.1666666716337204, <float>0.5)
+    p = mul_add(square, q, p) * square
+    return ((1 + r) + <double>p) * (<double>by * <double>spare(x))
+
+
 cdef inline Pair exp_pair_scaled(double x, double magic, double low) noexcept nogil:
     """`exp_scaled` in two parts: at most 2**-56 of it off where it is a normal number."""
     cdef Pair e
@@ -384,20 +406,6 @@ cdef inline real log_positive(real u) noexcept nogil:
     result = result - off if u < tiny else result
     result = result if u > 0 else <real>(-INFINITY)
     return result if u - u == 0 else u
-
-
-cdef inline double log_wide(float u) noexcept nogil:
-    """log(u) for u > 0: at most 2**-28 off, and a float's ulp; +inf and NaN stay."""
-    cdef bint small = u < <float>1.1754943508222875e-38
-    cdef float v = u * <float>16777216.0 if small else u
-    cdef uint32_t i = (bits32(v) - 0x3f3504f3u + (127u << 23)) >> 23
-    cdef float f = float_of(bits32(v) - ((i - 127u) << 23)) - <float>1.0
-    cdef float k = <float>(<int32_t>i - 127) - (<float>24 if small else <float>0)
-    cdef double wide = f
-    # The square and all after it in double: only the cubic terms have a float's rounding errors.
-    wide = wide - 0.5 * wide * wide + log_cubic(f, f * f)
-    wide = mul_add(<double>k, <double>0.6931471805599453, wide)
-    return wide if u - u == 0 else <double>u
 
 
 cdef inline Pair log_pair(Pair u) noexcept nogil:

@@ -33,10 +33,10 @@ def over_array(str name, const real[::1] x, real[::1] out, real m=0):
     elif name == "log1p_unit":
         for i in range(x.shape[0]):
             out[i] = log1p_unit(x[i])
-    elif name == "log_wide":
+    elif name == "exp_wide":
         # float alone; all its digits are in the double
         for i in range(x.shape[0]):
-            out[i] = <real>log_wide(<float>x[i])
+            out[i] = <real>exp_wide(<float>x[i])
     elif name == "exp_pair" or name == "exp_pair_low":
         # double alone, one part of two
         for i in range(x.shape[0]):
