@@ -13,8 +13,8 @@ from .operands cimport Operand
 from .sums cimport LANES, PARTS
 from .vecmath cimport (
     FMA, INFINITY, NAN, Pair, bits32, exp_negative, exp_pair, exp_wide, float_of, log1p,
-    log1p_positive, log1p_unit, log_cubic, log_normal, log_pair, log_parts, log_positive, mul_add,
-    pair_inverse, pair_product, pair_sum, product_low, real,
+    log1p_positive, log1p_unit, log_cubic, log_exponent, log_fraction, log_normal, log_pair,
+    log_parts, log_positive, mul_add, pair_inverse, pair_product, pair_sum, product_low, real,
 )
 
 cdef enum:
@@ -458,7 +458,7 @@ cdef inline void bce_probabilities32(
 ) noexcept nogil:
     """`bce_probabilities` of LANES elements, the gradient times scale."""
     cdef Py_ssize_t i
-    cdef uint32_t j
+    cdef int32_t j
     cdef float u, k, f, c
     for i in range(LANES):
         c = log_normal(p[i])
@@ -467,12 +467,11 @@ cdef inline void bce_probabilities32(
         # log(1 - p): see log1p of vecmath.pxd. What 1 - p lost counts from 1/2 to where k is 0;
         # there 1 / u is not far from 1.7.
         u = <float>1 - p[i]
-        j = (bits32(u) - 0x3f3504f3u + (127u << 23)) >> 23
-        f = float_of(bits32(u) - ((j - 127u) << 23)) - <float>1
-        k = <float>(<int32_t>j - 127)
+        j = log_exponent(u)
+        f = -p[i] if j == 0 else log_fraction(u, j)
+        k = <float>j
         c = ((<float>1 - u) - p[i]) * <float>1.7
-        f = -p[i] if k == 0 else f
-        c = log_parts(u, k, f, <float>0 if k == 0 else c)
+        c = log_parts(u, k, f, <float>0 if j == 0 else c)
         c = <float>-100 if u == 0 else c
         loss[i] = -(loss[i] + (<float>1 - t[i]) * c)
     if grad != NULL:
@@ -498,12 +497,12 @@ cdef inline void kl32(
     that the difference keeps the digits that log t, rounded to float, would lose.
     """
     cdef Py_ssize_t i
-    cdef uint32_t j
+    cdef int32_t j
     cdef float k, f, a
     for i in range(LANES):
-        j = (bits32(t[i]) - 0x3f3504f3u + (127u << 23)) >> 23
-        f = float_of(bits32(t[i]) - ((j - 127u) << 23)) - <float>1
-        k = <float>(<int32_t>j - 127)
+        j = log_exponent(t[i])
+        f = log_fraction(t[i], j)
+        k = <float>j
         a = less_half_square((k * <float>0.693359375 - x[i]) + f, f)
         a = t[i] * (a + mul_add(k, <float>-2.12194440e-4, log_cubic(f, f * f)))
         loss[i] = <float>0 if t[i] == 0 else a

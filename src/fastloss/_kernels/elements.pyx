@@ -372,6 +372,7 @@ cdef inline bint find_good(
     """Whether float does for all of a block; which: 0 for what it does not do for; or NULL."""
     cdef Py_ssize_t i
     cdef int kind = job.kind, others = 0
+    cdef uint32_t least = 0x7fffffu
     cdef float most = largest_logit(job)
     cdef bint factored = job.factored
     if kind == BCE_WITH_LOGITS and at.positive != NULL:
@@ -380,6 +381,11 @@ cdef inline bint find_good(
     elif kind == BCE_WITH_LOGITS or kind == FOCAL:
         for i in range(n):
             others |= not good(BCE_WITH_LOGITS, at.x[i], at.t[i], 1, most, factored)
+    elif kind == BCE and not factored and job.operands[TARGET].type != FLOAT64:
+        # Only what is subnormal is not, told by its bits.
+        for i in range(n):
+            least = bits32(at.x[i]) - 1 if bits32(at.x[i]) - 1 < least else least
+        others = least < 0x7fffffu
     elif kind == BCE:
         for i in range(n):
             others |= not good(BCE, at.x[i], at.t[i], 1, most, factored)

@@ -129,7 +129,7 @@ cdef inline Status check(const Job *job, double *weights) noexcept nogil:
             index = job.target[i]
             known = index != job.ignore_index
             kept += known
-            bad |= known & (index < 0 or index >= job.classes)
+            bad |= known & ((index < 0) | (index >= job.classes))
         if bad:
             for i in range(job.samples):
                 index = job.target[i]

@@ -363,20 +363,37 @@ cdef inline real log_parts(real u, real k, real f, real c) noexcept nogil:
         return k * 0.6931471803691238 - ((z - p) - f)
 
 
+cdef inline int32_t log_exponent(float u) noexcept nogil:
+    """k of a positive normal finite u."""
+    return <int32_t>(bits32(u) - 0x3f3504f3u) >> 23
+
+
+cdef inline float log_fraction(float u, int32_t k) noexcept nogil:
+    """f of u."""
+    return float_of(bits32(u) - (<uint32_t>k << 23)) - <float>1
+
+
+cdef inline float log_of(float k, float f) noexcept nogil:
+    """k ln 2 + log(1 + f): `log_parts` of float without a c."""
+    cdef float z = f * f
+    cdef float p = mul_add(k, <float>-2.12194440e-4, log_cubic(f, z))
+    p = mul_add(z, <float>-0.5, p)
+    return mul_add(k, <float>0.693359375, f + p)
+
+
 cdef inline real log_normal(real u) noexcept nogil:
     """log(u): at most 1 ulp off for positive normal finite u (anything for other u)."""
-    cdef uint32_t i
+    cdef int32_t i
     cdef uint64_t j
     cdef real k, f
     if real is float:
-        i = (bits32(u) - 0x3f3504f3u + (127u << 23)) >> 23
-        f = float_of(bits32(u) - ((i - 127u) << 23)) - <float>1.0
-        k = <float>(<int32_t>i - 127)
+        i = log_exponent(u)
+        return log_of(<float>i, log_fraction(u, i))
     else:
         j = (bits64(u) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
         f = double_of(bits64(u) - ((j - 1023ull) << 52)) - 1.0
         k = double_of(j + 0x4330000000000000ull) - (4503599627370496.0 + 1023.0)
-    return log_parts(u, k, f, <real>0)
+        return log_parts(u, k, f, 0.0)
 
 
 cdef inline double log_scaled(double u, double bits) noexcept nogil:
@@ -439,16 +456,16 @@ cdef inline Pair log_pair(Pair u) noexcept nogil:
 
 cdef inline real log1p(real y) noexcept nogil:
     """log(1 + y): at most 1 ulp (float: 1.5) off for y > -1; -1 gives -inf, +inf +inf, NaN NaN."""
-    cdef uint32_t i
+    cdef int32_t i
     cdef uint64_t j
     cdef real u, k, f, c, result
     u = <real>1 + y
     # What the rounding of 1 + y lost, relative to it.
     c = (<real>1 - (u - y) if u > 2 else y - (u - <real>1)) / u
     if real is float:
-        i = (bits32(u) - 0x3f3504f3u + (127u << 23)) >> 23
-        f = float_of(bits32(u) - ((i - 127u) << 23)) - <float>1.0
-        k = <float>(<int32_t>i - 127)
+        i = log_exponent(u)
+        f = log_fraction(u, i)
+        k = <float>i
     else:
         j = (bits64(u) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
         f = double_of(bits64(u) - ((j - 1023ull) << 52)) - 1.0
@@ -475,4 +492,7 @@ cdef inline real log1p_unit(real e) noexcept nogil:
     # Above sqrt(2) - 1 half of 1 + e is taken; e - 1 is exact there.
     f = <real>0.5 * (e - <real>1) if e > <real>0.41421356 else e
     k = <real>1 if e > <real>0.41421356 else <real>0
-    return log_parts(e, k, f, <real>0)
+    if real is float:
+        return log_of(k, f)
+    else:
+        return log_parts(e, k, f, 0.0)
