@@ -13,8 +13,8 @@ from .operands cimport Operand
 from .sums cimport LANES, PARTS
 from .vecmath cimport (
     FMA, INFINITY, NAN, Pair, bits32, exp_negative, exp_pair, exp_wide, float_of, log1p,
-    log1p_positive, log1p_unit, log_cubic, log_exponent, log_fraction, log_normal, log_pair,
-    log_parts, log_positive, mul_add, pair_inverse, pair_product, pair_sum, product_low, real,
+    log1p_positive, log1p_unit, log_cubic, log_exponent, log_fraction, log_normal, log_of,
+    log_pair, log_positive, mul_add, pair_inverse, pair_product, pair_sum, product_low, real,
 )
 
 cdef enum:
@@ -458,22 +458,19 @@ cdef inline void bce_probabilities32(
 ) noexcept nogil:
     """`bce_probabilities` of LANES elements, the gradient times scale."""
     cdef Py_ssize_t i
-    cdef int32_t j
-    cdef float u, k, f, c
+    cdef int32_t k
+    cdef float u, by, c
     for i in range(LANES):
         c = log_normal(p[i])
         loss[i] = t[i] * (<float>-100 if p[i] == 0 else c)
     for i in range(LANES):
-        # log(1 - p): see log1p of vecmath.pxd. What 1 - p lost counts from 1/2 to where k is 0;
-        # there 1 / u is not far from 1.7.
+        # log(1 - p), with 1 - p = 2**k * (1 + f): f is taken of p, which 1 - p may have lost
+        # digits of, and is exact.
         u = <float>1 - p[i]
-        j = log_exponent(u)
-        f = -p[i] if j == 0 else log_fraction(u, j)
-        k = <float>j
-        c = ((<float>1 - u) - p[i]) * <float>1.7
-        c = log_parts(u, k, f, <float>0 if j == 0 else c)
-        c = <float>-100 if u == 0 else c
-        loss[i] = -(loss[i] + (<float>1 - t[i]) * c)
+        k = log_exponent(u)
+        by = float_of((127u << 23) - (<uint32_t>k << 23))
+        c = log_of(<float>k, (by - <float>1) - by * p[i])
+        loss[i] = mul_add(t[i] - <float>1, <float>-100 if u == 0 else c, -loss[i])
     if grad != NULL:
         for i in range(LANES):
             grad[i] = probability_slope(p[i], t[i]) * scale

@@ -327,7 +327,7 @@ cdef bint odds_in_float(
 ) noexcept nogil:
     """Odds of probabilities; False where a target is not 0 or 1, or odds are too long."""
     cdef Py_ssize_t i, k
-    if not hard_bits(at.t, n):
+    if not hard_bits(at.t, LANES) or not hard_bits(at.t, n):
         return False
     for k in range(n // LANES):
         i = k * LANES
@@ -366,39 +366,67 @@ cdef void focal_in_float(
         )
 
 
+cdef inline bint plainly_good(const Job *job, const Sources *at, Py_ssize_t n) noexcept nogil:
+    """Whether float does for all of a block, told by bits, of which some say no where it does."""
+    cdef Py_ssize_t i
+    cdef uint32_t most = bits32(largest_logit(job)), top = 0, least = 0xffffffffu
+    cdef uint32_t size
+    if job.operands[TARGET].type == FLOAT64:
+        return False
+    if job.kind == BCE_WITH_LOGITS or job.kind == FOCAL or (job.kind == KL and job.factored):
+        for i in range(n):
+            size = bits32(at.x[i]) & 0x7fffffffu
+            top = size if size > top else top
+        if top > most:
+            return False
+        if job.kind != KL and at.positive == NULL:
+            return True
+        top = 0
+    if job.kind == BCE_WITH_LOGITS:
+        for i in range(n):
+            size = bits32(at.positive[i])
+            top = size if size > top else top
+            least = size if size < least else least
+        return least >= bits32(<float>1e-2) and top <= bits32(<float>1e30)
+    # Positive normal numbers, and 0, which turns into the largest of all.
+    if job.kind == KL:
+        for i in range(n):
+            size = bits32(at.t[i])
+            top = size if size > top else top
+            least = size - 1 if size - 1 < least else least
+        return least >= 0x7fffffu and top < 0x7f800000u
+    if job.kind == BCE and not job.factored:
+        for i in range(n):
+            size = bits32(at.x[i]) - 1
+            least = size if size < least else least
+        return least >= 0x7fffffu
+    return False
+
+
 cdef inline bint find_good(
     const Job *job, const Sources *at, float *which, Py_ssize_t n
 ) noexcept nogil:
     """Whether float does for all of a block; which: 0 for what it does not do for; or NULL."""
     cdef Py_ssize_t i
-    cdef int kind = job.kind, others = 0
-    cdef uint32_t least = 0x7fffffu
+    cdef int others = 0
     cdef float most = largest_logit(job)
     cdef bint factored = job.factored
-    if kind == BCE_WITH_LOGITS and at.positive != NULL:
-        for i in range(n):
-            others |= not good(BCE_WITH_LOGITS, at.x[i], at.t[i], at.positive[i], most, factored)
-    elif kind == BCE_WITH_LOGITS or kind == FOCAL:
-        for i in range(n):
-            others |= not good(BCE_WITH_LOGITS, at.x[i], at.t[i], 1, most, factored)
-    elif kind == BCE and not factored and job.operands[TARGET].type != FLOAT64:
-        # Only what is subnormal is not, told by its bits.
-        for i in range(n):
-            least = bits32(at.x[i]) - 1 if bits32(at.x[i]) - 1 < least else least
-        others = least < 0x7fffffu
-    elif kind == BCE:
-        for i in range(n):
-            others |= not good(BCE, at.x[i], at.t[i], 1, most, factored)
-    elif kind == KL:
-        for i in range(n):
-            others |= not good(KL, at.x[i], at.t[i], 1, most, factored)
-    else:
-        for i in range(n):
-            others |= not good(KL_LOG_TARGET, at.x[i], at.t[i], 1, most, factored)
     if which != NULL:
         for i in range(n):
             which[i] = good(
-                kind, at.x[i], at.t[i],
+                job.kind, at.x[i], at.t[i],
+                <float>1 if at.positive == NULL else at.positive[i], most, factored
+            )
+    elif job.kind == BCE:
+        for i in range(n):
+            others |= not good(BCE, at.x[i], at.t[i], 1, most, factored)
+    elif job.kind == KL_LOG_TARGET:
+        for i in range(n):
+            others |= not good(KL_LOG_TARGET, at.x[i], at.t[i], 1, most, factored)
+    else:
+        for i in range(n):
+            others |= not good(
+                job.kind, at.x[i], at.t[i],
                 <float>1 if at.positive == NULL else at.positive[i], most, factored
             )
     return others == 0
@@ -554,7 +582,7 @@ cdef bint quick(
         if (
             (job.factored or at.positive != NULL or target.type == FLOAT64 or job.kind == BCE
              or job.kind == KL or job.kind == FOCAL)
-            and not find_good(job, &at, NULL, n)
+            and not (plainly_good(job, &at, n) or find_good(job, &at, NULL, n))
         ):
             return False
         shared = sums and job.kind == BCE_WITH_LOGITS and at.positive == NULL
