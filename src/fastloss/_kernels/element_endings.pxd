@@ -12,9 +12,9 @@ from libc.stdint cimport int32_t, uint32_t
 from .operands cimport Operand
 from .sums cimport LANES, PARTS
 from .vecmath cimport (
-    FMA, INFINITY, NAN, Pair, bits32, exp_negative, exp_pair, exp_wide, float_of, log1p,
+    FMA, INFINITY, NAN, Pair, Pair32, bits32, exp_negative, exp_pair, exp_pair32, float_of, log1p,
     log1p_positive, log1p_unit, log_cubic, log_exponent, log_fraction, log_normal, log_of,
-    log_pair, log_positive, mul_add, pair_inverse, pair_product, pair_sum, product_low, real,
+    log_pair, log_positive, mul_add, pair_inverse, pair_product, pair_sum, product_low, product_low32, real,
 )
 
 cdef enum:
@@ -79,7 +79,8 @@ cdef struct Desk:
     float by32[BLOCK]        # a factor, or 0 for what float does not do for
     float positive32[BLOCK]
     float row32[2 * BLOCK]   # a factor that repeats, over and over
-    double alpha[BLOCK]
+    float alpha32[BLOCK]     # weights of the target and of what it is less than 1
+    float rest32[BLOCK]
     double x[BLOCK]
     double t[BLOCK]
     double e[BLOCK]
@@ -509,50 +510,87 @@ cdef inline void kl32(
 
 
 cdef inline void focal32(
-    const float *x, const float *t, const double *alpha, double gamma, float *loss, float *grad,
-    float scale
+    const float *x, const float *t, const float *alpha, const float *rest, double gamma,
+    float *loss, float *grad, float scale
 ) noexcept nogil:
-    """Focal loss of LANES elements, the gradient times scale; grad and alpha may be NULL.
+    """Focal loss of LANES elements, the gradient times scale; grad may be NULL.
 
-    A float for the cross-entropy, a double for the probability u and its power, and no division
-    but one: u**gamma is u times `power`.
+    alpha and rest, 1 - alpha, are the weights of t and 1 - t, or NULL. What is raised to a power,
+    the probability u of the wrong answer, is in two parts.
     """
     cdef Py_ssize_t i
-    cdef float a
-    cdef double e[LANES]
+    cdef float minus, a, b, c, d, p_low, q_low, small, inverse, inverse_low
+    cdef Pair32 e, p, q
     cdef float ce[LANES]
+    cdef float u[LANES]
+    cdef float u_low[LANES]
+    cdef float slope[LANES]  # of the cross-entropy
+    cdef float both[LANES]   # slope of u
+    cdef double wide[LANES]
     cdef double power[LANES]
-    cdef double inverse, small, p, q, s, u, by
+    cdef double g
     for i in range(LANES):
-        e[i] = exp_wide(minus_abs(x[i]))
+        minus = minus_abs(x[i])
+        e = exp_pair32(minus)
+        # 1 / (1 + e) and e / (1 + e).
+        c = <float>1 + e.high
+        d = ((<float>1 - c) + e.high) + e.low
+        inverse = <float>1 / c
+        inverse_low = -inverse * mul_add(inverse, d, product_low32(inverse, c, <float>1))
+        small = e.high * inverse
+        d = product_low32(e.high, inverse, small)
+        d = mul_add(e.low, inverse, mul_add(e.high, inverse_low, d))
+        if grad != NULL:
+            # The slope of p, and of u.
+            c = mul_add(small, inverse, mul_add(small, inverse_low, d * inverse))
+            both[i] = c * (<float>1 - <float>2 * t[i])
+        p.high = inverse if x[i] > 0 else small
+        p.low = inverse_low if x[i] > 0 else d
+        q.high = small if x[i] > 0 else inverse
+        q.low = d if x[i] > 0 else inverse_low
+        # u = p * (1 - t) + q * t
+        b = <float>1 - t[i]
+        a = p.high * b
+        p_low = product_low32(p.high, b, a)
+        p_low = mul_add(p.low, b, mul_add(p.high, (<float>1 - b) - t[i], p_low))
+        c = q.high * t[i]
+        q_low = mul_add(q.low, t[i], product_low32(q.high, t[i], c))
+        u[i] = a + c
+        d = u[i] - a
+        u_low[i] = ((a - (u[i] - d)) + (c - d)) + (p_low + q_low)
+        # The cross-entropy, but for log(1 + e), and what that loses with e.low.
+        ce[i] = mul_add(e.low, inverse, -minus * (b if x[i] > 0 else t[i]))
+        loss[i] = e.high
+        if grad != NULL:
+            slope[i] = a - c
     for i in range(LANES):
-        a = <float>1 - t[i] if x[i] > 0 else t[i]
-        ce[i] = log1p_unit(<float>e[i]) + (<float>0 if a == 0 else -(a * minus_abs(x[i])))
+        ce[i] = log1p_unit(loss[i]) + ce[i]
+    if grad != NULL or gamma != 2:
+        for i in range(LANES):
+            wide[i] = <double>u[i] + <double>u_low[i]
+            power[i] = wide[i]
     if gamma != 2:
         for i in range(LANES):
-            s = t[i]
-            inverse = 1 / (1 + e[i])
-            small = e[i] * inverse
-            p = inverse if x[i] > 0 else small
-            q = small if x[i] > 0 else inverse
-            u = p * (1 - s) + q * s
-            power[i] = exp_negative(gamma * log_positive(u)) / u if u > 0 else 0.0
-    for i in range(LANES):
-        s = t[i]
-        inverse = 1 / (1 + e[i])
-        small = e[i] * inverse
-        p = inverse if x[i] > 0 else small
-        q = small if x[i] > 0 else inverse
-        p = p * (1 - s)
-        q = q * s
-        u = p + q
-        by = u if gamma == 2 else power[i]
-        if alpha != NULL:
-            by = by * (alpha[i] * s + (1 - alpha[i]) * (1 - s))
-        loss[i] = <float>(by * u * ce[i])
-        if grad != NULL:
-            small = gamma * (small * inverse) * (1 - 2 * s) * ce[i]
-            grad[i] = <float>(by * (u * (p - q) + small)) * scale
+            g = exp_negative(gamma * log_positive(wide[i])) / wide[i]
+            power[i] = g if wide[i] > 0 else 0.0
+    if grad != NULL:
+        for i in range(LANES):
+            g = power[i] * (wide[i] * slope[i] + gamma * both[i] * ce[i])
+            grad[i] = <float>g * scale
+    if gamma == 2:
+        for i in range(LANES):
+            a = u[i] * u[i]
+            c = mul_add(<float>2 * u[i], u_low[i], product_low32(u[i], u[i], a))
+            loss[i] = mul_add(a, ce[i], c * ce[i])
+    else:
+        for i in range(LANES):
+            loss[i] = <float>(power[i] * wide[i] * ce[i])
+    if alpha != NULL:
+        for i in range(LANES):
+            a = mul_add(alpha[i], t[i], rest[i] * (<float>1 - t[i]))
+            loss[i] = loss[i] * a
+            if grad != NULL:
+                grad[i] = grad[i] * a
 
 
 # ---- g) logarithms that a sum shares ---------------------------------------------------------

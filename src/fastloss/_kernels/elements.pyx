@@ -274,7 +274,8 @@ cdef struct Sources:
     const float *x
     const float *t
     const float *positive    # or NULL
-    const double *alpha      # or NULL
+    const float *alpha       # or NULL, and 1 - alpha
+    const float *rest
     bint ahead               # whether what follows x and t there is to be fetched
 
 
@@ -357,13 +358,15 @@ cdef void focal_in_float(
     Waiting *waiting
 ) noexcept nogil:
     cdef Py_ssize_t i, k
+    cdef const float *alpha
     for k in range(n // LANES):
         i = k * LANES
         proceed(at, i, waiting)
-        focal32(
-            at.x + i, at.t + i, NULL if at.alpha == NULL else at.alpha + i, job.gamma, loss + i,
-            NULL if grad == NULL else grad + i, scale,
-        )
+        alpha = NULL if at.alpha == NULL else at.alpha + i
+        if grad == NULL:
+            focal32(at.x + i, at.t + i, alpha, at.rest + i, job.gamma, loss + i, NULL, scale)
+        else:
+            focal32(at.x + i, at.t + i, alpha, at.rest + i, job.gamma, loss + i, grad + i, scale)
 
 
 cdef inline bint plainly_good(const Job *job, const Sources *at, Py_ssize_t n) noexcept nogil:
@@ -447,6 +450,17 @@ cdef inline void in_float(
         focal_in_float(job, at, &desk.loss32[0], grad, scale, n, waiting)
     else:
         divergence_in_float(job, at, &desk.loss32[0], grad, scale, n, waiting)
+
+
+cdef inline void find_alpha32(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """alpha and 1 - alpha, each rounded once."""
+    cdef Py_ssize_t i
+    fetch(&desk.by[0], &job.operands[ALPHA], first, n)
+    for i in range(n):
+        desk.alpha32[i] = <float>desk.by[i]
+        desk.rest32[i] = <float>(1 - desk.by[i])
 
 
 cdef inline const float *floats_at(
@@ -545,7 +559,7 @@ cdef bint quick(
     # What is behind the last element has a loss of 0.
     cdef bint logits = job.kind == BCE_WITH_LOGITS or job.kind == FOCAL
     at.x = floats_at(
-        &job.x, job, &desk.x32[0], first, n, size, <float>(-INFINITY) if logits else <float>0
+        &job.x, job, &desk.x32[0], first, n, size, <float>-3e38 if logits else <float>0
     )
     at.t = floats_at(
         target, job, &desk.t32[0], first, n, size,
@@ -565,10 +579,11 @@ cdef bint quick(
                 &job.operands[POS_WEIGHT], job, &desk.positive32[0], first, n, size, 0
             )
     at.alpha = NULL
+    at.rest = &desk.rest32[0]
     if job.operands[ALPHA].data != NULL:
-        at.alpha = &desk.alpha[0]
+        at.alpha = &desk.alpha32[0]
         if job.operands[ALPHA].mod > 1:
-            fetch(&desk.alpha[0], &job.operands[ALPHA], first, n)
+            find_alpha32(job, desk, first, n)
     if job.want_gradient:
         g = &desk.grad32[0]
         if storage is float and job.streaming and n == BLOCK:
@@ -727,6 +742,7 @@ cdef inline void on_desk_in_float(
     at.t = &desk.t32[0]
     at.positive = NULL
     at.alpha = NULL
+    at.rest = &desk.rest32[0]
     at.ahead = False
     nothing.left = 0
     fetch(&desk.t32[0], &job.operands[TARGET], first, n)
@@ -737,8 +753,8 @@ cdef inline void on_desk_in_float(
         fetch(&desk.positive32[0], &job.operands[POS_WEIGHT], first, n)
         at.positive = &desk.positive32[0]
     if job.operands[ALPHA].data != NULL:
-        fetch(&desk.alpha[0], &job.operands[ALPHA], first, n)
-        at.alpha = &desk.alpha[0]
+        find_alpha32(job, desk, first, n)
+        at.alpha = &desk.alpha32[0]
     for i in range(n, size):
         desk.x32[i] = desk.t32[i] = 0
     in_float(job, &at, desk, &desk.grad32[0], 1, False, size, &nothing)
@@ -811,7 +827,7 @@ cdef void item(
                     min(<Py_ssize_t>2 * BLOCK, stop - start + LANES + row.mod),
                 )
             if job.operands[ALPHA].data != NULL and job.operands[ALPHA].mod == 1:
-                fetch(&desk.alpha[0], &job.operands[ALPHA], start, BLOCK)
+                find_alpha32(job, desk, start, BLOCK)
     while first < stop:
         n = min(stop - first, job.step)
         done = False
@@ -1013,7 +1029,7 @@ def evaluate(
     job.floats = (
         kind <= KL_LOG_TARGET
         and not job.want_hess
-        and gamma <= 8
+        and gamma <= 4
         and floats(&job.operands[POS_WEIGHT])
         and (floats(&job.operands[TARGET]) or (kind != KL and kind != KL_LOG_TARGET))
     )

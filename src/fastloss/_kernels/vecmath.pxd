@@ -79,6 +79,18 @@ cdef struct Pair:
     double low
 
 
+cdef struct Pair32:
+    float high
+    float low
+
+
+cdef inline float product_low32(float a, float b, float product) noexcept nogil:
+    """a * b - product, rounded once."""
+    if FMA:
+        return fmaf(a, b, -product)
+    return <float>(<double>a * <double>b - <double>product)
+
+
 cdef inline double product_low(double a, double b, double product) noexcept nogil:
     """What rounding took from product = a * b; a and b below 1e300, no part of it subnormal."""
     cdef double c, a_high, b_high, a_low, b_low
@@ -255,26 +267,37 @@ cdef inline real exp_negative(real x) noexcept nogil:
     return exp_scaled(x, exp_magic(<real>0), exp_low(<real>0)) * spare(x)
 
 
-cdef inline double exp_wide(float x) noexcept nogil:
-    """e**x for x <= 0: at most 2**-28 of it off, down to the smallest float; NaN stays NaN.
-
-    All that a float's rounding errors do not harm is done in float.
-    """
+cdef inline Pair32 exp_pair32(float x) noexcept nogil:
+    """e**x for x <= 0 in two floats: at most 2**-25 of it off down to x = -80; NaN stays NaN."""
     cdef float magic = exp_magic(<float>0), low = exp_low(<float>0)
-    cdef float k, by, p, q, s, square
-    cdef double r
+    cdef float k, by, r, c, p, q, s, t, square
+    cdef Pair32 e
     x = low if x < low else x
     k = mul_add(x, <float>1.4426950408889634, magic)
-    by = float_of(bits32(k) << 23)
-    r = <double>x - <double>(k - magic) * 0.6931471805599453
-    s = <float>r
+    by = float_of(bits32(k) << 23) * spare(x)
+    k = k - magic
+    if FMA:
+        r = mul_add(k, <float>-0.693147182464599609375, x)  # exact
+        c = k * <float>1.90465429995776e-09
+    else:
+        t = x - k * <float>0.693359375  # exact
+        c = k * <float>2.12194440e-4
+        r = t + c
+        c = (t - r) + c
+    t = <float>1 + r
+    s = r + c
+    c = c + (r - (t - <float>1))
     square = s * s
     p = mul_add(s, <float>0.00019953357696067542, <float>0.0013936141040176153)
     q = mul_add(s, <float>0.008333197794854641, <float>0.04166645184159279)
     q = mul_add(square, p, q)
     p = mul_add(s, <float>0.1666666716337204, <float>0.5)
-    p = mul_add(square, q, p) * square
-    return ((1 + r) + <double>p) * (<double>by * <double>spare(x))
+    p = mul_add(square, q, p)
+    p = mul_add(p, square, c)
+    e.high = t + p
+    e.low = (p - (e.high - t)) * by
+    e.high = e.high * by
+    return e
 
 
 cdef inline Pair exp_pair_scaled(double x, double magic, double low) noexcept nogil:
