@@ -12,9 +12,10 @@ from libc.stdint cimport int32_t, uint32_t
 from .operands cimport Operand
 from .sums cimport LANES, PARTS
 from .vecmath cimport (
-    FMA, INFINITY, NAN, Pair, Pair32, bits32, exp_negative, exp_pair, exp_pair32, float_of, log1p,
-    log1p_positive, log1p_unit, log_cubic, log_exponent, log_fraction, log_normal, log_of,
-    log_pair, log_positive, mul_add, pair_inverse, pair_product, pair_sum, product_low, product_low32, real,
+    FMA, INFINITY, NAN, Pair, Pair32, bits32, exp_negative, exp_pair, exp_pair32, float_of,
+    log1p, log1p_positive, log1p_unit, log_cubic, log_exponent, log_fraction, log_normal,
+    log_of, log_pair, log_positive, mul_add, pair_inverse, pair_product, pair_sum, product_low,
+    product_low32, real,
 )
 
 cdef enum:

@@ -7,9 +7,9 @@
 # sample weights that the gradient of a mean is divided by, are the same traversal without the
 # ending.
 #
-# Arrays of float32 and narrower are computed in float, all elements of a block at once where a float
-# does for all of them. An element that a float does not do for (a float64 target, a loss so small
-# that a weight may bring it back) is done in double, beside the others of its block.
+# Arrays of float32 and narrower are computed in float, a block at a time where a float does for all
+# of it. An element that a float does not do for (a float64 target, a loss so small that a weight
+# may bring it back) is done in double, beside the others of its block.
 #
 # Layout: a) checks, b) factors, c) a block in float, d) one in which a float does not do for all,
 # e) the traversal, f) what Python calls.
@@ -22,7 +22,7 @@ from libc.string cimport memcpy
 from .element_endings cimport (
     AHEAD, ALPHA, BCE, BCE_WITH_LOGITS, BLOCK, DOUBLES, FOCAL, KEPT, KL, KL_LOG_TARGET,
     LOG_SIGMOID, OPERANDS, POS_WEIGHT, SAMPLE_WEIGHT, SIGMOID, SOFTPLUS, TARGET, UPSTREAM, WEIGHT,
-    Desk, Job, add_logarithms, add_softplus, all_hard, bce, bce_hess, bce_probabilities,
+    Desk, Job, add_logarithms, add_softplus, bce, bce_hess, bce_probabilities,
     bce_probabilities32, focal, focal32, function, good, hard_bits, kl, kl32, kl_log_target,
     largest_logit, odds_in_range, probability_odds,
 )
@@ -362,7 +362,9 @@ cdef void focal_in_float(
     for k in range(n // LANES):
         i = k * LANES
         proceed(at, i, waiting)
-        alpha = NULL if at.alpha == NULL else at.alpha + i
+        alpha = at.alpha
+        if alpha != NULL:
+            alpha = alpha + i
         if grad == NULL:
             focal32(at.x + i, at.t + i, alpha, at.rest + i, job.gamma, loss + i, NULL, scale)
         else:
@@ -554,7 +556,7 @@ cdef bint quick(
     cdef int one
     cdef bint plain = not job.factored and losses32 == NULL
     cdef bint sums = plain and (job.kind == BCE_WITH_LOGITS or job.kind == BCE)
-    cdef bint direct, shared = False
+    cdef bint direct, shared = False   # shared: a logarithm for 32 elements
     cdef float scale = <float>1 if job.factored else <float>job.scale
     # What is behind the last element has a loss of 0.
     cdef bint logits = job.kind == BCE_WITH_LOGITS or job.kind == FOCAL
