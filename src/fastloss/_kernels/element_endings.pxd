@@ -577,7 +577,7 @@ cdef inline void focal32(
     if grad != NULL:
         for i in range(LANES):
             g = power[i] * (wide[i] * slope[i] + gamma * both[i] * ce[i])
-            grad[i] = <float>g * scale
+            grad[i] = <float>g
     if gamma == 2:
         for i in range(LANES):
             a = u[i] * u[i]
@@ -592,6 +592,9 @@ cdef inline void focal32(
             loss[i] = loss[i] * a
             if grad != NULL:
                 grad[i] = grad[i] * a
+    if grad != NULL:
+        for i in range(LANES):
+            grad[i] = grad[i] * scale
 
 
 # ---- g) logarithms that a sum shares ---------------------------------------------------------
