@@ -333,7 +333,10 @@ cdef bint odds_in_float(
     for k in range(n // LANES):
         i = k * LANES
         proceed(at, i, waiting)
-        probability_odds(at.x + i, at.t + i, e + i, NULL if grad == NULL else grad + i, scale)
+        if grad == NULL:
+            probability_odds(at.x + i, at.t + i, e + i, NULL, scale)
+        else:
+            probability_odds(at.x + i, at.t + i, e + i, grad + i, scale)
     return odds_in_range(e, n)
 
 

@@ -5,7 +5,7 @@
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from .storage cimport bfloat16, float16, storage, widen_bfloat, widen_half
+from .storage cimport bfloat16, float16, load, storage
 from .vecmath cimport NAN, real
 
 # Element types, by the code that Python passes along with the array.
@@ -66,11 +66,9 @@ cdef inline void widen(
             else:
                 to[i] = a
     elif source.type == FLOAT16:
-        for i in range(n):
-            to[i] = widen_half((<const float16 *>source.data)[first + i])
+        load(to, <const float16 *>source.data + first, n, <real>0)
     elif source.type == BFLOAT16:
-        for i in range(n):
-            to[i] = widen_bfloat((<const bfloat16 *>source.data)[first + i])
+        load(to, <const bfloat16 *>source.data + first, n, <real>0)
     elif source.type == INT8:
         for i in range(n):
             to[i] = (<const int8_t *>source.data)[first + i]
