@@ -171,7 +171,7 @@ def test_pytorchs_samples(name, dtype, asked):
         ours = {"input", "linear_weight", "linear_bias"}
     else:
         names, ours = ["input", "target"], {"input"}
-    count = by_fastloss = 0
+    count = 0
     for op in opinfo(name):
         for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
             given = dict(zip(names, (sample.input, *sample.args), strict=True)) | sample.kwargs

@@ -786,8 +786,8 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Half-precision tensors are multiplied in float32, some classes at a time.  Under ``torch.autocast`` the call is
-    PyTorch's.
+    Half-precision tensors are multiplied in float32, some classes at a time.  Under
+    ``torch.autocast`` the call is PyTorch's.
 
     Examples
     --------

@@ -172,7 +172,8 @@ def evaluate(
     # 1. Results.
     losses: Any = np.zeros((len(x), *a.extents), kind) if none and value else None
     grad_x: Any = None
-    grad_w = grad_b = sums = None
+    sums: Any = None
+    grad_w = grad_b = None
     if wanted[0]:
         make = np.empty if a.alive is None else np.zeros
         grad_x = make(x.shape, x.dtype)
