@@ -172,8 +172,9 @@ def evaluate(
     # 1. Results.
     losses: Any = np.zeros((len(x), *a.extents), kind) if none and value else None
     grad_x: Any = None
+    grad_w: Any = None
     sums: Any = None
-    grad_w = grad_b = None
+    grad_b = None
     if wanted[0]:
         make = np.empty if a.alive is None else np.zeros
         grad_x = make(x.shape, x.dtype)
@@ -237,7 +238,6 @@ def evaluate(
     # 3. What is left of the weight's gradient.
     if plan.late:
         assert lse is not None
-        assert grad_w is not None
         del buffer, logits, shaped
         _by_strips(a, products, grad_w, weight, lse, scale, none, options)
     elif plan.wide_sum:
