@@ -181,12 +181,16 @@ def _new_array_limits(document: Document) -> list[Limit]:
     found = medians(document["results"])
     costs = {
         (loss, shape): (
-            took / (found[loss, shape, mode, "fastloss"] + found[loss, shape, mode, "fresh-pages"])
+            took
+            / (
+                found[loss, shape, mode, "fastloss"]
+                + found[loss, shape, mode, "fastloss-fresh-pages"]
+            )
         )
         for (loss, shape, mode, peer), took in found.items()
         if (mode, peer) == ("value_and_grad", "fastloss-new-array")
         and math.prod(shape) >= LARGE
-        and (loss, shape, mode, "fresh-pages") in found
+        and (loss, shape, mode, "fastloss-fresh-pages") in found
     }
     if not costs:
         return []
