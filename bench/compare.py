@@ -326,11 +326,14 @@ def plot(document: dict[str, Any], path: Path) -> None:
         }
         chosen.sort(key=lambda cell: behind.get(cell, (1.0, ""))[0])
         if chosen:
-            title = f"{subject}: how many times faster than PyTorch"
             lost = "no panel" if not behind else f"{len(behind)} of {len(chosen)} panels"
+            title = (
+                f"{subject}: how many times faster than PyTorch\n"
+                f"Another library is faster than fastloss in {lost}"
+            )
             note = (
-                f"Another library is faster in {lost}. {foot}. float32, medians of interleaved "
-                f"rounds in one process; PyTorch {version.split('+')[0]} eager is 1×."
+                f"{foot}. float32, medians of interleaved rounds in one process; "
+                f"PyTorch {version.split('+')[0]} eager is 1×."
             )
             where = path.with_name(f"{path.stem}{suffix}{path.suffix}")
             _panels(found, chosen, mode, title, note, where, behind)
