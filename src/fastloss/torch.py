@@ -88,10 +88,13 @@ def _watched() -> bool:
         or inside._len_torch_dispatch_stack()
         or inside._get_tracing_state() is not None
         or forward_ad._current_level >= 0
-        # ``with torch.device(...)`` is such a mode, too, and has no say in a loss.
-        or any(
-            not isinstance(inside._get_function_stack_at(i), DeviceContext)
-            for i in range(inside._len_torch_function_stack())
+        or (
+            inside._len_torch_function_stack()
+            # ``with torch.device(...)`` is such a mode, too, and has no say in a loss.
+            and any(
+                not isinstance(inside._get_function_stack_at(i), DeviceContext)
+                for i in range(inside._len_torch_function_stack())
+            )
         )
     )
 
