@@ -462,7 +462,7 @@ def main(
         float | None, typer.Option(help="Seconds a cell and mode at most (40; quick: 1.5).")
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Write the results to this processor's file.")
+        bool, typer.Option("--keep", help="Write results and charts to this processor's folder.")
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
     plot_to: Annotated[
@@ -508,6 +508,7 @@ def main(
                 raise typer.BadParameter("--keep is for full sizes and all libraries")
             name = f"compare-{threads}-thread{'s' if threads > 1 else ''}"
             json = own(name, partial=cells != TABLE + SMALL + OTHERS)
+            plot_to = plot_to or json.with_suffix(".png")
         rows = run(cells, threads, wanted, rounds, budget)
         settings = {"quick": quick, "rounds": rounds, "budget_seconds": budget}
         document = {"machine": machine(threads), "settings": settings, "results": rows}
