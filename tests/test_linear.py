@@ -219,12 +219,13 @@ def test_what_an_ignored_row_holds_reaches_nothing(fl, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("shape", [(3000, 64, 20_000), (64, 512, 60_000)], ids=str)
+@pytest.mark.parametrize("shape", [(1500, 32, 20_000), (40, 64, 560_000)], ids=str)
 def test_memory_is_bounded(shape, dtype):
     """Beside the results, 64 MiB at most, or half of the weight's size where that is more."""
     samples, features, classes = shape
-    x, w, target, _, _ = problem("float32", samples, features, classes)
-    x, w = x.astype(dtype_of(dtype)), (w * 0.1).astype(dtype_of(dtype))
+    numbers = np.random.default_rng(0).standard_normal(9973).astype(dtype_of(dtype))
+    x, w = np.resize(numbers, (samples, features)), np.resize(numbers, (classes, features))
+    target = np.arange(samples)
     tracemalloc.start()
     try:
         _, grads = fastloss.linear_cross_entropy_value_and_grad(x, w, target)
