@@ -16,7 +16,9 @@
 # position; indices are checked again where they are used.
 
 from cython.parallel cimport prange, threadid
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -395,3 +397,118 @@ def evaluate(
                 &job, <const bfloat16 *>x, <bfloat16 *>to, each, mean, threads, &total, &weights
             )
     return status.what, status.where, value_of(total), weights
+
+
+# ---- e) small calls --------------------------------------------------------------------------
+
+import numpy as np
+
+cdef object ndarray = np.ndarray
+cdef object empty = np.empty
+cdef object FLOAT32 = np.dtype(np.float32)
+cdef object FLOAT64 = np.dtype(np.float64)
+cdef object INT64 = np.dtype(np.int64)
+cdef object single = np.float32
+cdef double LARGEST = np.finfo(np.float32).max
+
+
+cdef inline bint is_number(object value, double wanted):
+    return type(value) is float and <double>value == wanted
+
+
+cdef bint lies(object array, object dtype, int ndim, Py_ssize_t *shape, void **start, int flags):
+    """Whether this is an aligned, contiguous array of such a type, and where; its shape."""
+    cdef Py_buffer view
+    cdef bint fits
+    if type(array) is not ndarray or array.dtype is not dtype:
+        return False
+    try:
+        PyObject_GetBuffer(array, &view, PyBUF_ND | flags)
+    except (ValueError, BufferError):  # not contiguous, or read-only
+        return False
+    fits = view.ndim == ndim and <size_t>view.buf % <size_t>view.itemsize == 0
+    if fits:
+        start[0] = view.buf
+        shape[0] = view.shape[0]
+        shape[1] = view.shape[1] if ndim > 1 else 1
+    PyBuffer_Release(&view)
+    return fits
+
+
+def usual(
+    int kind, object x, object target, object out, object reduction, object ignore_index,
+    bint gradient, object smoothing, object z_loss, object gamma, object temperature,
+    Py_ssize_t most,           # elements of a call on one thread
+):
+    """Return (loss, gradient, its two sums) of a small, usual call, None for any other.
+
+    A call of a few samples would take longer to check in Python than to compute. What is not
+    taken here, whatever is wrong with it, is checked and told there.
+    """
+    cdef Job job
+    cdef Status status
+    cdef Sum total
+    cdef double weights, loss
+    cdef Py_ssize_t shape[2]
+    cdef Py_ssize_t other[2]
+    cdef void *start = NULL
+    cdef void *to = NULL
+    cdef void *indices = NULL
+    cdef bint double_too
+    cdef bint mean
+    if type(reduction) is not str:
+        return None
+    mean = reduction == "mean"
+    if not (
+        (mean or reduction == "sum")
+        and type(ignore_index) is int
+        and is_number(smoothing, 0) and is_number(z_loss, 0) and is_number(temperature, 1)
+        and type(gamma) is float
+    ):
+        return None
+    double_too = type(x) is ndarray and x.dtype is FLOAT64
+    dtype = FLOAT64 if double_too else FLOAT32
+    if not lies(x, dtype, 2, shape, &start, PyBUF_SIMPLE):
+        return None
+    if not 0 < shape[0] * shape[1] < most:
+        return None
+    if not lies(target, INT64, 1, other, &indices, PyBUF_SIMPLE) or other[0] != shape[0]:
+        return None
+    if gradient:
+        if out is None:
+            out = empty((shape[0], shape[1]), dtype)
+        if (
+            not lies(out, dtype, 2, other, &to, PyBUF_WRITABLE)
+            or other[0] != shape[0] or other[1] != shape[1]
+        ):
+            return None
+    memset(&job, 0, sizeof(job))
+    try:
+        job.ignore_index = ignore_index
+    except OverflowError:
+        return None
+    job.kind = kind
+    job.samples = shape[0]
+    job.classes = shape[1]
+    job.inner = 1
+    job.target = <const int64_t *>indices
+    job.scale = 1
+    job.keep = 1
+    job.gamma = gamma
+    job.temperature = 1
+    with nogil:
+        if double_too:
+            status = run(
+                &job, <const double *>start, <double *>to, NULL, mean, 1, &total, &weights
+            )
+        else:
+            status = run(&job, <const float *>start, <float *>to, NULL, mean, 1, &total, &weights)
+    if status.what != FINE or weights == 0:
+        return None
+    loss = value_of(total)
+    sums = (loss, weights)
+    if mean:
+        loss /= weights
+    if not double_too and (loss > LARGEST or loss < -LARGEST):
+        return None
+    return (FLOAT64.type if double_too else single)(loss), out if gradient else None, sums
