@@ -8,14 +8,17 @@ from fastloss.evaluation.calibration import (
     calibration_error,
     fit_temperature,
 )
+from fastloss.evaluation.metrics import Metrics, StreamingMetrics
 from fastloss.evaluation.score import SampleScores, score_samples
 from fastloss.evaluation.streaming import StreamingLoss
 
 __all__ = [
     "CalibrationBins",
     "CalibrationError",
+    "Metrics",
     "SampleScores",
     "StreamingLoss",
+    "StreamingMetrics",
     "TemperatureFit",
     "brier_score",
     "calibration_error",
