@@ -86,7 +86,7 @@ cdef inline Py_ssize_t rows_space(
     space.targets = scratch + at
     at += lines(CHUNK * size) if job.kind == SOFT else 0
     space.ranked = scratch + at
-    at += lines(ranked_bytes(job, min(job.samples, group_rows(job))))
+    at += lines(list_bytes(job) + ranked_bytes(job, min(job.samples, group_rows(job))))
     space.row = NULL
     if keeps_row(job, written_too):
         space.row = scratch + at
@@ -853,7 +853,8 @@ cdef void short_item(
     cdef bint drains = out != NULL and how != LOGARITHM
     cdef const storage *xs
     cdef real guess = <real>NAN
-    group.ranked = <int64_t *>space.ranked
+    group.list = <int64_t *>space.ranked
+    group.ranked = group.list + list_bytes(job) // 8
     drain_start(drain, job.streaming)
     clear(tally)
     while first < stop:
@@ -941,7 +942,8 @@ cdef void long_item(
     cdef bint drains = out != NULL and row != NULL and how != LOGARITHM
     cdef const storage *xs
     cdef storage *to
-    group.ranked = <int64_t *>space.ranked
+    group.list = <int64_t *>space.ranked
+    group.ranked = group.list + list_bytes(job) // 8
     drain_start(drain, job.streaming)
     clear(tally)
     for index in range(start, stop):

@@ -50,7 +50,7 @@ cdef struct Job:
     double temperature
     double softcap           # 0: none
     double *number           # OUT, of LOGSUMEXP, by sample
-    # OUT, of SCORE, by sample; NULL what is not asked for. Numbers are double if `wide`, else float.
+    # OUT, of SCORE, by sample; NULL what is not asked for. Numbers are float, or double if `wide`.
     void *log_prob
     void *predicted_log_prob
     void *margin

@@ -121,6 +121,15 @@ class StreamingMetrics:
     True
     """
 
+    _loss: ExactSum
+    _brier: ExactSum
+    _right: ExactSum
+    _near: ExactSum
+    _weight: ExactSum
+    _mass: list[ExactSum]
+    _sure: list[ExactSum]
+    _hits: list[ExactSum]
+
     __slots__ = ("_options", "_top_k", "_bins", *_SUMS, *_BINNED, "_samples", "_lost", "_batches")
 
     def __init__(
