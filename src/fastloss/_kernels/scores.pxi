@@ -9,7 +9,7 @@
 #
 # What an array of the results is not there for is not computed.
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from .group cimport Group
 from .samples cimport SCORE, Job, class_of, offset_of
@@ -24,6 +24,8 @@ cdef extern from "simd/look.h" nogil:
     float look_at_floats "fastloss_look"(
         const float *x, Py_ssize_t n, Py_ssize_t own, float value, Py_ssize_t *count
     ) noexcept
+    uint64_t larger_floats "fastloss_larger"(const float *x, float least) noexcept
+    int lowest "fastloss_lowest"(uint64_t mask) noexcept
 
 cdef enum:
     LOOK = 32            # classes of a row that are looked at a time
@@ -134,41 +136,58 @@ cdef void choose(
     r.n[0] = min(n, k)
 
 
+cdef inline uint64_t larger(const real *x, Py_ssize_t n, real least) noexcept nogil:
+    """Which of x[:n], n <= OFFER, are larger."""
+    cdef uint64_t mask = 0
+    cdef Py_ssize_t i
+    if n == OFFER:
+        if real is float:
+            if LOOK_AT_FLOATS:
+                return larger_floats(x, least)
+        if not block_max(x, n) > least:
+            return 0
+    for i in range(n):
+        mask |= <uint64_t>(x[i] > least) << i
+    return mask
+
+
 cdef void offer_few(
     Ranked r, Py_ssize_t k, const real *x, Py_ssize_t n, Py_ssize_t c, real *value, int64_t *which
 ) noexcept nogil:
     """`offer` of few; value, which: the list."""
-    cdef Py_ssize_t i = 0, j, m, held = r.n[0], listed = held
+    cdef Py_ssize_t i = 0, j, m, held = r.n[0], listed = 0
     cdef bint full = held == k
     cdef real least = <real>r.value[k - 1] if full else <real>(-INFINITY)
-    cdef real a
-    cdef bint started = False
+    cdef uint64_t mask
     while i < n:
         m = min(n - i, <Py_ssize_t>OFFER)
-        if full and m == OFFER and not block_max(x + i, OFFER) > least:
-            i += m
-            continue
-        if not started:
-            started = True
+        if full:
+            mask = larger(x + i, m, least)
+        else:
+            mask = 0
+            for j in range(m):
+                mask |= <uint64_t>(x[i + j] == x[i + j]) << j
+        if mask and listed == 0:
             for j in range(held):
                 value[j] = <real>r.value[j]
                 which[j] = r.which[j]
-        for j in range(m):
-            a = x[i + j]
-            value[listed] = a
+            listed = held
+        while mask:
+            j = lowest(mask)
+            value[listed] = x[i + j]
             which[listed] = c + i + j
-            listed += (a > least) | ((not full) & (a == a))
+            listed += 1
+            mask &= mask - 1
         i += m
-        if listed > held and (listed >= k + OFFER or i == n):
+        # A choice where it gives a better bound, and before the list is too long.
+        if listed > held and (i == n or listed >= (k + OFFER if full else k)):
             for j in range(RANK):
                 value[listed + j] = <real>(-INFINITY)
             choose(r, k, value, which, listed)
-            listed = held = r.n[0]
+            listed = 0
+            held = r.n[0]
             full = held == k
             least = <real>r.value[k - 1] if full else least
-            for j in range(held):
-                value[j] = <real>r.value[j]
-                which[j] = r.which[j]
     if listed > held:
         for j in range(RANK):
             value[listed + j] = <real>(-INFINITY)
@@ -321,6 +340,10 @@ cdef inline Py_ssize_t first_of(const real *x, Py_ssize_t n, real value) noexcep
     return i + find(x + i, <int32_t>m, value)
 
 
+cdef inline real max_or(real a, real b, bint both) noexcept nogil:
+    return b if both and b > a else a
+
+
 cdef void stand(
     const storage *x, const Job *job, Py_ssize_t sample, Py_ssize_t i, real *wide, Group *group
 ) noexcept nogil:
@@ -343,7 +366,10 @@ cdef void stand(
             if not value > top:
                 largest = c + first_of(xs, n, top)
         if job.top_k:
-            offer(job, group, ranked, xs, n, c)
+            if ranked.n[0] < job.top_k or not max_or(most, value, c <= t < c + n) <= least_of(
+                job, ranked
+            ):
+                offer(job, group, ranked, xs, n, c)
         c += n
     group.rank[i] = rank
     group.margin[i] = <double>value - <double>top
