@@ -58,6 +58,11 @@ cdef struct RowSpace:
     void *ranked         # the likeliest classes of a group's rows, where they are asked for
 
 
+cdef inline real far(real unused) noexcept nogil:
+    """A distance from the largest logit at which an exponential is 0; its square is finite."""
+    return <real>1e18
+
+
 cdef inline Py_ssize_t group_rows(const Job *job) noexcept nogil:
     """Short rows that are worked on at a time; fewer where they come with as many targets."""
     cdef Py_ssize_t elements = GROUP // 4 if job.p32 != NULL or job.p64 != NULL else GROUP
@@ -633,6 +638,7 @@ cdef void add_spread(
     """Add e * (top - x) to `distance`, 0 where e is."""
     cdef const real *xs = widened(wide, x, n)
     cdef real part[LANES]
+    cdef real d
     cdef Py_ssize_t i = 0, j, m
     while i < n:
         m = min(n - i, <Py_ssize_t>LANES)
@@ -640,8 +646,9 @@ cdef void add_spread(
             for j in range(LANES):
                 part[j] = 0
         for j in range(m):
-            part[j] = e[i + j] * (top - xs[i + j])
-            part[j] = part[j] if e[i + j] != 0 else <real>0
+            # Where it is as far, e is 0: less than infinity times that is 0.
+            d = top - xs[i + j]
+            part[j] = e[i + j] * (d if d < far(top) else far(top))
         sum_add(distance, &part[0], 0, -1)
         i += m
 

@@ -399,8 +399,8 @@ cdef inline void add_moments(
         if spread != NULL:
             for j in range(m):
                 d = top - xs[i + j]
-                d = e[i + j] * d * d
-                part[j] = d if e[i + j] != 0 else <real>0
+                d = d if d < far(top) else far(top)
+                part[j] = e[i + j] * d * d
             sum_add(spread, &part[0], 0, -1)
         if squares != NULL:
             for j in range(m):
@@ -615,7 +615,7 @@ cdef void tile_moments(
             a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
         for lane in range(LANES):
             d[lane] = top[lane] - xs[lane]
-            d[lane] = d[lane] if a[lane] != 0 else <real>0
+            d[lane] = d[lane] if d[lane] < far(square) else far(square)
             apart[lane] = apart[lane] + a[lane] * d[lane]
             two[lane] = two[lane] + (<real>0 if tile.skip[lane] == c else a[lane])
         if c & 1 == 1 or c == m - 1:
