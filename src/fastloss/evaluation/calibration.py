@@ -544,7 +544,7 @@ def fit_temperature(
         return this, margin
 
     before, margin = take(1.0)
-    if not before.curvature:
+    if not before.curvature and ((margin == 0) | (margin == math.inf)).all():
         # All logits of a sample are equal, or there is but one that counts: all temperatures are
         # the same.
         return TemperatureFit(
