@@ -450,7 +450,8 @@ def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None) -> Any
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.  A NaN, a +inf or -inf alone make their own sample NaN.
+        Shape and dtype of `x`.  A sample that contains NaN or +inf, or nothing
+        but -inf, is NaN.
 
     Raises
     ------
@@ -511,7 +512,8 @@ def log_softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None) ->
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.  A NaN, a +inf or -inf alone make their own sample NaN.
+        Shape and dtype of `x`.  A sample that contains NaN or +inf, or nothing
+        but -inf, is NaN.
 
     Raises
     ------
