@@ -46,7 +46,7 @@ class Metrics(NamedTuple):
 
 _WANTED = ("log_prob", "rank", "predicted", "predicted_log_prob", "brier")
 #: Sums over the samples, each of a weight times something.
-_SUMS = ("_loss", "_brier", "_right", "_near", "_weight")
+_SUMS = ("_surprise", "_brier", "_right", "_near", "_weight")
 #: Sums of each bin.
 _BINNED = ("_mass", "_sure", "_hits")
 
@@ -121,7 +121,7 @@ class StreamingMetrics:
     True
     """
 
-    _loss: ExactSum
+    _surprise: ExactSum
     _brier: ExactSum
     _right: ExactSum
     _near: ExactSum
@@ -237,7 +237,7 @@ class StreamingMetrics:
 
     def compute(self) -> Metrics:
         """Return what all batches so far come to."""
-        loss = self._loss.over(self._weight)
+        loss = self._surprise.over(self._weight)
         try:
             perplexity = math.exp(loss)
         except OverflowError:
