@@ -74,6 +74,10 @@ def calls(dtype):
         "focal": of("sigmoid_focal_loss", flat, unit),
         "softmax": lambda: [fastloss.softmax(rows, axis=1), fastloss.log_softmax(image, axis=1)],
         "logsumexp": lambda: [fastloss.logsumexp(long, axis=1)],
+        "distillation": of("distillation_loss", rows, rows[::-1].copy(), temperature=2.0),
+        "distillation in reverse": of("distillation_loss", few, few + 1, direction="reverse"),
+        "distillation of an image": of("distillation_loss", image, image * 0.9),
+        "comparison": lambda: list(fastloss.compare_logits(long, long[::-1].copy(), long_target)),
         "scores": lambda: list(fastloss.score_samples(rows, rows_target)),
     }
 

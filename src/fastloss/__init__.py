@@ -5,7 +5,13 @@ import typing as _typing
 from fastloss._config import show_config
 from fastloss._threads import get_num_threads, set_num_threads
 from fastloss._version import __version__ as __version__
-from fastloss.evaluation import SampleScores, StreamingLoss, score_samples
+from fastloss.evaluation import (
+    LogitsComparison,
+    SampleScores,
+    StreamingLoss,
+    compare_logits,
+    score_samples,
+)
 from fastloss.losses.binary import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
@@ -32,10 +38,16 @@ from fastloss.losses.criterions import (
     BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,
+    DistillationLoss,
     KLDivLoss,
     NLLLoss,
     SigmoidFocalLoss,
     SoftmaxFocalLoss,
+)
+from fastloss.losses.distillation import (
+    distillation_loss,
+    distillation_loss_backward,
+    distillation_loss_value_and_grad,
 )
 from fastloss.losses.divergence import kl_div, kl_div_backward, kl_div_value_and_grad
 from fastloss.losses.linear import (
@@ -64,8 +76,10 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "DistillationLoss",
     "KLDivLoss",
     "LinearGradients",
+    "LogitsComparison",
     "NLLLoss",
     "SampleScores",
     "SigmoidFocalLoss",
@@ -78,10 +92,14 @@ __all__ = [
     "binary_cross_entropy_with_logits_backward",
     "binary_cross_entropy_with_logits_grad_and_hess",
     "binary_cross_entropy_with_logits_value_and_grad",
+    "compare_logits",
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
+    "distillation_loss",
+    "distillation_loss_backward",
+    "distillation_loss_value_and_grad",
     "get_num_threads",
     "kl_div",
     "kl_div_backward",

@@ -42,7 +42,7 @@ from .storage cimport (
 from .sums cimport LANES, Sum, Tally, add, clear, count, folded, two_sum, value_of
 from .tempers cimport TEMPERS, Temper, exp_tempered, temper_of
 from .vecmath cimport (
-    INFINITY, NAN, Pair, exp_limit, exp_low, exp_magic, exponent_of, fma, log1p, log_pair, log_tail,
+    INFINITY, NAN, Pair, bits64, double_of, exp_limit, exp_low, exp_magic, exponent_of, fma, log1p, log_pair, log_tail,
     mul_add, pair_product, pair_sum, real,
 )
 from .workspace cimport (
@@ -52,6 +52,7 @@ from .workspace cimport (
 cdef enum:
     TILE = 128           # most classes of a block of a tile
     ROW = 2048           # most classes of a block of a row
+    FAR = 1600           # square of the largest d that terms of float are made of
     AGAIN = 3            # times that terms are summed again at most
     # What is written is written past the caches where it is larger than they are.
     STREAM = 16777216
@@ -407,19 +408,35 @@ cdef Sum over_lanes(real unused, const double *high, const double *low) noexcept
 
 # ---- e) terms of the divergences ---------------------------------------------------------------
 #
-# (h(x) + h(-x)) / 2 = x**2 even(x**2) and (h(x) - h(-x)) / 2 = x**3 odd(x**2): the Taylor series of
-# the exponential, as far as the compute type asks for it.
+# Of compute type float, terms are made in double of p and d alone, and q' = p e**-d: whatever is
+# lost in e**-d is far below a float. With k the integer nearest to -d / ln 2 and r = -d - k ln 2,
+# e**r - 1 - r is a series times r**2: where k is 0 that is h(-d). Elsewhere h(-d) is no less than
+# a sixth of d, and e**-d - 1 + d loses little. A class with d**2 >= FAR, or without a d since it is
+# masked in both, is added by itself: there p or q may have underflowed, and the other counts.
+#
+# Of compute type double, h(d) and h(-d) come of Taylor series up to |d| = 2, with
+# (h(x) + h(-x)) / 2 = x**2 even(x**2) and (h(x) - h(-x)) / 2 = x**3 odd(x**2), and of p, q and d
+# beyond.
 
-cdef inline double even_part(real unused, double y) noexcept nogil:
+cdef inline double exp_tail_short(double r, double square) noexcept nogil:
+    """(e**r - 1 - r) / r**2 for |r| <= ln 2 / 2, with square = r * r: at most 2**-28 of it off."""
+    cdef double low_part, high_part
+    high_part = mul_add(r, <double>(1.0 / 5040.0), <double>(1.0 / 720.0))
+    high_part = mul_add(square, <double>(1.0 / 40320.0), high_part)
+    low_part = mul_add(r, <double>(1.0 / 120.0), <double>(1.0 / 24.0))
+    high_part = mul_add(high_part, square, low_part)
+    low_part = mul_add(r, <double>(1.0 / 6.0), <double>0.5)
+    return mul_add(high_part, square, low_part)
+
+
+cdef inline double even_part(double y) noexcept nogil:
     """even(y), for y <= 4."""
-    cdef double s = 1.0 / 87178291200.0
-    if real is double:
-        s = 1.0 / 620448401733239439360000.0
-        s = mul_add(y, s, <double>(1.0 / 1124000727777607680000.0))
-        s = mul_add(y, s, <double>(1.0 / 2432902008176640000.0))
-        s = mul_add(y, s, <double>(1.0 / 6402373705728000.0))
-        s = mul_add(y, s, <double>(1.0 / 20922789888000.0))
-        s = mul_add(y, s, <double>(1.0 / 87178291200.0))
+    cdef double s = 1.0 / 620448401733239439360000.0
+    s = mul_add(y, s, <double>(1.0 / 1124000727777607680000.0))
+    s = mul_add(y, s, <double>(1.0 / 2432902008176640000.0))
+    s = mul_add(y, s, <double>(1.0 / 6402373705728000.0))
+    s = mul_add(y, s, <double>(1.0 / 20922789888000.0))
+    s = mul_add(y, s, <double>(1.0 / 87178291200.0))
     s = mul_add(y, s, <double>(1.0 / 479001600.0))
     s = mul_add(y, s, <double>(1.0 / 3628800.0))
     s = mul_add(y, s, <double>(1.0 / 40320.0))
@@ -428,16 +445,14 @@ cdef inline double even_part(real unused, double y) noexcept nogil:
     return mul_add(y, s, <double>0.5)
 
 
-cdef inline double odd_part(real unused, double y) noexcept nogil:
+cdef inline double odd_part(double y) noexcept nogil:
     """odd(y), for y <= 4."""
-    cdef double s = 1.0 / 6227020800.0
-    if real is double:
-        s = 1.0 / 25852016738884976640000.0
-        s = mul_add(y, s, <double>(1.0 / 51090942171709440000.0))
-        s = mul_add(y, s, <double>(1.0 / 121645100408832000.0))
-        s = mul_add(y, s, <double>(1.0 / 355687428096000.0))
-        s = mul_add(y, s, <double>(1.0 / 1307674368000.0))
-        s = mul_add(y, s, <double>(1.0 / 6227020800.0))
+    cdef double s = 1.0 / 25852016738884976640000.0
+    s = mul_add(y, s, <double>(1.0 / 51090942171709440000.0))
+    s = mul_add(y, s, <double>(1.0 / 121645100408832000.0))
+    s = mul_add(y, s, <double>(1.0 / 355687428096000.0))
+    s = mul_add(y, s, <double>(1.0 / 1307674368000.0))
+    s = mul_add(y, s, <double>(1.0 / 6227020800.0))
     s = mul_add(y, s, <double>(1.0 / 39916800.0))
     s = mul_add(y, s, <double>(1.0 / 362880.0))
     s = mul_add(y, s, <double>(1.0 / 5040.0))
@@ -459,77 +474,53 @@ cdef inline double log_quotient(
         return ((gap - offset) + lost) / temper.temperature
 
 
-cdef void sum_terms(
-    const real *xa, const real *xb, const real *ea, const real *eb, Py_ssize_t m,
+cdef void sum_float_terms(
+    const float *xa, const float *xb, const float *ea, const float *eb, Py_ssize_t m,
     const Temper *temper, Desk *desk
 ) noexcept nogil:
-    """Add the terms of m vectors.
-
-    Of compute type float, vectors without a class that has |d| > 1/4, as all are where the two
-    arrays hold the same logits in two types, take a shorter way.
-    """
-    cdef double d[LANES]
+    """Add the terms of m vectors."""
     cdef double f[LANES]
     cdef double g[LANES]
     cdef double s[LANES]
-    cdef double f_low[LANES]
-    cdef double g_low[LANES]
-    cdef double s_low[LANES]
+    cdef double magic = 6755399441055744.0 + 1023
+    cdef double d, near, k, r, square, tail, power, rise, h, p, q
     cdef Py_ssize_t c, lane
     cdef int64_t far
-    cdef double p, q, y, even, odd, kl, reverse, t, pd, qd
-    cdef bint near
     memcpy(&f[0], &desk.terms[0][0], sizeof(f))
     memcpy(&g[0], &desk.terms[1][0], sizeof(g))
     memcpy(&s[0], &desk.terms[2][0], sizeof(s))
-    if real is double:
-        memcpy(&f_low[0], &desk.terms_low[0][0], sizeof(f))
-        memcpy(&g_low[0], &desk.terms_low[1][0], sizeof(g))
-        memcpy(&s_low[0], &desk.terms_low[2][0], sizeof(s))
     for c in range(m):
         far = 0
         for lane in range(LANES):
-            d[lane] = log_quotient(
-                xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
-            )
-        if real is float:
+            d = log_quotient(xa[lane], xb[lane], desk.offset[lane], 0.0, temper)
+            near = d if d * d < FAR else 0.0
+            p = ea[lane] if d * d < FAR else 0.0
+            far |= <int64_t>0 if d * d < FAR else <int64_t>-1
+            k = mul_add(near, <double>-1.4426950408889634, magic)
+            power = double_of(bits64(k) << 52)
+            r = mul_add(k - magic, <double>-0.6931471805599453, -near)
+            square = r * r
+            tail = square * exp_tail_short(r, square)
+            # e**-d - 1
+            rise = mul_add(power, r + tail, power - 1)
+            h = tail if power == 1 else rise + near
+            f[lane] = mul_add(p, h, f[lane])
+            g[lane] = mul_add(p, mul_add(-rise, near, -h), g[lane])
+            s[lane] = mul_add(p, rise, s[lane])
+        if far != 0:
             for lane in range(LANES):
-                far |= <int64_t>(not ((d[lane] <= 0.25) & (d[lane] >= -0.25)))
-        if real is float and far == 0:
-            for lane in range(LANES):
+                d = log_quotient(xa[lane], xb[lane], desk.offset[lane], 0.0, temper)
                 p = ea[lane]
                 q = eb[lane] * desk.ratio[lane]
-                y = d[lane] * d[lane]
-                even = mul_add(y, <double>(1.0 / 40320.0), <double>(1.0 / 720.0))
-                even = mul_add(y, even, <double>(1.0 / 24.0))
-                even = mul_add(y, even, <double>0.5)
-                odd = mul_add(y, <double>(1.0 / 5040.0), <double>(1.0 / 120.0))
-                odd = mul_add(y, odd, <double>(1.0 / 6.0)) * d[lane]
-                kl = p * y * (even - odd)
-                f[lane] = f[lane] + kl
-                g[lane] = g[lane] + q * y * (even + odd)
-                s[lane] = s[lane] + (kl - p * d[lane])
-        else:
-            for lane in range(LANES):
-                p = ea[lane]
-                q = eb[lane] * desk.ratio[lane]
-                y = d[lane] * d[lane]
-                near = y <= 4
-                even = even_part(<real>0, y)
-                odd = odd_part(<real>0, y) * d[lane]
-                kl = p * y * (even - odd)
-                reverse = q * y * (even + odd)
                 # A class without probability adds nothing, however far its logit is.
-                pd = p * d[lane] if p != 0 else 0.0
-                qd = q * d[lane] if q != 0 else 0.0
-                t = kl - pd if near else q - p
-                two_sum(<real>0, &s[lane], &s_low[lane], t)
-                kl = kl if (y <= 4) & (d[lane] <= 1) else (q - p) + pd
-                kl = INFINITY if d[lane] == INFINITY else kl
-                reverse = reverse if (y <= 4) & (d[lane] >= -1) else (p - q) - qd
-                reverse = INFINITY if d[lane] == -INFINITY else reverse
-                two_sum(<real>0, &f[lane], &f_low[lane], kl)
-                two_sum(<real>0, &g[lane], &g_low[lane], reverse)
+                h = (q - p) + (p * d if p != 0 else 0.0)
+                h = INFINITY if d == INFINITY else h
+                rise = (p - q) - (q * d if q != 0 else 0.0)
+                rise = INFINITY if d == -INFINITY else rise
+                q = q - p
+                f[lane] = f[lane] + (0.0 if d * d < FAR else h)
+                g[lane] = g[lane] + (0.0 if d * d < FAR else rise)
+                s[lane] = s[lane] + (0.0 if d * d < FAR else q)
         xa = xa + LANES
         xb = xb + LANES
         ea = ea + LANES
@@ -537,10 +528,60 @@ cdef void sum_terms(
     memcpy(&desk.terms[0][0], &f[0], sizeof(f))
     memcpy(&desk.terms[1][0], &g[0], sizeof(g))
     memcpy(&desk.terms[2][0], &s[0], sizeof(s))
-    if real is double:
-        memcpy(&desk.terms_low[0][0], &f_low[0], sizeof(f))
-        memcpy(&desk.terms_low[1][0], &g_low[0], sizeof(g))
-        memcpy(&desk.terms_low[2][0], &s_low[0], sizeof(s))
+
+
+cdef void sum_double_terms(
+    const double *xa, const double *xb, const double *ea, const double *eb, Py_ssize_t m,
+    const Temper *temper, Desk *desk
+) noexcept nogil:
+    """Add the terms of m vectors."""
+    cdef double f[LANES]
+    cdef double g[LANES]
+    cdef double s[LANES]
+    cdef double f_low[LANES]
+    cdef double g_low[LANES]
+    cdef double s_low[LANES]
+    cdef Py_ssize_t c, lane
+    cdef double d, p, q, y, even, odd, kl, reverse, t, pd, qd
+    memcpy(&f[0], &desk.terms[0][0], sizeof(f))
+    memcpy(&g[0], &desk.terms[1][0], sizeof(g))
+    memcpy(&s[0], &desk.terms[2][0], sizeof(s))
+    memcpy(&f_low[0], &desk.terms_low[0][0], sizeof(f))
+    memcpy(&g_low[0], &desk.terms_low[1][0], sizeof(g))
+    memcpy(&s_low[0], &desk.terms_low[2][0], sizeof(s))
+    for c in range(m):
+        for lane in range(LANES):
+            d = log_quotient(
+                xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
+            )
+            p = ea[lane]
+            q = eb[lane] * desk.ratio[lane]
+            y = d * d
+            even = even_part(y)
+            odd = odd_part(y) * d
+            kl = p * y * (even - odd)
+            reverse = q * y * (even + odd)
+            # A class without probability adds nothing, however far its logit is.
+            pd = p * d if p != 0 else 0.0
+            qd = q * d if q != 0 else 0.0
+            t = kl - pd if y <= 4 else q - p
+            kl = kl if (y <= 4) & (d <= 1) else (q - p) + pd
+            kl = INFINITY if d == INFINITY else kl
+            reverse = reverse if (y <= 4) & (d >= -1) else (p - q) - qd
+            reverse = INFINITY if d == -INFINITY else reverse
+            two_sum(<double>0, &f[lane], &f_low[lane], kl)
+            two_sum(<double>0, &g[lane], &g_low[lane], reverse)
+            two_sum(<double>0, &s[lane], &s_low[lane], t)
+        xa = xa + LANES
+        xb = xb + LANES
+        ea = ea + LANES
+        eb = eb + LANES
+    memcpy(&desk.terms[0][0], &f[0], sizeof(f))
+    memcpy(&desk.terms[1][0], &g[0], sizeof(g))
+    memcpy(&desk.terms[2][0], &s[0], sizeof(s))
+    memcpy(&desk.terms_low[0][0], &f_low[0], sizeof(f))
+    memcpy(&desk.terms_low[1][0], &g_low[0], sizeof(g))
+    memcpy(&desk.terms_low[2][0], &s_low[0], sizeof(s))
 
 
 cdef inline double excess(double s) noexcept nogil:
@@ -755,7 +796,9 @@ cdef void settle_half(real unused, const Pairs *pairs, Half *half) noexcept nogi
             half.group.total_low[lane] = 0
 
 
-cdef void finish(const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Desk *desk) noexcept nogil:
+cdef void finish(
+    real unused, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Desk *desk
+) noexcept nogil:
     """Divergences, and what is reported by sample."""
     cdef Py_ssize_t lane, sample, t
     cdef double total, other, f, g, s, kl, reverse
@@ -767,8 +810,9 @@ cdef void finish(const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Desk *desk)
         total = desk.half[0].group.total[lane]
         f = desk.terms[0][lane] / total
         other = desk.half[1].group.total[lane]
-        g = desk.terms[1][lane] / (desk.ratio[lane] * other)
         s = desk.terms[2][lane] / total
+        # Of float q' is p e**-d', else it is `ratio` times q's exponentials.
+        g = desk.terms[1][lane] / (desk.ratio[lane] * other if real is double else total + total * s)
         kl = f - excess(s)
         reverse = g - (s * s / (1 + s) - excess(s))
         defined = (total - total == 0) & (other - other == 0)
@@ -856,7 +900,10 @@ cdef void unit(
             if pairs.wants_divergence:
                 if turn == 0 and c == 0:
                     guess_offset(pairs, desk)
-                sum_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
+                if real is float:
+                    sum_float_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
+                else:
+                    sum_double_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
             c += amount
         if turn == 0:
             for i in range(2):
@@ -868,7 +915,7 @@ cdef void unit(
             break
         turn += 1
     # 3. What is written.
-    finish(pairs, first, n, desk)
+    finish(unused, pairs, first, n, desk)
     if pairs.out != NULL:
         gradient(unused, pairs, first, n, space)
 
