@@ -107,9 +107,7 @@ def kl_div(x, t, *, sample_weight=1.0, log_target=False):
     return elements(np.exp(t) * (t - x) if log_target else t * (np.log(t) - x), t, sample_weight)
 
 
-def distillation_loss(
-    x, t, *, sample_weight=1.0, temperature=1.0, direction="forward", axis=None
-):
+def distillation_loss(x, t, *, sample_weight=1.0, temperature=1.0, direction="forward", axis=None):
     axis = 1 if axis is None else axis
     logp, logq = (log_softmax(np.moveaxis(a, axis, -1) / temperature) for a in (x, t))
     if direction == "forward":

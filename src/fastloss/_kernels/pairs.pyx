@@ -57,6 +57,9 @@ cdef enum:
     # What is written is written past the caches where it is larger than they are.
     STREAM = 16777216
 
+#: The smallest divergence that is told from 0.
+cdef const double LEAST = 1e-30
+
 # ---- a) a call -------------------------------------------------------------------------------
 
 #: Element types of the logits, by the name of the type that stands for them here.
@@ -466,7 +469,7 @@ cdef inline double log_quotient(
     """d = (a - b - offset) / T, as if the difference of a and b were not rounded."""
     cdef double gap = <double>a - <double>b, lost, z
     if real is float:
-        return (gap - offset) * temper.inverse
+        return ((gap - offset) - offset_low) * temper.inverse
     else:
         z = gap - a
         lost = ((a - (gap - z)) - (b + z)) - offset_low
@@ -492,7 +495,9 @@ cdef void sum_float_terms(
     for c in range(m):
         far = 0
         for lane in range(LANES):
-            d = log_quotient(xa[lane], xb[lane], desk.offset[lane], 0.0, temper)
+            d = log_quotient(
+                xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
+            )
             near = d if d * d < FAR else 0.0
             p = ea[lane] if d * d < FAR else 0.0
             far |= <int64_t>0 if d * d < FAR else <int64_t>-1
@@ -509,7 +514,9 @@ cdef void sum_float_terms(
             s[lane] = mul_add(p, rise, s[lane])
         if far != 0:
             for lane in range(LANES):
-                d = log_quotient(xa[lane], xb[lane], desk.offset[lane], 0.0, temper)
+                d = log_quotient(
+                    xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
+                )
                 p = ea[lane]
                 q = eb[lane] * desk.ratio[lane]
                 # A class without probability adds nothing, however far its logit is.
@@ -625,15 +632,15 @@ cdef inline void set_offset(
 cdef bint correct_offset(
     const Pairs *pairs, Desk *desk, Py_ssize_t n, int turn
 ) noexcept nogil:
-    """Correct D where its error would be more than half of a result; whether there was any."""
+    """Correct D where its error would be more than about half of a result; whether there was any."""
     cdef Py_ssize_t lane
     cdef double total, s, f
     cdef bint any = False
     for lane in range(n):
         total = desk.half[0].group.total[lane]
         s = desk.terms[2][lane] / total
-        f = desk.terms[0][lane] / total
-        if s * s > f:
+        f = min(desk.terms[0][lane], desk.terms[1][lane]) / total
+        if (s * s > f) | (s < -0.5) | (s > 1):
             any = True
             if turn == 0 and pairs.job.classes > (ROW if pairs.row else TILE):
                 # It came from one block: the sums are of all.
@@ -660,9 +667,9 @@ cdef void subtract_softmaxes(
             if real is float:
                 g = ea[lane] * desk.by[0][lane] - eb[lane] * desk.by[1][lane]
             else:
-                g = mul_add(eb[lane], desk.by[1][lane], eb[lane] * desk.by_low[1][lane])
-                g = mul_add(ea[lane], <real>desk.by_low[0][lane], <real>-g)
-                g = mul_add(ea[lane], <real>desk.by[0][lane], <real>g)
+                # Alike, so that equal logits give 0.
+                g = mul_add(ea[lane], desk.by[0][lane], ea[lane] * desk.by_low[0][lane])
+                g = g - mul_add(eb[lane], desk.by[1][lane], eb[lane] * desk.by_low[1][lane])
             a[lane] = <real>g
         memcpy(ea, &a[0], LANES * sizeof(real))
         ea = ea + LANES
@@ -816,8 +823,9 @@ cdef void finish(
         kl = f - excess(s)
         reverse = g - (s * s / (1 + s) - excess(s))
         defined = (total - total == 0) & (other - other == 0)
-        kl = 0.0 if kl < 0 else kl
-        reverse = 0.0 if reverse < 0 else reverse
+        # What is less has no digits: D has none below 1e-16.
+        kl = 0.0 if kl < LEAST else kl
+        reverse = 0.0 if reverse < LEAST else reverse
         kl = kl if defined else NAN
         reverse = reverse if defined else NAN
         # Of a d that the gradient is to be made of.

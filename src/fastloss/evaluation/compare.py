@@ -85,7 +85,7 @@ def compare_logits(
     With the two softmaxes :math:`p` and :math:`q` and :math:`d_c = \log p_c - \log q_c`, the
     divergence :math:`\sum_c p_c d_c` is summed as :math:`\sum_c p_c\,(e^{-d_c} - 1 + d_c)`, which
     is the same, since both sum to 1.  Its terms have one sign, so that models that all but agree
-    are told apart: their divergence keeps its digits down to about 1e-30.
+    are told apart: their divergence keeps its digits down to about 1e-30, and is 0 below.
 
     A class masked in both, its logits -inf, adds nothing.  One that only ``other`` masks makes
     ``kl`` infinite, one that only ``logits`` masks ``reverse_kl``.  A NaN or +inf logit, or a row
@@ -129,7 +129,7 @@ def compare_logits(
         target = None if a.target is None else a.target.reshape(a.samples)
         _arrays.failed(what, where, target=target, classes=a.shape[1])
     with np.errstate(over="ignore"):
-        numbers = numbers.astype(_pairs.loss_type(a), copy=False).reshape(-1, *a.samples)
+        numbers = numbers.astype(_pairs.loss_type(a), copy=False).reshape(len(numbers), *a.samples)
     first, second = predicted.reshape(2, *a.samples)
     kl, reverse_kl, *log_probs = numbers
     log_prob, other_log_prob = log_probs or (None, None)
