@@ -449,7 +449,7 @@ def _exact_parts(x: list) -> tuple[list, list, list]:
 
 
 def exact_divergences(row, other, temperature=1.0) -> tuple[mpmath.mpf, mpmath.mpf, list, list]:
-    """KL(p ‖ q), KL(q ‖ p), p - q and p (log p - log q - KL(p ‖ q)) of two rows of finite logits."""
+    """KL(p ‖ q), KL(q ‖ p), p - q and p (log p - log q - KL(p ‖ q)) of two rows of logits."""
     # The definition loses half of the digits, and all of them where p and q are equal.
     with mpmath.workprec(4 * PRECISION):
         rows = [[mpmath.mpf(float(v)) / mpmath.mpf(temperature) for v in x] for x in (row, other)]

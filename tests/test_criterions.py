@@ -140,9 +140,10 @@ def fastloss_none(function, x, t, options):
 def test_calls_name_their_arguments(case):
     name, _, x, t, options = case
     criterion = getattr(fastloss, name)(**options)
-    loss = criterion(logits=x, target=t, sample_weight=None)
-    assert criterion.value_and_grad(logits=x, target=t)[0] == loss
-    criterion.backward(grad_output=1.0, logits=x, target=t)
+    arrays = {"logits": x, criterion._loss.target: t}
+    loss = criterion(**arrays, sample_weight=None)
+    assert criterion.value_and_grad(**arrays)[0] == loss
+    criterion.backward(grad_output=1.0, **arrays)
 
 
 def test_equal_where_the_options_are(case):
