@@ -78,7 +78,17 @@ def calls(dtype):
         "distillation in reverse": of("distillation_loss", few, few + 1, direction="reverse"),
         "distillation of an image": of("distillation_loss", image, image * 0.9),
         "comparison": lambda: list(fastloss.compare_logits(long, long[::-1].copy(), long_target)),
-        "scores": lambda: list(fastloss.score_samples(rows, rows_target)),
+        "scores": lambda: list(fastloss.score_samples(rows, rows_target, top_k=7)),
+        "scores of few classes": lambda: list(fastloss.score_samples(few, few_target, top_k=2)),
+        "scores of long rows": lambda: list(fastloss.score_samples(long, long_target, top_k=20)),
+        "scores of an image": lambda: list(fastloss.score_samples(image, image_target, top_k=3)),
+        "scores at a temperature": lambda: list(
+            fastloss.score_samples(rows, rows_target, temperature=2.0)
+        ),
+        "brier": lambda: [
+            fastloss.brier_score(x, t, reduction="none")
+            for x, t in ((few, few_target), (rows, rows_target), (long, long_target))
+        ],
     }
 
 
