@@ -156,9 +156,7 @@ def test_reset():
     assert metrics.reset() is metrics
     assert (metrics.samples, metrics.batches, metrics.non_finite) == (0, 0, 0)
     np.testing.assert_equal(metrics.compute(), StreamingMetrics().compute())
-    assert (
-        metrics.update(x, target).compute() == StreamingMetrics(top_k=2).update(x, target).compute()
-    )
+    assert metrics.update(x, target).compute() == StreamingMetrics(top_k=2).update(x, target).compute()
 
 
 # ---- c) edge cases and errors ----------------------------------------------------------------

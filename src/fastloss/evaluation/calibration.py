@@ -45,7 +45,8 @@ def counting(target: Any, ignore_index: int, sample_weight: Any) -> tuple[Array,
         weight = np.broadcast_to(weight, target.shape).ravel()
     except ValueError:
         raise ValueError(
-            f"sample_weight must broadcast to the samples, shape {target.shape}, got {weight.shape}"
+            f"sample_weight must broadcast to the samples, shape {target.shape},"
+            f" got {weight.shape}"
         ) from None
     wrong = kept & ~((weight >= 0) & (weight < math.inf))
     if wrong.any():
