@@ -35,13 +35,14 @@ def loss_type(a: _arrays.TwoLogits) -> np.dtype[Any]:
 
 
 def evaluate(
-    x: Any, teacher: Any, *, sample_weight: Any = None, temperature: Any = 1.0,
+    x: Any, target: Any, *, sample_weight: Any = None, temperature: Any = 1.0,
     direction: Any = "forward", reduction: Any = "mean", axis: Any = None, value: bool = True,
     gradient: bool = False, upstream: Any = _ONE, out: Any = None,
 ) -> tuple[Any, Any, Totals]:  # fmt: skip
     """Return (loss, gradient, totals); loss and gradient are None where not asked for.
 
-    `upstream` is a gradient with respect to the loss, of the loss's shape.
+    `target` are the teacher's logits.  `upstream` is a gradient with respect to the loss, of the
+    loss's shape.
     """
     # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS:
@@ -49,7 +50,7 @@ def evaluate(
     if direction not in DIRECTIONS:
         _arrays.one_of(direction, DIRECTIONS, "direction")
     temperature = _arrays.positive(temperature, "temperature")
-    a = _arrays.two_logits(x, teacher, "teacher_logits", sample_weight=sample_weight, axis=axis)
+    a = _arrays.two_logits(x, target, "teacher_logits", sample_weight=sample_weight, axis=axis)
     none = reduction == "none"
     scale, factor = 1.0, a.factor
     if upstream is not _ONE:
