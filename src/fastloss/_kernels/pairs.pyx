@@ -592,41 +592,64 @@ cdef void sum_double_terms(
 
 
 cdef inline double excess(double s) noexcept nogil:
-    """s - log(1 + s), which is at least 0."""
+    """s - log(1 + s), which is at least 0, for -0.29 < s < 0.41."""
     cdef double half = 0.5 * s * s, f = s / (2 + s)
-    return half - f * (half + log_tail(f * f)) if -0.29 < s < 0.41 else s - log1p(s)
+    return half - f * (half + log_tail(f * f))
+
+
+cdef inline Pair offset_of_ratio(double k, double ratio, double temperature) noexcept nogil:
+    """T D, where the second array's exponentials times the ratio are to be the first's.
+
+    k: what the exponent of the first is above that of the second.
+    """
+    cdef Pair log = pair_sum(
+        Pair(k * 0.6931471803691238, k * 1.9082149292705877e-10), log_pair(Pair(ratio, 0))
+    )
+    return pair_product(log, Pair(temperature, 0))
+
+
+cdef void set_offset(
+    const Pairs *pairs, Desk *desk, Py_ssize_t lane, double ratio
+) noexcept nogil:
+    """Set D of one lane, a row's in all lanes."""
+    cdef double k = desk.half[0].group.exponent[lane] - desk.half[1].group.exponent[lane]
+    cdef Pair offset = offset_of_ratio(k, ratio, pairs.temper.temperature)
+    cdef Py_ssize_t i
+    for i in range(LANES if pairs.row else 1):
+        desk.ratio[lane + i] = ratio
+        desk.offset[lane + i] = offset.high
+        desk.offset_low[lane + i] = offset.low
 
 
 cdef void guess_offset(const Pairs *pairs, Desk *desk) noexcept nogil:
     """D from the sums so far, or from the maxima where there is nothing to sum yet."""
-    cdef Py_ssize_t lane, lanes = 1 if pairs.row else LANES
     cdef Half *a = &desk.half[0]
     cdef Half *b = &desk.half[1]
     cdef double p, q
-    for lane in range(lanes):
-        if pairs.row:
-            p = value_of(over_lanes(<float>0, &a.high[0], &a.low[0])) + a.own_e[0]
-            q = value_of(over_lanes(<float>0, &b.high[0], &b.low[0])) + b.own_e[0]
-        else:
-            p = a.high[lane] + a.own_e[lane]
-            q = b.high[lane] + b.own_e[lane]
-        set_offset(pairs, desk, lane, p / q if (p > 0) & (q > 0) else 1.0)
-
-
-cdef inline void set_offset(
-    const Pairs *pairs, Desk *desk, Py_ssize_t lane, double ratio
-) noexcept nogil:
-    """D and the ratio that belongs to it; a row's go to all lanes."""
-    cdef double k = desk.half[0].group.exponent[lane] - desk.half[1].group.exponent[lane]
-    cdef Pair log = pair_sum(
-        Pair(k * 0.6931471803691238, k * 1.9082149292705877e-10), log_pair(Pair(ratio, 0))
-    )
-    cdef Py_ssize_t i
-    log = pair_product(log, Pair(pairs.temper.temperature, 0))
-    for i in range(LANES if pairs.row else 1):
-        desk.ratio[lane + i] = ratio
-        desk.offset[lane + i] = log.high
-        desk.offset_low[lane + i] = log.low
+    cdef double ratio[LANES]
+    cdef double k[LANES]
+    cdef double high[LANES]
+    cdef double low[LANES]
+    cdef double temperature = pairs.temper.temperature
+    cdef Pair offset
+    cdef Py_ssize_t lane
+    if pairs.row:
+        p = value_of(over_lanes(<float>0, &a.high[0], &a.low[0])) + a.own_e[0]
+        q = value_of(over_lanes(<float>0, &b.high[0], &b.low[0])) + b.own_e[0]
+        set_offset(pairs, desk, 0, p / q if (p > 0) & (q > 0) else 1.0)
+        return
+    for lane in range(LANES):
+        p = a.high[lane] + a.own_e[lane]
+        q = b.high[lane] + b.own_e[lane]
+        ratio[lane] = p / q if (p > 0) & (q > 0) else 1.0
+        k[lane] = a.group.exponent[lane] - b.group.exponent[lane]
+    for lane in range(LANES):
+        offset = offset_of_ratio(k[lane], ratio[lane], temperature)
+        high[lane] = offset.high
+        low[lane] = offset.low
+    memcpy(&desk.ratio[0], &ratio[0], sizeof(ratio))
+    memcpy(&desk.offset[0], &high[0], sizeof(high))
+    memcpy(&desk.offset_low[0], &low[0], sizeof(low))
 
 
 cdef bint correct_offset(
@@ -744,11 +767,16 @@ cdef void gradient(
 # ---- g) some samples, from first to last -------------------------------------------------------
 
 cdef void begin(
-    real unused, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Half *half, int i
+    real *block, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Half *half, int i
 ) noexcept nogil:
-    """The class left out of each sample: its target, or the largest; and its logit over T."""
+    """The class left out of each sample: its target, or the largest; and its logit over T.
+
+    block: all classes of the samples, or NULL.
+    """
     cdef Py_ssize_t lane, t
     cdef double x, lost
+    cdef double own_x[LANES]
+    cdef double temperature = pairs.temper.temperature
     for lane in range(LANES):
         half.group.own_class[lane] = half.largest[lane]
         half.group.own_x[lane] = half.own_x_low[lane] = 0
@@ -758,12 +786,18 @@ cdef void begin(
             t = class_of(&pairs.job, first + lane)
             if t >= 0:
                 half.group.own_class[lane] = t
-        x = logit(pairs, i, offset_of(&pairs.job, first + lane, half.group.own_class[lane]))
-        x = x - half.shift[lane]
-        half.group.own_x[lane] = x / pairs.temper.temperature
-        if real is double and pairs.temper.temperature != 1:
-            lost = fma(-half.group.own_x[lane], pairs.temper.temperature, x)
-            half.own_x_low[lane] = lost / pairs.temper.temperature if lost - lost == 0 else 0.0
+        t = half.group.own_class[lane]
+        if block != NULL:
+            x = block[t if pairs.row else t * LANES + lane]
+        else:
+            x = logit(pairs, i, offset_of(&pairs.job, first + lane, t))
+        own_x[lane] = x - half.shift[lane]
+    for lane in range(n):
+        half.group.own_x[lane] = own_x[lane] / temperature
+    if real is double:
+        for lane in range(n):
+            lost = fma(-half.group.own_x[lane], temperature, own_x[lane])
+            half.own_x_low[lane] = lost / temperature if lost - lost == 0 else 0.0
 
 
 cdef void add_lanes(real unused, const Pairs *pairs, Desk *desk) noexcept nogil:
@@ -807,47 +841,60 @@ cdef void finish(
     real unused, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Desk *desk
 ) noexcept nogil:
     """Divergences, and what is reported by sample."""
-    cdef Py_ssize_t lane, sample, t
-    cdef double total, other, f, g, s, kl, reverse
+    cdef Py_ssize_t lane, sample, t, lanes = 1 if pairs.row else LANES
+    cdef double other, g, temperature = pairs.temper.temperature
+    cdef double total[LANES]
+    cdef double s[LANES]
+    cdef double each[LANES]
+    cdef double kl[LANES]
+    cdef double reverse[LANES]
     cdef double loss[LANES]
-    cdef bint defined
+    cdef int64_t beyond = 0
     cdef int i
+    for lane in range(lanes):
+        total[lane] = desk.half[0].group.total[lane]
+        other = desk.half[1].group.total[lane]
+        s[lane] = desk.terms[2][lane] / total[lane]
+        beyond |= <int64_t>0 if (s[lane] > -0.29) & (s[lane] < 0.41) else <int64_t>-1
+        # Of float q' is p e**-d', else it is `ratio` times q's exponentials.
+        g = desk.ratio[lane] * other if real is double else total[lane] + total[lane] * s[lane]
+        each[lane] = excess(s[lane])
+        kl[lane] = desk.terms[0][lane] / total[lane]
+        reverse[lane] = desk.terms[1][lane] / g
+        other = total[lane] - total[lane] + (other - other)
+        # NaN where one of the softmaxes is.
+        kl[lane] = kl[lane] + (other if other != 0 else 0.0)
+        reverse[lane] = reverse[lane] + (other if other != 0 else 0.0)
+    if beyond != 0:
+        for lane in range(n):
+            if not -0.29 < s[lane] < 0.41:
+                each[lane] = s[lane] - log1p(s[lane])
+    for lane in range(lanes):
+        g = kl[lane] - each[lane]
+        # What is less has no digits: D has none below 1e-16.
+        kl[lane] = 0.0 if g < LEAST else g
+        g = reverse[lane] - (s[lane] * s[lane] / (1 + s[lane]) - each[lane])
+        reverse[lane] = 0.0 if g < LEAST else g
     for lane in range(n):
         sample = first + lane
-        total = desk.half[0].group.total[lane]
-        f = desk.terms[0][lane] / total
-        other = desk.half[1].group.total[lane]
-        s = desk.terms[2][lane] / total
-        # Of float q' is p e**-d', else it is `ratio` times q's exponentials.
-        g = desk.terms[1][lane] / (desk.ratio[lane] * other if real is double else total + total * s)
-        kl = f - excess(s)
-        reverse = g - (s * s / (1 + s) - excess(s))
-        defined = (total - total == 0) & (other - other == 0)
-        # What is less has no digits: D has none below 1e-16.
-        kl = 0.0 if kl < LEAST else kl
-        reverse = 0.0 if reverse < LEAST else reverse
-        kl = kl if defined else NAN
-        reverse = reverse if defined else NAN
         # Of a d that the gradient is to be made of.
         if pairs.out != NULL and pairs.reverse:
-            desk.offset[lane] = desk.offset[lane] - pairs.temper.temperature * log1p(s)
-            desk.divergence[lane] = kl
+            desk.offset[lane] = desk.offset[lane] - temperature * log1p(s[lane])
+            desk.divergence[lane] = kl[lane]
         t = -1
         if pairs.job.target != NULL:
             t = class_of(&pairs.job, sample)
             if t < 0:
-                kl = reverse = NAN
+                kl[lane] = reverse[lane] = NAN
         if pairs.kl != NULL:
-            pairs.kl[sample] = kl
-            pairs.reverse_kl[sample] = reverse
+            pairs.kl[sample] = kl[lane]
+            pairs.reverse_kl[sample] = reverse[lane]
         for i in range(2):
             if pairs.predicted[i] != NULL:
                 pairs.predicted[i][sample] = desk.half[i].largest[lane]
             if pairs.log_prob[i] != NULL:
                 pairs.log_prob[i][sample] = -desk.half[i].group.log_rest[lane] if t >= 0 else NAN
-        loss[lane] = pairs.temper.temperature * pairs.temper.temperature * (
-            kl if pairs.reverse else reverse
-        )
+        loss[lane] = temperature * temperature * (kl[lane] if pairs.reverse else reverse[lane])
         if pairs.job.factor != NULL:
             loss[lane] = weighted(pairs.job.factor[sample], loss[lane])
         if pairs.losses != NULL:
@@ -886,7 +933,7 @@ cdef void unit(
                 tile_largest(x[i], m, c, half)
             c += amount
         fix_range(unused, pairs, half)
-        begin(unused, pairs, first, n, half, i)
+        begin(x[i] if whole else <real *>NULL, pairs, first, n, half, i)
     # 2. Sums, and terms relative to them; terms again where D was too far off.
     turn = 0
     while True:
