@@ -502,8 +502,8 @@ def test_comparison_of_any_shape(rng, shape, axis):
 def test_one_pass_for_all_scores_of_a_chunk(tmp_path):
     chunks, rows, classes = 6, 20, 5
     x = da.map_blocks(
-        source, rows=rows, classes=classes, log=str(tmp_path), chunks=((rows,) * chunks, (classes,)),
-        dtype=np.float32, meta=np.empty((0, 0), np.float32),
+        source, rows=rows, classes=classes, log=str(tmp_path),
+        chunks=((rows,) * chunks, (classes,)), dtype=np.float32, meta=np.empty((0, 0), np.float32),
     )  # fmt: skip
     scores = fastloss.dask.score_samples(x, np.zeros(chunks * rows, int))
     found = fastloss.dask.compare_logits(x, x + 1)

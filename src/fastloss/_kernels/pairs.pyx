@@ -9,7 +9,8 @@
 #   KL(p || q) = sum p d = sum p h(-d),   KL(q || p) = sum -q d = sum q h(d),   h(x) = e**x - 1 - x,
 #
 # since both p and q sum to 1. The sums of p d lose all digits where the two are alike; those of
-# p h(-d) have terms of one sign. Near 0 h(x) is x**2 times a series, elsewhere p h(-d) = q - p + p d.
+# p h(-d) have terms of one sign. Near 0 h(x) is x**2 times a series, elsewhere p h(-d) is
+# q - p + p d.
 #
 # d is the difference of the logits less D, that of their logsumexps. D comes from sums of rounded
 # exponentials, so it is off by some e. What e does to the sum is known: with q' = q e**e, as it
@@ -20,11 +21,11 @@
 # and e only counts squared. Where that would still be more than half of the result, the terms are
 # summed again with a D corrected by log(1 + S).
 #
-# Samples are worked on by blocks of vectors of LANES elements. For few classes, or a class axis that
-# is not the last, a vector is a class of LANES samples (a tile); else it is LANES classes of one
-# sample (a row), whose lanes are added up in the end. Both are the same loops, and a row's numbers
-# stand in all lanes. Samples of more classes than a block are gone through twice: for the maxima,
-# and for all else, while a row is in the caches.
+# Samples are worked on by blocks of vectors of LANES elements. For few classes, or a class axis
+# that is not the last, a vector is a class of LANES samples (a tile); else it is LANES classes of
+# one sample (a row), whose lanes are added up in the end. Both are the same loops, and a row's
+# numbers stand in all lanes. Samples of more classes than a block are gone through twice: for the
+# maxima, and for all else, while a row is in the caches.
 #
 # The two arrays may have different types. Both are widened block by block, by a call for each, so
 # that types don't multiply the compiled code: it is compiled for float and for double.
@@ -37,13 +38,13 @@ from libc.string cimport memcpy
 from .group cimport Group, divide, settle
 from .samples cimport ITEM, MAX_ITEMS, Job, check, class_of, offset_of, weighted
 from .storage cimport (
-    bfloat16, emit, float16, load, overlap, stream_end, transpose, value_at,
+    bfloat16, emit, float16, load, overlap, stream_end, transpose,
 )
 from .sums cimport LANES, Sum, Tally, add, clear, count, folded, two_sum, value_of
 from .tempers cimport TEMPERS, Temper, exp_tempered, temper_of
 from .vecmath cimport (
-    INFINITY, NAN, Pair, bits64, double_of, exp_limit, exp_low, exp_magic, exponent_of, fma, log1p, log_pair, log_tail,
-    mul_add, pair_product, pair_sum, real,
+    INFINITY, NAN, Pair, bits64, double_of, exp_limit, exp_low, exp_magic, exponent_of, fma, log1p,
+    log_pair, log_tail, mul_add, pair_product, pair_sum, real,
 )
 from .workspace cimport (
     FINE, NO_MEMORY, OVERLAPS, Status, Workspace, give_back, lines, part_of, take,
@@ -68,7 +69,7 @@ TYPES = {"float": 0, "double": 1, "float16": 2, "bfloat16": 3}
 cdef struct Pairs:
     Job job                  # samples, classes, inner, target, factor, ignore_index, scale
     const void *x[2]         # the logits, p those of the first and q of the second
-    int type[2]
+    int type[2]              # one of TYPES each
     Temper temper
     bint row                 # whether a vector holds classes of one sample
     bint wants_divergence
@@ -329,14 +330,14 @@ cdef void exponentials(
     cdef real log2e = <real>temper.log2e, inverse = <real>temper.inverse
     cdef real part0 = <real>temper.ln2[0], part1 = <real>temper.ln2[1]
     cdef real part2 = <real>temper.ln2[2]
-    cdef Py_ssize_t c, lane
+    cdef Py_ssize_t _c, lane
     if real is float:
         magic = &half.magic32[0]
         low_x = &half.low_x32[0]
     else:
         magic = &half.magic[0]
         low_x = &half.low_x[0]
-    for c in range(m):
+    for _c in range(m):
         for lane in range(LANES):
             a[lane] = exp_tempered(
                 x[lane], magic[lane], low_x[lane], log2e, part0, part1, part2, inverse
@@ -487,12 +488,12 @@ cdef void sum_float_terms(
     cdef double s[LANES]
     cdef double magic = 6755399441055744.0 + 1023
     cdef double d, near, k, r, square, tail, power, rise, h, p, q
-    cdef Py_ssize_t c, lane
+    cdef Py_ssize_t _c, lane
     cdef int64_t far
     memcpy(&f[0], &desk.terms[0][0], sizeof(f))
     memcpy(&g[0], &desk.terms[1][0], sizeof(g))
     memcpy(&s[0], &desk.terms[2][0], sizeof(s))
-    for c in range(m):
+    for _c in range(m):
         far = 0
         for lane in range(LANES):
             d = log_quotient(
@@ -548,7 +549,7 @@ cdef void sum_double_terms(
     cdef double f_low[LANES]
     cdef double g_low[LANES]
     cdef double s_low[LANES]
-    cdef Py_ssize_t c, lane
+    cdef Py_ssize_t _c, lane
     cdef double d, p, q, y, even, odd, kl, reverse, t, pd, qd
     memcpy(&f[0], &desk.terms[0][0], sizeof(f))
     memcpy(&g[0], &desk.terms[1][0], sizeof(g))
@@ -556,7 +557,7 @@ cdef void sum_double_terms(
     memcpy(&f_low[0], &desk.terms_low[0][0], sizeof(f))
     memcpy(&g_low[0], &desk.terms_low[1][0], sizeof(g))
     memcpy(&s_low[0], &desk.terms_low[2][0], sizeof(s))
-    for c in range(m):
+    for _c in range(m):
         for lane in range(LANES):
             d = log_quotient(
                 xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
@@ -655,7 +656,7 @@ cdef void guess_offset(const Pairs *pairs, Desk *desk) noexcept nogil:
 cdef bint correct_offset(
     const Pairs *pairs, Desk *desk, Py_ssize_t n, int turn
 ) noexcept nogil:
-    """Correct D where its error would be more than about half of a result; whether there was any."""
+    """Correct D where its error would be about half of a result or more; whether there was any."""
     cdef Py_ssize_t lane
     cdef double total, s, f
     cdef bint any = False
@@ -683,9 +684,9 @@ cdef void subtract_softmaxes(
     Of float a difference of doubles: nothing but the exponentials' errors is in it.
     """
     cdef double g
-    cdef Py_ssize_t c, lane
+    cdef Py_ssize_t _c, lane
     cdef real a[LANES]
-    for c in range(m):
+    for _c in range(m):
         for lane in range(LANES):
             if real is float:
                 g = ea[lane] * desk.by[0][lane] - eb[lane] * desk.by[1][lane]
@@ -704,9 +705,9 @@ cdef void reverse_gradient(
 ) noexcept nogil:
     """A multiple of p (d - KL(p || q)), in the place of p's exponentials."""
     cdef double d
-    cdef Py_ssize_t c, lane
+    cdef Py_ssize_t _c, lane
     cdef real a[LANES]
-    for c in range(m):
+    for _c in range(m):
         for lane in range(LANES):
             d = log_quotient(
                 xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
@@ -726,7 +727,7 @@ cdef void gradient(
     cdef Desk *desk = space.desk
     cdef Half *half
     cdef const Job *job = &pairs.job
-    cdef Py_ssize_t step = ROW if pairs.row else TILE, c = 0, count, m, lane
+    cdef Py_ssize_t step = ROW if pairs.row else TILE, c = 0, amount, m, lane
     cdef Py_ssize_t lanes = 1 if pairs.row else LANES
     cdef double by_what[LANES]
     cdef real *x[2]
@@ -749,19 +750,19 @@ cdef void gradient(
         desk.offset[lane] = desk.offset[0]
         desk.offset_low[lane] = desk.offset_low[0]
     while c < job.classes:
-        count = min(job.classes - c, step)
-        m = count if not pairs.row else (count + LANES - 1) // LANES
+        amount = min(job.classes - c, step)
+        m = amount if not pairs.row else (amount + LANES - 1) // LANES
         if job.classes > step:
             for i in range(2):
-                fill(x[i], e[i], pairs, i, first, n, c, count)
+                fill(x[i], e[i], pairs, i, first, n, c, amount)
                 shift_block(x[i], m, &desk.half[i])
                 exponentials(x[i], e[i], m, &desk.half[i], &pairs.temper)
         if pairs.reverse:
             reverse_gradient(x[0], x[1], e[0], m, &pairs.temper, desk)
         else:
             subtract_softmaxes(e[0], e[1], m, desk)
-        put(e[0], x[0], pairs, first, n, c, count)
-        c += count
+        put(e[0], x[0], pairs, first, n, c, amount)
+        c += amount
 
 
 # ---- g) some samples, from first to last -------------------------------------------------------
