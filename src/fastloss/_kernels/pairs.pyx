@@ -106,7 +106,7 @@ cdef struct Desk:
     Half half[2]
     Tally tally
     double offset[LANES]     # T D
-    double offset_low[LANES] # what it lost by rounding
+    double offset_low[LANES]  # what it lost by rounding
     double ratio[LANES]      # q' = ratio * exponential of the second array, p that of the first
     double terms[3][LANES]   # sums of p h(-d), q h(d) and q' - p
     double terms_low[3][LANES]
