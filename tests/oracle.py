@@ -19,6 +19,7 @@ its own error with e). Nothing here is written for speed.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -198,19 +199,46 @@ class LinearGradients(NamedTuple):
 def linear_cross_entropy(
     input, linear_weight, target, *, linear_bias=None, reduction="mean", grad_output=None, **options
 ):
-    """Cross-entropy of input @ linear_weight.T + linear_bias: the loss and three gradients."""
+    """Cross-entropy of input @ linear_weight.T + linear_bias: the loss and three gradients.
+
+    A weight of shape (classes, d1, ..., dK, features) makes logits (..., classes, d1, ..., dK).
+    """
     input, linear_weight = np.asarray(input, np.float64), np.asarray(linear_weight, np.float64)
-    logits = input @ linear_weight.T
+    logits = np.tensordot(input, linear_weight, (-1, -1))
     if linear_bias is not None:
         logits = logits + np.asarray(linear_bias, np.float64)
-    reference = cross_entropy(logits, target, **options)
+    axis = input.ndim - 1
+    temperature, softcap = options.pop("temperature", 1.0), options.pop("softcap", None)
+    z_loss = options.pop("z_loss", 0.0)
+    slope = np.ones_like(logits)
+    if softcap is not None:
+        slope = 1 - np.tanh(logits / softcap) ** 2
+        logits = softcap * np.tanh(logits / softcap)
+    logits, slope = logits / temperature, slope / temperature
+    reference = cross_entropy(logits, target, axis=axis, **options)
+    if z_loss:
+        lse = np.log(np.exp(logits).sum(axis=axis))
+        mass = np.ones(lse.shape) * options.get("sample_weight", 1.0)
+        if np.asarray(target).dtype.kind in "iu":
+            live = np.asarray(target) != options.get("ignore_index", -100)
+            w = options.get("weight")
+            w = np.ones(logits.shape[axis]) if w is None else np.asarray(w, np.float64)
+            mass = np.where(live, mass * w[np.where(live, target, 0)], 0.0)
+        p = np.exp(logits - np.expand_dims(lse, axis))
+        reference = dataclasses.replace(
+            reference,
+            losses=reference.losses + z_loss * lse**2 * mass,
+            gradients=reference.gradients + p * np.expand_dims(2 * z_loss * lse * mass, axis),
+        )
     loss = reference.loss(reduction)
     upstream = np.ones(np.shape(loss)) if grad_output is None else grad_output
-    g = np.atleast_2d(reference.backward(upstream, reduction))
+    g = np.asarray(reference.backward(upstream, reduction)) * slope
+    before = tuple(range(axis))
+    over = tuple(range(axis, logits.ndim))
     gradients = LinearGradients(
-        (g @ linear_weight).reshape(input.shape),
-        g.T @ np.atleast_2d(input),
-        None if linear_bias is None else g.sum(axis=0),
+        np.tensordot(g, linear_weight, (over, range(len(over)))),
+        np.tensordot(g, input, (before, before)),
+        None if linear_bias is None else g.sum(axis=before),
     )
     return loss, gradients
 

@@ -180,6 +180,23 @@ def test_top_k_agrees_with_the_prediction(fl):
         np.testing.assert_array_equal(scores.top_log_probs[..., 0], scores.predicted_log_prob)
 
 
+@pytest.mark.parametrize("shape", [(60, 11), (30, 900), (4, 20_000), (3, 50, 40)])
+@pytest.mark.parametrize("k", [1, 5, 11])
+def test_topk_and_log_softmax_of_pytorch(fl, shape, k):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(11)
+    x = logits(rng, shape, "float64")
+    target = rng.integers(0, shape[1], samples_of(shape, 1))
+    got = fl.score_samples(x, target, top_k=k)
+    logs = torch.log_softmax(torch.from_numpy(x), dim=1)
+    values, classes = (np.moveaxis(part.numpy(), 1, -1) for part in torch.topk(logs, k, dim=1))
+    np.testing.assert_array_equal(got.top_classes, classes)
+    np.testing.assert_allclose(got.top_log_probs, values, rtol=1e-13, atol=1e-13)
+    own = torch.gather(logs, 1, torch.from_numpy(target)[:, None])
+    np.testing.assert_array_equal(got.rank, ((logs >= own).sum(dim=1) - 1).numpy())
+    np.testing.assert_allclose(got.log_prob, own[:, 0].numpy(), rtol=1e-13, atol=1e-13)
+
+
 # ---- d) temperature and softcap --------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ cdef struct Group:
     double spread[LANES]     # sum of exponential times distance**2
     double squares[LANES]    # sum of exponential**2 without the class left out
     int64_t *ranked          # scratch for the likeliest classes
+    int64_t *list            # and for those that may be
     # Made by `settle`:
     double own[LANES]        # exponential of the class left out, scaled
     double total[LANES]      # sum over all classes, scaled

@@ -58,6 +58,11 @@ cdef struct RowSpace:
     void *ranked         # the likeliest classes of a group's rows, where they are asked for
 
 
+cdef inline real far(real unused) noexcept nogil:
+    """A distance from the largest logit at which an exponential is 0; its square is finite."""
+    return <real>1e18
+
+
 cdef inline Py_ssize_t group_rows(const Job *job) noexcept nogil:
     """Short rows that are worked on at a time; fewer where they come with as many targets."""
     cdef Py_ssize_t elements = GROUP // 4 if job.p32 != NULL or job.p64 != NULL else GROUP
@@ -86,7 +91,7 @@ cdef inline Py_ssize_t rows_space(
     space.targets = scratch + at
     at += lines(CHUNK * size) if job.kind == SOFT else 0
     space.ranked = scratch + at
-    at += lines(ranked_bytes(job, min(job.samples, group_rows(job))))
+    at += lines(list_bytes(job) + ranked_bytes(job, min(job.samples, group_rows(job))))
     space.row = NULL
     if keeps_row(job, written_too):
         space.row = scratch + at
@@ -633,6 +638,7 @@ cdef void add_spread(
     """Add e * (top - x) to `distance`, 0 where e is."""
     cdef const real *xs = widened(wide, x, n)
     cdef real part[LANES]
+    cdef real d
     cdef Py_ssize_t i = 0, j, m
     while i < n:
         m = min(n - i, <Py_ssize_t>LANES)
@@ -640,8 +646,9 @@ cdef void add_spread(
             for j in range(LANES):
                 part[j] = 0
         for j in range(m):
-            part[j] = e[i + j] * (top - xs[i + j])
-            part[j] = part[j] if e[i + j] != 0 else <real>0
+            # Where it is as far, e is 0: less than infinity times that is 0.
+            d = top - xs[i + j]
+            part[j] = e[i + j] * (d if d < far(top) else far(top))
         sum_add(distance, &part[0], 0, -1)
         i += m
 
@@ -853,7 +860,8 @@ cdef void short_item(
     cdef bint drains = out != NULL and how != LOGARITHM
     cdef const storage *xs
     cdef real guess = <real>NAN
-    group.ranked = <int64_t *>space.ranked
+    group.list = <int64_t *>space.ranked
+    group.ranked = group.list + list_bytes(job) // 8
     drain_start(drain, job.streaming)
     clear(tally)
     while first < stop:
@@ -941,7 +949,8 @@ cdef void long_item(
     cdef bint drains = out != NULL and row != NULL and how != LOGARITHM
     cdef const storage *xs
     cdef storage *to
-    group.ranked = <int64_t *>space.ranked
+    group.list = <int64_t *>space.ranked
+    group.ranked = group.list + list_bytes(job) // 8
     drain_start(drain, job.streaming)
     clear(tally)
     for index in range(start, stop):

@@ -50,7 +50,7 @@ cdef struct Job:
     double temperature
     double softcap           # 0: none
     double *number           # OUT, of LOGSUMEXP, by sample
-    # OUT, of SCORE, by sample; NULL what is not asked for. Numbers are double if `wide`, else float.
+    # OUT, of SCORE, by sample; NULL what is not asked for. Numbers are float, or double if `wide`.
     void *log_prob
     void *predicted_log_prob
     void *margin
@@ -141,7 +141,7 @@ cdef inline Status check(const Job *job, double *weights) noexcept nogil:
             index = job.target[i]
             known = index != job.ignore_index
             kept += known
-            bad |= known & (index < 0 or index >= job.classes)
+            bad |= known & ((index < 0) | (index >= job.classes))
         if bad:
             for i in range(job.samples):
                 index = job.target[i]

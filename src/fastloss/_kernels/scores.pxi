@@ -9,8 +9,7 @@
 #
 # What an array of the results is not there for is not computed.
 
-from libc.stdint cimport int16_t, int32_t, int64_t
-from libc.string cimport memmove
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from .group cimport Group
 from .samples cimport SCORE, Job, class_of, offset_of
@@ -25,12 +24,16 @@ cdef extern from "simd/look.h" nogil:
     float look_at_floats "fastloss_look"(
         const float *x, Py_ssize_t n, Py_ssize_t own, float value, Py_ssize_t *count
     ) noexcept
+    uint64_t larger_floats "fastloss_larger"(const float *x, float least) noexcept
+    int lowest "fastloss_lowest"(uint64_t mask) noexcept
 
 cdef enum:
     LOOK = 32            # classes of a row that are looked at a time
     FIND = 128           # classes among which one is looked for
     OFFER = 64           # classes whose largest is compared with the least that is kept
-    IN_ORDER = 128       # most likeliest classes that are kept in order
+    FEW = 128            # most likeliest classes that are kept in order
+    RANK = 32            # classes on the list that are compared at a time
+    LISTED = FEW + 2 * OFFER + RANK
     ABREAST = 16         # samples of a tile that are looked at at a time
 
 
@@ -53,9 +56,11 @@ cdef inline bint keeps_exponentials(const Job *job) noexcept nogil:
 # ---- b) the likeliest classes ----------------------------------------------------------------
 #
 # The k best so far, and the least of them: most blocks of classes hold none that is larger, and one
-# comparison with their maximum passes over them. A few are kept in order. More of them are a heap,
-# the least first: entry i is below (i - 1) // 2. Of equal logits the first classes count as larger.
-# NaNs are passed over.
+# comparison with their maximum passes over them. What is larger is put on a list, and where that is
+# long enough each entry is compared with all others: how many are better is its place. That takes
+# no branch that a processor could mispredict. Many classes are a heap instead, the least first:
+# entry i is below (i - 1) // 2. Of equal logits the first classes count as larger. NaNs are passed
+# over.
 
 # In scratch: how many there are, then their logits, then their classes.
 cdef struct Ranked:
@@ -83,17 +88,110 @@ cdef inline bint beats(Ranked r, Py_ssize_t i, double value, int64_t which) noex
     return r.value[i] > value or (r.value[i] == value and r.which[i] < which)
 
 
-cdef inline void insert(Ranked r, Py_ssize_t k, double value, int64_t which) noexcept nogil:
-    """Put a class that comes after those that are there in its place; of k, the last falls out."""
-    cdef Py_ssize_t n = r.n[0], at = 0, i
+cdef inline bint ranks(Py_ssize_t k) noexcept nogil:
+    """Whether so many classes are found by comparing all with all."""
+    return k <= FEW
+
+
+cdef inline Py_ssize_t list_bytes(const Job *job) noexcept nogil:
+    """Scratch for the list."""
+    return 2 * LISTED * 8 if job.kind == SCORE and job.top_k else 0
+
+
+cdef void choose(
+    Ranked r, Py_ssize_t k, const real *value, const int64_t *which, Py_ssize_t n
+) noexcept nogil:
+    """The k best of a list, in order. What is equal comes in the order of the list.
+
+    The list is filled up to a whole number of RANK by what is no better than anything.
+    """
+    cdef Py_ssize_t first = 0, i, j
+    cdef int32_t lane, at
+    cdef real a
+    cdef real v[RANK]
+    cdef int32_t place[RANK]
+    while first < n:
+        for i in range(RANK):
+            v[i] = value[first + i]
+            place[i] = 0
+        # Of what is before these, equals are better.
+        for j in range(first):
+            a = value[j]
+            for i in range(RANK):
+                place[i] = place[i] + (a >= v[i])
+        for j in range(first, min(n, first + RANK)):
+            a = value[j]
+            at = <int32_t>(j - first)
+            for lane in range(RANK):
+                place[lane] = place[lane] + ((a > v[lane]) | ((a == v[lane]) & (at < lane)))
+        for j in range(first + RANK, n):
+            a = value[j]
+            for i in range(RANK):
+                place[i] = place[i] + (a > v[i])
+        for i in range(min(n - first, <Py_ssize_t>RANK)):
+            if place[i] < k:
+                r.value[place[i]] = v[i]
+                r.which[place[i]] = which[first + i]
+        first += RANK
+    r.n[0] = min(n, k)
+
+
+cdef inline uint64_t larger(const real *x, Py_ssize_t n, real least) noexcept nogil:
+    """Which of x[:n], n <= OFFER, are larger."""
+    cdef uint64_t mask = 0
+    cdef Py_ssize_t i
+    if n == OFFER:
+        if real is float:
+            if LOOK_AT_FLOATS:
+                return larger_floats(x, least)
+        if not block_max(x, n) > least:
+            return 0
     for i in range(n):
-        at += r.value[i] >= value
-    n = min(n, k - 1)
-    memmove(r.value + at + 1, r.value + at, (n - at) * sizeof(double))
-    memmove(r.which + at + 1, r.which + at, (n - at) * sizeof(int64_t))
-    r.value[at] = value
-    r.which[at] = which
-    r.n[0] = n + 1
+        mask |= <uint64_t>(x[i] > least) << i
+    return mask
+
+
+cdef void offer_few(
+    Ranked r, Py_ssize_t k, const real *x, Py_ssize_t n, Py_ssize_t c, real *value, int64_t *which
+) noexcept nogil:
+    """`offer` of few; value, which: the list."""
+    cdef Py_ssize_t i = 0, j, m, held = r.n[0], listed = 0
+    cdef bint full = held == k
+    cdef real least = <real>r.value[k - 1] if full else <real>(-INFINITY)
+    cdef uint64_t mask
+    while i < n:
+        m = min(n - i, <Py_ssize_t>OFFER)
+        if full:
+            mask = larger(x + i, m, least)
+        else:
+            mask = 0
+            for j in range(m):
+                mask |= <uint64_t>(x[i + j] == x[i + j]) << j
+        if mask and listed == 0:
+            for j in range(held):
+                value[j] = <real>r.value[j]
+                which[j] = r.which[j]
+            listed = held
+        while mask:
+            j = lowest(mask)
+            value[listed] = x[i + j]
+            which[listed] = c + i + j
+            listed += 1
+            mask &= mask - 1
+        i += m
+        # A choice where it gives a better bound, and before the list is too long.
+        if listed > held and (i == n or listed >= (k + OFFER if full else k)):
+            for j in range(RANK):
+                value[listed + j] = <real>(-INFINITY)
+            choose(r, k, value, which, listed)
+            listed = 0
+            held = r.n[0]
+            full = held == k
+            least = <real>r.value[k - 1] if full else least
+    if listed > held:
+        for j in range(RANK):
+            value[listed + j] = <real>(-INFINITY)
+        choose(r, k, value, which, listed)
 
 
 cdef inline void sink(Ranked r, Py_ssize_t n, double value, int64_t which) noexcept nogil:
@@ -124,46 +222,39 @@ cdef inline void rise(Ranked r, double value, int64_t which) noexcept nogil:
     r.which[i] = which
 
 
-cdef inline void admit(Ranked r, Py_ssize_t k, double value, int64_t which) noexcept nogil:
-    """Keep a class that is better than the least of the k, or while there are fewer."""
-    if k <= IN_ORDER:
-        insert(r, k, value, which)
-    elif r.n[0] < k:
-        rise(r, value, which)
-    else:
-        sink(r, k, value, which)
+cdef inline double least_of(const Job *job, Ranked r) noexcept nogil:
+    """The least of the k."""
+    return r.value[job.top_k - 1] if ranks(job.top_k) else r.value[0]
 
 
-cdef inline double least_of(Ranked r, Py_ssize_t k) noexcept nogil:
-    """The least of k."""
-    return r.value[k - 1] if k <= IN_ORDER else r.value[0]
-
-
-cdef void offer(Ranked r, Py_ssize_t k, const real *x, Py_ssize_t n, Py_ssize_t c) noexcept nogil:
-    """Classes c to c + n, whose logits are x[:n]."""
-    cdef Py_ssize_t i = 0, j, m, found
-    cdef int16_t larger[OFFER]
-    cdef real least
+cdef void offer_many(
+    Ranked r, Py_ssize_t k, const real *x, Py_ssize_t n, Py_ssize_t c
+) noexcept nogil:
+    """`offer` of more than a few."""
+    cdef Py_ssize_t i = 0, j, m
     while i < n and r.n[0] < k:
         if x[i] == x[i]:
-            admit(r, k, x[i], c + i)
+            rise(r, x[i], c + i)
         i += 1
-    if i == n:
-        return
-    least = <real>least_of(r, k)
     while i < n:
         m = min(n - i, <Py_ssize_t>OFFER)
-        if m < OFFER or block_max(x + i, OFFER) > least:
-            # A list first: a branch for each class would be mispredicted.
-            found = 0
-            for j in range(m):
-                larger[found] = <int16_t>j
-                found += x[i + j] > least
-            for j in range(found):
-                if x[i + larger[j]] > least:
-                    admit(r, k, x[i + larger[j]], c + i + larger[j])
-                    least = <real>least_of(r, k)
+        if block_max(x + i, m) > r.value[0]:
+            for j in range(i, i + m):
+                if x[j] > r.value[0]:
+                    sink(r, k, x[j], c + j)
         i += m
+
+
+cdef inline void offer(
+    const Job *job, const Group *group, Ranked r, const real *x, Py_ssize_t n, Py_ssize_t c
+) noexcept nogil:
+    """Classes c to c + n, whose logits are x[:n], to the likeliest of a sample."""
+    if ranks(job.top_k):
+        offer_few(
+            r, job.top_k, x, n, c, <real *>(group.list + LISTED), group.list
+        )
+    else:
+        offer_many(r, job.top_k, x, n, c)
 
 
 cdef inline void in_order(Ranked r, Py_ssize_t k) noexcept nogil:
@@ -171,7 +262,7 @@ cdef inline void in_order(Ranked r, Py_ssize_t k) noexcept nogil:
     cdef Py_ssize_t n = r.n[0]
     cdef double value
     cdef int64_t which
-    while n > 1 and k > IN_ORDER:
+    while n > 1 and not ranks(k):
         n -= 1
         value, which = r.value[n], r.which[n]
         r.value[n], r.which[n] = r.value[0], r.which[0]
@@ -249,6 +340,10 @@ cdef inline Py_ssize_t first_of(const real *x, Py_ssize_t n, real value) noexcep
     return i + find(x + i, <int32_t>m, value)
 
 
+cdef inline real max_or(real a, real b, bint both) noexcept nogil:
+    return b if both and b > a else a
+
+
 cdef void stand(
     const storage *x, const Job *job, Py_ssize_t sample, Py_ssize_t i, real *wide, Group *group
 ) noexcept nogil:
@@ -271,7 +366,10 @@ cdef void stand(
             if not value > top:
                 largest = c + first_of(xs, n, top)
         if job.top_k:
-            offer(ranked, job.top_k, xs, n, c)
+            if ranked.n[0] < job.top_k or not max_or(most, value, c <= t < c + n) <= least_of(
+                job, ranked
+            ):
+                offer(job, group, ranked, xs, n, c)
         c += n
     group.rank[i] = rank
     group.margin[i] = <double>value - <double>top
@@ -301,8 +399,8 @@ cdef inline void add_moments(
         if spread != NULL:
             for j in range(m):
                 d = top - xs[i + j]
-                d = e[i + j] * d * d
-                part[j] = d if e[i + j] != 0 else <real>0
+                d = d if d < far(top) else far(top)
+                part[j] = e[i + j] * d * d
             sum_add(spread, &part[0], 0, -1)
         if squares != NULL:
             for j in range(m):
@@ -470,10 +568,10 @@ cdef void tile_offer(
     tile_max(xs, m, width, &most[0])
     for lane in range(n):
         ranked = ranked_of(job, group, lane)
-        if ranked.n[0] < job.top_k or most[lane] > least_of(ranked, job.top_k):
+        if ranked.n[0] < job.top_k or most[lane] > least_of(job, ranked):
             for c in range(m):
                 row[c] = xs[c * width + lane]
-            offer(ranked, job.top_k, &row[0], m, first)
+            offer(job, group, ranked, &row[0], m, first)
 
 
 cdef inline void stand_end(
@@ -517,7 +615,7 @@ cdef void tile_moments(
             a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
         for lane in range(LANES):
             d[lane] = top[lane] - xs[lane]
-            d[lane] = d[lane] if a[lane] != 0 else <real>0
+            d[lane] = d[lane] if d[lane] < far(square) else far(square)
             apart[lane] = apart[lane] + a[lane] * d[lane]
             two[lane] = two[lane] + (<real>0 if tile.skip[lane] == c else a[lane])
         if c & 1 == 1 or c == m - 1:

@@ -95,7 +95,7 @@ cdef inline Py_ssize_t tiles_space(
     space.second = scratch + at
     at += lines(block * size) if job.second != NULL else 0
     space.ranked = scratch + at
-    at += lines(ranked_bytes(job, LANES))
+    at += lines(list_bytes(job) + ranked_bytes(job, LANES))
     return at
 
 
@@ -495,7 +495,8 @@ cdef void tiles_item(
     a = <real *>space.targets
     second = <real *>space.second
     standing = &space.desk.standing
-    group.ranked = <int64_t *>space.ranked
+    group.list = <int64_t *>space.ranked
+    group.ranked = group.list + list_bytes(job) // 8
     clear(tally)
     first = start
     while first < stop:

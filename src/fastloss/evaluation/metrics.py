@@ -116,10 +116,19 @@ class StreamingMetrics:
     400
     >>> metrics = first.merge(second).compute()
     >>> print(f"{metrics.accuracy:.3f} {metrics.top_k_accuracy:.3f}")
-    0.331 0.656
+    0.323 0.636
     >>> metrics == StreamingMetrics(top_k=3).update(logits, target).compute()
     True
     """
+
+    _loss: ExactSum
+    _brier: ExactSum
+    _right: ExactSum
+    _near: ExactSum
+    _weight: ExactSum
+    _mass: list[ExactSum]
+    _sure: list[ExactSum]
+    _hits: list[ExactSum]
 
     __slots__ = ("_options", "_top_k", "_bins", *_SUMS, *_BINNED, "_samples", "_lost", "_batches")
 

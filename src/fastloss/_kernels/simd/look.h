@@ -1,12 +1,17 @@
-/* One look at a row of floats: the largest without one of them, and how many are `value` or more.
- * Compilers keep the counts of such a loop in memory. FASTLOSS_LOOK tells whether this is there;
- * without it scores.pxi has the loop. */
+/* One look at a row of floats: the largest without one of them, and how many are `value` or more;
+ * and which of 64 floats are larger than another. Compilers keep the counts of such a loop in
+ * memory, and make no mask of comparisons. FASTLOSS_LOOK tells whether this is there; without it
+ * scores.pxi has the loops. */
 
 #ifndef FASTLOSS_SIMD_LOOK_H
 #define FASTLOSS_SIMD_LOOK_H
 
-#include <stddef.h>
 #include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
 #if defined(__AVX512DQ__)
 #include <immintrin.h>
 #define FASTLOSS_LOOK 1
@@ -40,6 +45,14 @@ static inline void fastloss_look_begin(fastloss_seen *s) {
         s->most[i] = _mm512_set1_ps(-INFINITY);
         s->count[i] = _mm512_setzero_si512();
     }
+}
+static inline uint64_t fastloss_larger(const float *x, float least) {
+    const __m512 v = _mm512_set1_ps(least);
+    uint64_t mask = 0;
+    int i;
+    for (i = 0; i < 4; i++)
+        mask |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + 16 * i), v, _CMP_GT_OQ) << 16 * i;
+    return mask;
 }
 #define FASTLOSS_LOOK_VALUE(v) _mm512_set1_ps(v)
 #define FASTLOSS_LOOK_VECTOR __m512
@@ -102,6 +115,16 @@ static inline void fastloss_look_begin(fastloss_seen *s) {
         s->count[i] = _mm256_setzero_si256();
     }
 }
+static inline uint64_t fastloss_larger(const float *x, float least) {
+    const __m256 v = _mm256_set1_ps(least);
+    uint64_t mask = 0;
+    int i;
+    for (i = 0; i < 8; i++) {
+        __m256 more = _mm256_cmp_ps(_mm256_loadu_ps(x + 8 * i), v, _CMP_GT_OQ);
+        mask |= (uint64_t)(unsigned)_mm256_movemask_ps(more) << 8 * i;
+    }
+    return mask;
+}
 #define FASTLOSS_LOOK_VALUE(v) _mm256_set1_ps(v)
 #define FASTLOSS_LOOK_VECTOR __m256
 #define FASTLOSS_LOOK_SOME fastloss_look_some
@@ -135,6 +158,24 @@ static inline float fastloss_look(const float *x, ptrdiff_t n, ptrdiff_t own, fl
     *count = 0;
     return x[0];
 }
+static inline uint64_t fastloss_larger(const float *x, float least) {
+    return x[0] > least;
+}
 #endif
+
+/* Position of the lowest bit that is set; there is one. */
+static inline int fastloss_lowest(uint64_t mask) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_ctzll(mask);
+#elif defined(_MSC_VER) && defined(_WIN64)
+    unsigned long at;
+    _BitScanForward64(&at, mask);
+    return (int)at;
+#else
+    int at = 0;
+    while (!(mask >> at & 1)) at++;
+    return at;
+#endif
+}
 
 #endif
