@@ -259,6 +259,36 @@ def test_kl_div(problem, reduction, log_target):
 
 
 @given(
+    problems(), REDUCTIONS, st.sampled_from(["forward", "reverse"]),
+    st.sampled_from([1.0, 0.5, 3.0]), st.sampled_from([0.1, 1.0, 3.0]),
+)  # fmt: skip
+def test_distillation_loss(problem, reduction, direction, temperature, step):
+    x, _, axis, _, rng = problem
+    teacher = (x.astype(np.float64) + step * rng.standard_normal(x.shape)).astype(x.dtype)
+    classes = x.shape[axis]
+
+    def reference(leaf):
+        logs = [F.log_softmax(a / temperature, axis) for a in (leaf, tensor(teacher))]
+        logs = logs if direction == "forward" else logs[::-1]
+        each = F.kl_div(*logs, log_target=True, reduction="none").sum(axis) * temperature**2
+        return {"none": each, "sum": each.sum(), "mean": each.mean()}[reduction]
+
+    compare(
+        "distillation_loss",
+        reference,
+        x,
+        teacher,
+        temperature=temperature,
+        direction=direction,
+        axis=axis,
+        reduction=reduction,
+        rng=rng,
+        # PyTorch's terms cancel.
+        scale=100.0 * classes * max(temperature, 1 / temperature),
+    )
+
+
+@given(
     element_problems(), REDUCTIONS, st.floats(0.0, 1.0), st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.3])
 )
 def test_sigmoid_focal_loss(problem, reduction, alpha, gamma):

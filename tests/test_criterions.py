@@ -54,6 +54,13 @@ CASES = [
         (UNIT > 0.5).astype(int),
         {"weight": WEIGHT, "pos_weight": WEIGHT * 2, "ignore_index": -1},
     ),
+    (
+        "DistillationLoss",
+        "distillation_loss",
+        X,
+        UNIT * 4,
+        {"temperature": 2.5, "direction": "reverse", "axis": -1},
+    ),
     ("KLDivLoss", "kl_div", X, UNIT, {"log_target": True}),
     (
         "SigmoidFocalLoss",
@@ -133,9 +140,10 @@ def fastloss_none(function, x, t, options):
 def test_calls_name_their_arguments(case):
     name, _, x, t, options = case
     criterion = getattr(fastloss, name)(**options)
-    loss = criterion(logits=x, target=t, sample_weight=None)
-    assert criterion.value_and_grad(logits=x, target=t)[0] == loss
-    criterion.backward(grad_output=1.0, logits=x, target=t)
+    arrays = {"logits": x, criterion._loss.target: t}
+    loss = criterion(**arrays, sample_weight=None)
+    assert criterion.value_and_grad(**arrays)[0] == loss
+    criterion.backward(grad_output=1.0, **arrays)
 
 
 def test_equal_where_the_options_are(case):

@@ -1,7 +1,8 @@
 """fastloss.dask: the answers of fastloss on NumPy arrays, however the arrays are cut.
 
 Layout: a) chunks, options and shapes, on dask's own threads, b) laziness and the graph, c) wrong
-arguments, d) a cluster of processes, one of which is killed.
+arguments, d) a cluster of processes, one of which is killed, e) scores, comparisons and metrics of
+saved logits.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import dask.array as da
 
 import fastloss
 import fastloss.dask
+from fastloss import StreamingMetrics
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -452,3 +454,176 @@ def test_a_killed_worker_loses_nothing(client, tmp_path):
     want_loss, want_grad = fastloss.cross_entropy_value_and_grad(whole, t, weight=weight)
     np.testing.assert_allclose(loss, want_loss, rtol=4e-7)
     np.testing.assert_allclose(grad, want_grad, rtol=4e-7)
+
+
+# ---- e) saved logits -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunks", [60, 7, ((1, 0, 9, 50),)])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_scores_however_they_are_cut(rng, chunks, top_k):
+    x, t = rng.standard_normal((60, 5)).astype(np.float32), rng.integers(0, 5, 60)
+    t[7] = -100
+    want = fastloss.score_samples(x, t, top_k=top_k, temperature=1.5)
+    rows = chunks if isinstance(chunks, int) else chunks[0]
+    found = fastloss.dask.score_samples(
+        da.from_array(x, chunks=(rows, 5)), da.from_array(t, chunks=13), top_k=top_k,
+        temperature=1.5,
+    )  # fmt: skip
+    assert type(found) is type(want)
+    for name, lazy, values in zip(want._fields, found, want, strict=True):
+        if values is None:
+            assert lazy is None, name
+            continue
+        assert lazy.dtype == values.dtype, name
+        assert lazy.shape == values.shape, name
+        np.testing.assert_array_equal(lazy.compute(), values, err_msg=name)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((5,), None), ((9, 5, 4, 3), None), ((9, 4, 5), -1)])
+def test_comparison_of_any_shape(rng, shape, axis):
+    x, y = rng.standard_normal((2, *shape))
+    axis_of = fastloss._arrays.class_axis(axis, len(shape), "logits")
+    t = rng.integers(0, 5, shape[:axis_of] + shape[axis_of + 1 :])
+    chunks = tuple(n if i == axis_of else 2 for i, n in enumerate(shape))
+    lazy_x = da.from_array(x, chunks=chunks)
+    lazy_y = da.from_array(y.astype(np.float16), chunks={axis_of: -1})
+    for target in (None, t):
+        want = fastloss.compare_logits(x, y.astype(np.float16), target, axis=axis)
+        found = fastloss.dask.compare_logits(lazy_x, lazy_y, target, axis=axis)
+        for name, lazy, values in zip(want._fields, found, want, strict=True):
+            if values is None:
+                assert lazy is None, name
+                continue
+            assert lazy.dtype == values.dtype, name
+            np.testing.assert_allclose(lazy.compute(), values, rtol=1e-13, err_msg=name)
+
+
+def test_one_pass_for_all_scores_of_a_chunk(tmp_path):
+    chunks, rows, classes = 6, 20, 5
+    x = da.map_blocks(
+        source, rows=rows, classes=classes, log=str(tmp_path),
+        chunks=((rows,) * chunks, (classes,)), dtype=np.float32, meta=np.empty((0, 0), np.float32),
+    )  # fmt: skip
+    scores = fastloss.dask.score_samples(x, np.zeros(chunks * rows, int))
+    found = fastloss.dask.compare_logits(x, x + 1)
+    metrics = fastloss.dask.streaming_metrics(x, np.zeros(chunks * rows, int))
+    assert not list(tmp_path.iterdir())
+    dask.compute(scores.log_prob, scores.rank, found.kl, found.predicted)
+    assert len(list(tmp_path.iterdir())) == chunks
+    metrics.compute()
+    assert len(list(tmp_path.iterdir())) == 2 * chunks
+
+
+def grouped(x, t, group, weight=None, **options):
+    """Metrics of each group by one call of NumPy's functions each."""
+    found = {}
+    for name in np.unique(group).tolist():
+        part = np.broadcast_to(group, t.shape) == name
+        part_of = None if weight is None else np.broadcast_to(weight, t.shape)[part]
+        rows = np.moveaxis(x, 1, -1)[part]
+        found[name] = StreamingMetrics(**options).update(rows, t[part], part_of)
+    return found
+
+
+@pytest.mark.parametrize("chunks", [60, 7, 1])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("names", [[3, 1, 2], ["prose", "code", "law"], [0.5, -1.0, 2.0]])
+def test_metrics_by_group_to_the_last_bit(rng, names, weighted, chunks):
+    x, t = rng.standard_normal((60, 5)).astype(np.float32), rng.integers(0, 5, 60)
+    t[::7] = -100
+    group = rng.choice(names, 60)
+    weight = rng.uniform(0, 2, 60) if weighted else None
+    found = fastloss.dask.streaming_metrics(
+        da.from_array(x, chunks=(chunks, 5)), da.from_array(t, chunks=11), group,
+        sample_weight=weight, top_k=2,
+    ).compute()  # fmt: skip
+    want = grouped(x, t, group, weight, top_k=2)
+    assert list(found) == sorted(names)
+    assert {name: one.compute() for name, one in found.items()} == {
+        name: one.compute() for name, one in want.items()
+    }
+    whole = fastloss.dask.streaming_metrics(
+        da.from_array(x, chunks=(chunks, 5)), t, sample_weight=weight, top_k=2
+    ).compute()
+    assert whole.compute() == StreamingMetrics(top_k=2).update(x, t, weight).compute()
+    # Dask may use what it has merged again.
+    assert whole.samples == sum(one.samples for one in found.values())
+
+
+def test_groups_broadcast_to_the_samples(rng):
+    """Tokens (B, V, T), and a document for each row of them."""
+    x, t = rng.standard_normal((6, 5, 8)), rng.integers(0, 5, (6, 8))
+    document = np.array([[4], [4], [2], [2], [2], [7]])
+    found = fastloss.dask.streaming_metrics(
+        da.from_array(x, chunks=(2, 5, 3)), t, document
+    ).compute()
+    want = grouped(x, t, document)
+    assert list(found) == [2, 4, 7]
+    for name, metrics in found.items():
+        np.testing.assert_allclose(metrics.compute(), want[name].compute(), rtol=1e-13)
+
+
+def test_metrics_of_no_sample():
+    lazy = da.from_array(np.empty((0, 3)), chunks=(5, 3))
+    assert fastloss.dask.streaming_metrics(lazy, np.empty(0, int)).compute().samples == 0
+    assert fastloss.dask.streaming_metrics(lazy, np.empty(0, int), np.empty(0)).compute() == {}
+
+
+def test_distillation_of_integers_and_of_two_types(rng):
+    x, teacher = rng.standard_normal((20, 4)).astype(np.float32), rng.integers(-3, 3, (20, 4))
+    lazy = da.from_array(x, chunks=(7, 4))
+    loss = fastloss.dask.distillation_loss(lazy, da.from_array(teacher, chunks=(3, 4)))
+    assert loss.dtype == np.float64
+    np.testing.assert_allclose(loss.compute(), fastloss.distillation_loss(x, teacher), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda f, x: f.score_samples(x, np.zeros(3, int)), ValueError, "target of shape"),
+        (lambda f, x: f.score_samples(x, np.zeros(4)), TypeError, "class indices"),
+        (
+            lambda f, x: f.score_samples(x.rechunk((4, 1)), np.zeros(4, int)),
+            ValueError,
+            "one chunk",
+        ),
+        (lambda f, x: f.score_samples(x, np.zeros(4, int), top_k=9), ValueError, "top_k"),
+        (lambda f, x: f.compare_logits(x, np.zeros((4, 2))), ValueError, "other must have"),
+        (lambda f, x: f.compare_logits(x, x, temperature=0), ValueError, "temperature"),
+        (lambda f, x: f.distillation_loss(x, np.zeros((3, 3))), ValueError, "teacher_logits"),
+        (lambda f, x: f.distillation_loss(x, x, direction="up"), ValueError, "direction"),
+        (lambda f, x: f.streaming_metrics(x, np.zeros(4, int), [1, 2]), ValueError, "group must"),
+        (lambda f, x: f.streaming_metrics(x, np.zeros(4, int), top_k=0), ValueError, "top_k"),
+    ],
+)
+def test_wrong_arguments_of_scores_raise_at_once(call, error, text):
+    with pytest.raises(error, match=text):
+        call(fastloss.dask, da.zeros((4, 3), chunks=(2, 3)))
+
+
+def test_wrong_index_of_scores_names_its_chunk():
+    x, t = da.zeros((4, 3), chunks=(2, 3)), np.array([0, 0, 0, 3])
+    for lazy in (
+        fastloss.dask.score_samples(x, t).log_prob,
+        fastloss.dask.compare_logits(x, x, t).kl,
+        fastloss.dask.streaming_metrics(x, t),
+    ):
+        with pytest.raises(IndexError, match=r"in chunk \(1, 0\) of the logits: .* class 3"):
+            lazy.compute()
+
+
+def test_scores_on_a_cluster(client, rng):
+    x, t = rng.standard_normal((3000, 11)).astype(np.float32), rng.integers(0, 11, 3000)
+    lazy, group = da.from_array(x, chunks=(450, 11)), np.arange(3000) % 4
+    scores = fastloss.dask.score_samples(lazy, t)
+    found = fastloss.dask.compare_logits(lazy, da.from_array(x.astype(np.float16), chunks=500), t)
+    log_prob, kl, metrics = dask.compute(
+        scores.log_prob, found.kl, fastloss.dask.streaming_metrics(lazy, t, group)
+    )
+    np.testing.assert_array_equal(log_prob, fastloss.score_samples(x, t).log_prob)
+    np.testing.assert_array_equal(kl, fastloss.compare_logits(x, x.astype(np.float16), t).kl)
+    want = grouped(x, t, group)
+    assert {n: one.compute() for n, one in metrics.items()} == {
+        n: one.compute() for n, one in want.items()
+    }

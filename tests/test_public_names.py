@@ -25,6 +25,8 @@ SIGNATURES = {
     "kl_div": "(log_probs, target, *, sample_weight=None, reduction='mean', log_target=False)",
     "sigmoid_focal_loss": "(logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, "
     "ignore_index=None, reduction='mean')",
+    "distillation_loss": "(logits, teacher_logits, *, sample_weight=None, temperature=1.0, "
+    "direction='forward', reduction='mean', axis=None)",
     "linear_cross_entropy": "(input, linear_weight, target, *, linear_bias=None, weight=None, "
     "sample_weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0, "
     "temperature=1.0, softcap=None, z_loss=0.0)",
@@ -36,6 +38,8 @@ OTHERS = {
     "sigmoid": "(x, *, out=None)",
     "log_sigmoid": "(x, *, out=None)",
     "softplus": "(x, *, out=None)",
+    "compare_logits": "(logits, other, target=None, *, ignore_index=-100, temperature=1.0, "
+    "axis=None)",
     "score_samples": "(logits, target, *, ignore_index=-100, temperature=1.0, softcap=None, "
     "top_k=0, axis=None)",
     "brier_score": "(logits, target, *, sample_weight=None, ignore_index=-100, reduction='mean', "
@@ -55,6 +59,7 @@ CLASSES = {
     "NLLLoss": "(weight=None, *, ignore_index=-100, reduction='mean', axis=None)",
     "SoftmaxFocalLoss": "(*, alpha=None, gamma=2.0, ignore_index=-100, reduction='mean', "
     "axis=None)",
+    "DistillationLoss": "(*, temperature=1.0, direction='forward', reduction='mean', axis=None)",
     "BCELoss": "(weight=None, *, reduction='mean')",
     "BCEWithLogitsLoss": "(weight=None, *, pos_weight=None, ignore_index=None, reduction='mean')",
     "KLDivLoss": "(*, reduction='mean', log_target=False)",
@@ -105,7 +110,12 @@ def test_second_derivatives(name):
 def test_criterions(name):
     made = getattr(fastloss, name)
     assert signature(made) == CLASSES[name]
-    assert {call: signature(getattr(made, call)) for call in CALLS} == CALLS
+    # What a criterion refuses keeps its common name.
+    calls = [call for call in CALLS if call != "grad_and_hess" or made._loss.second_order]
+    second = made._loss.target
+    assert {call: signature(getattr(made, call)) for call in calls} == {
+        call: CALLS[call].replace(" target,", f" {second},") for call in calls
+    }
 
 
 @pytest.mark.parametrize("stub", STUBS, ids=lambda path: path.stem)
@@ -140,7 +150,9 @@ def test_functions(name):
 
 
 def test_every_module_of_functions_has_a_stub():
-    assert [stub.stem for stub in STUBS] == ["binary", "categorical", "divergence", "linear"]
+    assert [stub.stem for stub in STUBS] == [
+        "binary", "categorical", "distillation", "divergence", "linear",
+    ]  # fmt: skip
 
 
 def test_all_lists_every_public_name():

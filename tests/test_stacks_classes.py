@@ -56,6 +56,7 @@ for classes, samples in (10, 700), (100, 140), (1000, 70), (20_000, 3):
         t = rng.integers(0, classes, samples)
         p = rng.random(shape).astype(np.float32)
         weights = {"weight": rng.random(classes) + 0.5, "sample_weight": rng.random(samples)}
+        weights_of = {"sample_weight": rng.random(samples)}
         huge = {"sample_weight": np.full(samples, 1e20)}
         changed = {"temperature": 0.7, "softcap": 5.0, "z_loss": 0.01}
         for options in ({}, weights, huge, changed, {**changed, **weights, "reduction": "none"}):
@@ -69,6 +70,10 @@ for classes, samples in (10, 700), (100, 140), (1000, 70), (20_000, 3):
         loss("nll_loss", x, t, axis=axis, **weights)
         for function in (fastloss.logsumexp, fastloss.softmax, fastloss.log_softmax):
             call(function, x, axis=axis)
+        for other in (x * 2, p):
+            call(fastloss.compare_logits, x, other, t, axis=axis, temperature=0.7)
+            for direction in ("forward", "reverse"):
+                loss("distillation_loss", x, other, direction=direction, axis=axis, **weights_of)
         for options in ({}, {"top_k": min(classes, 20), "temperature": 2.0}, {"top_k": classes}):
             call(fastloss.score_samples, x, t, axis=axis, **options)
         call(fastloss.brier_score, x, t, axis=axis)

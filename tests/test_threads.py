@@ -348,6 +348,8 @@ def test_no_more_threads_than_samples(tmp_path, samples):
             lambda: fastloss.cross_entropy(x, p),
             lambda: fastloss.softmax(x),
             lambda: fastloss.score_samples(x, t),
+            lambda: fastloss.compare_logits(x, p, t),
+            lambda: fastloss.distillation_loss_value_and_grad(x, p),
         ):
             work()
             # The pool keeps the threads of the last call, which may be fewer, not more.

@@ -243,7 +243,55 @@ def boosting():
     return axes
 
 
+def distillation():
+    """Accuracy of a linear student that has seen 60 images, over the temperature."""
+    images, digits = load_digits(return_X_y=True)
+    images = np.column_stack([images / 16, np.ones(len(images))]).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(digits))
+    train, few, test = order[:1200], order[:60], order[1200:]
+    rng = np.random.default_rng(0)
+    first, second = (
+        rng.normal(0, np.sqrt(2 / a), (a, b)).astype(np.float32) for a, b in ((65, 64), (64, 10))
+    )
+    for _ in range(300):
+        hidden = np.maximum(images[train] @ first, 0)
+        grad = fastloss.cross_entropy_value_and_grad(hidden @ second, digits[train])[1]
+        back = (grad @ second.T) * (hidden > 0)
+        first -= images[train].T @ back
+        second -= hidden.T @ grad
+    teacher = np.maximum(images @ first, 0) @ second
+
+    def learn(criterion, target, rate):
+        weights = np.zeros((65, 10), np.float32)
+        velocity = np.zeros_like(weights)
+        for _ in range(400):
+            grad = criterion.value_and_grad(images[few] @ weights, target)[1]
+            velocity = 0.9 * velocity - rate * images[few].T @ grad
+            weights += velocity
+        return 100 * ((images[test] @ weights).argmax(axis=1) == digits[test]).mean()
+
+    temperatures = [1, 2, 3, 4, 6, 8, 12, 16]
+    axes = panel("A student of 60 images", "temperature T", "held-out accuracy (%)")
+    axes.axhline(100 * (teacher[test].argmax(axis=1) == digits[test]).mean(), color=GREY, lw=1)
+    axes.text(1.05, 96.9, "teacher, 1,200 images", color=INK, fontsize=9)
+    axes.plot(
+        temperatures,
+        [learn(fastloss.DistillationLoss(temperature=t), teacher[few], 0.1) for t in temperatures],
+        "o-",
+        color=BLUE,
+        label="from the teacher's logits",
+    )
+    labels = learn(fastloss.CrossEntropyLoss(), digits[few], 0.5)
+    axes.plot([1, 16], [labels, labels], color=RED, label="from the labels")
+    axes.set(xscale="log", xlim=(0.95, 17), ylim=(84, 98))
+    axes.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+    axes.minorticks_off()
+    axes.legend(loc="lower right")
+    return axes
+
+
 FIGURES = {
+    "distillation": distillation,
     "boosting": boosting,
     "iris": iris,
     "mlp": mlp,

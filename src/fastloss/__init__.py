@@ -8,6 +8,7 @@ from fastloss._version import __version__ as __version__
 from fastloss.evaluation import (
     CalibrationBins,
     CalibrationError,
+    LogitsComparison,
     Metrics,
     SampleScores,
     StreamingLoss,
@@ -15,6 +16,7 @@ from fastloss.evaluation import (
     TemperatureFit,
     brier_score,
     calibration_error,
+    compare_logits,
     fit_temperature,
     score_samples,
 )
@@ -44,10 +46,16 @@ from fastloss.losses.criterions import (
     BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,
+    DistillationLoss,
     KLDivLoss,
     NLLLoss,
     SigmoidFocalLoss,
     SoftmaxFocalLoss,
+)
+from fastloss.losses.distillation import (
+    distillation_loss,
+    distillation_loss_backward,
+    distillation_loss_value_and_grad,
 )
 from fastloss.losses.divergence import kl_div, kl_div_backward, kl_div_value_and_grad
 from fastloss.losses.linear import (
@@ -78,8 +86,10 @@ __all__ = [
     "CalibrationBins",
     "CalibrationError",
     "CrossEntropyLoss",
+    "DistillationLoss",
     "KLDivLoss",
     "LinearGradients",
+    "LogitsComparison",
     "Metrics",
     "NLLLoss",
     "SampleScores",
@@ -97,10 +107,14 @@ __all__ = [
     "binary_cross_entropy_with_logits_value_and_grad",
     "brier_score",
     "calibration_error",
+    "compare_logits",
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
+    "distillation_loss",
+    "distillation_loss_backward",
+    "distillation_loss_value_and_grad",
     "fit_temperature",
     "get_num_threads",
     "kl_div",

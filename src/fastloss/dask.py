@@ -1,4 +1,4 @@
-"""Losses over dask arrays: lazy, chunk by chunk, on one machine or a cluster.
+"""Losses and scores over dask arrays: lazy, chunk by chunk, on one machine or a cluster.
 
 Each loss over arrays, with its `_value_and_grad`, takes dask arrays where fastloss itself takes
 NumPy arrays, and returns dask arrays.  Every chunk is one fused pass of the NumPy function; the
@@ -7,8 +7,11 @@ losses and the sum of its weights; those are added up as a tree, and divided onc
 depends on target and weights alone, so a gradient of the mean knows it before the logits are
 touched.
 
-Layout: a) the public functions, b) arguments: dask arrays whose chunks fit, c) graphs, d) what runs
-in a chunk.
+`score_samples`, `compare_logits` and `streaming_metrics` do the same for what evaluation asks of
+saved logits.
+
+Layout: a) losses, b) saved logits, c) arguments: dask arrays whose chunks fit, d) graphs, e) what
+runs in a chunk.
 
 Arrays that are no dask arrays are cut into chunks like the logits.
 """
@@ -16,8 +19,9 @@ Arrays that are no dask arrays are cut into chunks like the logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -26,11 +30,18 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
+from fastloss.evaluation.compare import LogitsComparison
+from fastloss.evaluation.compare import compare_logits as _compare_logits
+from fastloss.evaluation.metrics import StreamingMetrics
+from fastloss.evaluation.score import SampleScores
+from fastloss.evaluation.score import score_samples as _score_samples
 from fastloss.losses import _specification as losses
+from fastloss.losses._pairs import Direction
 from fastloss.losses._reduction import KLReduction, Reduction, Totals, reduced
 from fastloss.losses._specification import SPECIFICATIONS, Specification
 
 try:
+    import dask
     import dask.array as da
 except ImportError as error:
     raise ImportError(
@@ -42,22 +53,30 @@ __all__ = [
     "binary_cross_entropy_value_and_grad",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_value_and_grad",
+    "compare_logits",
     "cross_entropy",
     "cross_entropy_value_and_grad",
+    "distillation_loss",
+    "distillation_loss_value_and_grad",
     "kl_div",
     "kl_div_value_and_grad",
     "nll_loss",
     "nll_loss_value_and_grad",
+    "score_samples",
     "sigmoid_focal_loss",
     "sigmoid_focal_loss_value_and_grad",
     "softmax_focal_loss",
     "softmax_focal_loss_value_and_grad",
+    "streaming_metrics",
 ]
 
 DaskArray = Any  # dask.array.Array, which carries no types
 
+#: Chunks whose metrics are merged at a time.
+TREE = 8
 
-# ---- a) the public functions -----------------------------------------------------------------
+
+# ---- a) losses -------------------------------------------------------------------------------
 
 
 def cross_entropy(
@@ -794,7 +813,380 @@ def kl_div_value_and_grad(
     )  # fmt: skip
 
 
-# ---- b) arguments ----------------------------------------------------------------------------
+def distillation_loss(
+    logits: DaskArray,
+    teacher_logits: DaskArray | ArrayLike,
+    *,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    temperature: float = 1.0,
+    direction: Direction = "forward",
+    reduction: Reduction = "mean",
+    axis: int | None = None,
+) -> DaskArray:
+    """Distillation loss of dask arrays: `fastloss.distillation_loss`, lazily and chunk by chunk.
+
+    Parameters
+    ----------
+    logits, sample_weight, reduction, axis
+        As `cross_entropy` takes them.
+    teacher_logits : dask array or array_like, shape of `logits`
+        The teacher's logits, in any chunks along the sample axes.
+    temperature, direction
+        As `fastloss.distillation_loss` takes them.
+
+    Returns
+    -------
+    loss : dask array
+        As `cross_entropy` returns it; float64 where one of the arrays is float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy` raises them.
+
+    See Also
+    --------
+    fastloss.distillation_loss : formula and options.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> logits = da.from_array([[1.0, 2.0], [0.0, 0.5]], chunks=(1, 2))
+    >>> teacher = [[3.0, 2.0], [0.0, 1.0]]
+    >>> print(fastloss.dask.distillation_loss(logits, teacher, temperature=2).compute().round(4))
+    0.2599
+    """
+    return _lazy(
+        losses.DISTILLATION_LOSS, logits, teacher_logits, sample_weight=sample_weight,
+        temperature=temperature, direction=direction, reduction=reduction, axis=axis,
+    )  # fmt: skip
+
+
+def distillation_loss_value_and_grad(
+    logits: DaskArray,
+    teacher_logits: DaskArray | ArrayLike,
+    *,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    temperature: float = 1.0,
+    direction: Direction = "forward",
+    reduction: Reduction = "mean",
+    axis: int | None = None,
+) -> tuple[DaskArray, DaskArray]:
+    """Distillation loss of dask arrays, and the gradient of its sum.
+
+    Parameters
+    ----------
+    logits, teacher_logits, sample_weight, temperature, direction, reduction, axis
+        As `distillation_loss` takes them.
+
+    Returns
+    -------
+    loss : dask array
+        As `distillation_loss` returns it.
+    grad : dask array
+        Gradient with respect to `logits`, of its shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy` raises them.
+
+    Notes
+    -----
+    See `cross_entropy_value_and_grad` on computing both at once.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> logits = da.from_array([[1.0, 2.0]], chunks=(1, 2))
+    >>> loss, grad = fastloss.dask.distillation_loss_value_and_grad(logits, [[3.0, 2.0]])
+    >>> grad.compute().round(4)
+    array([[-0.4621,  0.4621]])
+    """
+    return _lazy(
+        losses.DISTILLATION_LOSS, logits, teacher_logits, sample_weight=sample_weight,
+        temperature=temperature, direction=direction, reduction=reduction, axis=axis,
+        gradient=True,
+    )  # fmt: skip
+
+
+# ---- b) saved logits -------------------------------------------------------------------------
+
+
+def score_samples(
+    logits: DaskArray,
+    target: DaskArray | ArrayLike,
+    *,
+    ignore_index: int = -100,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    top_k: int = 0,
+    axis: int | None = None,
+) -> SampleScores:
+    """Scores of the samples of dask arrays: `fastloss.score_samples`, lazily and chunk by chunk.
+
+    Parameters
+    ----------
+    logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
+        Unnormalised scores.  Any chunks along the sample axes, one along the class axis.
+    target : dask array or array_like
+        Class indices, of the logits' shape without the class axis, in any chunks.
+    ignore_index, temperature, softcap, top_k, axis
+        As `fastloss.score_samples` takes them.
+
+    Returns
+    -------
+    SampleScores
+        The named tuple of `fastloss.score_samples`, of dask arrays in the logits' chunks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        At once, for what types, shapes, chunks and options tell.
+    IndexError
+        On computing, for a class index outside [0, C); says which chunk held it.
+
+    Notes
+    -----
+    All arrays of a chunk come of one pass over its logits: compute those that you need in one call,
+    ``dask.compute(scores.log_prob, scores.rank)``.
+
+    Examples
+    --------
+    >>> import dask
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> logits = da.from_array([[1.0, 3.0], [2.0, 2.0]], chunks=(1, 2))
+    >>> scores = fastloss.dask.score_samples(logits, [1, 1])
+    >>> log_prob, entropy = dask.compute(scores.log_prob, scores.entropy)
+    >>> log_prob.round(4)
+    array([-0.1269, -0.6931])
+    """
+    options: dict[str, Any] = {
+        "ignore_index": ignore_index, "temperature": temperature, "softcap": softcap,
+        "top_k": top_k,
+    }  # fmt: skip
+    return SampleScores(*_by_sample(_score_samples, logits, {"target": target}, options, axis))
+
+
+def compare_logits(
+    logits: DaskArray,
+    other: DaskArray | ArrayLike,
+    target: DaskArray | ArrayLike | None = None,
+    *,
+    ignore_index: int = -100,
+    temperature: float = 1.0,
+    axis: int | None = None,
+) -> LogitsComparison:
+    """Two models' logits in dask arrays: `fastloss.compare_logits`, lazily and chunk by chunk.
+
+    Parameters
+    ----------
+    logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
+        Unnormalised scores.  Any chunks along the sample axes, one along the class axis.
+    other : dask array or array_like, shape of `logits`
+        The other model's, of any type and in any chunks along the sample axes.
+    target : dask array or array_like, optional
+        Class indices, of the logits' shape without the class axis, in any chunks.
+    ignore_index, temperature, axis
+        As `fastloss.compare_logits` takes them.
+
+    Returns
+    -------
+    LogitsComparison
+        The named tuple of `fastloss.compare_logits`, of dask arrays in the logits' chunks.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `score_samples` raises them.
+
+    Notes
+    -----
+    Compute the arrays that you need in one call: all of a chunk come of one pass.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> logits = da.from_array([[1.0, 3.0], [2.0, 2.0]], chunks=(1, 2))
+    >>> found = fastloss.dask.compare_logits(logits, [[1.0, 2.5], [2.0, 2.1]])
+    >>> found.kl.compute().round(5)
+    array([0.01488, 0.00125])
+    """
+    operands = {"other": other} if target is None else {"other": other, "target": target}
+    options = {"ignore_index": ignore_index, "temperature": temperature}
+    return LogitsComparison(*_by_sample(_compare_logits, logits, operands, options, axis))
+
+
+def streaming_metrics(
+    logits: DaskArray,
+    target: DaskArray | ArrayLike,
+    group: DaskArray | ArrayLike | None = None,
+    *,
+    sample_weight: DaskArray | ArrayLike | None = None,
+    top_k: int = 5,
+    n_bins: int = 15,
+    ignore_index: int = -100,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    axis: int | None = None,
+) -> Any:
+    """Loss, perplexity, accuracy and calibration of dask arrays, as a whole or by group.
+
+    Parameters
+    ----------
+    logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
+        Unnormalised scores.  Any chunks along the sample axes, one along the class axis.
+    target : dask array or array_like
+        Class indices, of the logits' shape without the class axis, in any chunks.
+    group : dask array or array_like, optional
+        What each sample belongs to: a document, a domain, a language.  Numbers or strings that
+        broadcast to the samples.
+    sample_weight : dask array or array_like, optional
+        Weight of each sample; broadcasts to the samples.
+    top_k, n_bins, ignore_index, temperature, softcap
+        Options of `fastloss.StreamingMetrics`.
+    axis : int, optional
+        Class axis: 1 by default, 0 for 1-D logits.
+
+    Returns
+    -------
+    dask.delayed.Delayed
+        Computes to a `fastloss.StreamingMetrics`, or with `group` to a dict of one for each group,
+        in the order of the groups.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `score_samples` raises them.
+
+    Notes
+    -----
+    One pass over each chunk; what leaves a worker is a few kilobytes for each of its groups.  The
+    chunks' metrics are merged as a tree, exactly: however the arrays are cut, and whatever worker
+    is done first, the results are the same to the last bit.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> import fastloss.dask
+    >>> logits = da.from_array([[1.0, 3.0], [2.0, 2.5], [0.0, 1.0]], chunks=(2, 2))
+    >>> domains = ["code", "prose", "code"]
+    >>> found = fastloss.dask.streaming_metrics(logits, [1, 0, 1], domains).compute()
+    >>> for domain, metrics in found.items():
+    ...     print(domain, metrics.samples, round(metrics.compute().loss, 4))
+    code 2 0.2201
+    prose 1 0.9741
+    """
+    options: dict[str, Any] = {
+        "top_k": top_k, "n_bins": n_bins, "ignore_index": ignore_index,
+        "temperature": temperature, "softcap": softcap,
+    }  # fmt: skip
+    x, axis = _logits(logits, axis)
+    operands = {"target": _like_samples(target, "target", x, axis, True)}
+    for name, value in (("group", group), ("sample_weight", sample_weight)):
+        if value is not None:
+            operands[name] = _like_samples(value, name, x, axis, False)
+    # Everything that types and options tell is told by a batch without samples.
+    StreamingMetrics(**options, axis=1).update(
+        np.zeros((0, x.shape[axis]), x.dtype), np.zeros((0,), operands["target"].dtype)
+    )
+    x, *aligned = _aligned(x, *(_expanded(value, axis) for value in operands.values()))
+    made = da.map_blocks(
+        _metrics_in_chunk, x, *aligned, names=tuple(operands), axis=axis, options=options,
+        dtype=object, meta=_meta(x.ndim, object),
+    )  # fmt: skip
+    parts = list(made.to_delayed().ravel())
+    merge = dask.delayed(_merged, pure=True)
+    while len(parts) > 1:
+        parts = [merge(parts[i : i + TREE]) for i in range(0, len(parts), TREE)]
+    return dask.delayed(_ordered, pure=True)(parts[0], group is not None)
+
+
+# ---- c) arguments ----------------------------------------------------------------------------
+
+
+def _logits(x: Any, axis: Any) -> tuple[DaskArray, int]:
+    """Return logits as a dask array with one chunk along the class axis, and that."""
+    if not isinstance(x, da.Array):
+        x = _arrays._as_array(x, "logits")
+    axis = _arrays.class_axis(axis, x.ndim, "logits")
+    if not isinstance(x, da.Array):
+        x = da.from_array(x, chunks=dict.fromkeys(range(x.ndim), "auto") | {axis: -1})
+    _one_class_chunk(x, axis, "logits")
+    return x, axis
+
+
+def _like_samples(value: Any, name: str, x: DaskArray, axis: int, exact: bool) -> DaskArray:
+    """Return an operand of the samples' shape, or one that broadcasts to it, as a dask array."""
+    shape, chunks = (a[:axis] + a[axis + 1 :] for a in (x.shape, x.chunks))
+    if exact:
+        if not isinstance(value, da.Array):
+            value = _arrays._as_array(value, name)
+        if not _same_shape(value.shape, shape):
+            _arrays._wrong_target(value, x, shape, axis, "logits", False)
+        if value.dtype.kind == "f":
+            # A batch without samples, which tells of other types, passes for indices.
+            _arrays.no_indices(value.dtype)
+        return _in_chunks(value, chunks)
+    value = _broadcasting(value, name, shape, chunks, "the samples")
+    return value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+
+
+def _by_sample(
+    function: Callable[..., Any],
+    logits: Any,
+    operands: dict[str, Any],
+    options: dict[str, Any],
+    axis: Any,
+) -> list[Any]:
+    """Return the arrays of a named tuple that a function of logits makes of each chunk."""
+    x, axis = _logits(logits, axis)
+    arrays: dict[str, DaskArray] = {}
+    for name, value in operands.items():
+        if name == "target":
+            arrays[name] = _expanded(_like_samples(value, name, x, axis, True), axis)
+        else:
+            value = value if isinstance(value, da.Array) else _arrays._as_array(value, name)
+            if not _same_shape(value.shape, x.shape):
+                raise ValueError(
+                    f"{name} must have the shape of logits, {x.shape}, got {value.shape}"
+                )
+            arrays[name] = _in_chunks(value, x.chunks)
+            _one_class_chunk(arrays[name], axis, name)
+    # Everything that types and options tell is told by a call without samples, and so are the
+    # results' types.
+    classes = x.shape[axis]
+    empty = function(
+        np.zeros((0, classes), x.dtype),
+        **{
+            name: np.zeros((0,) if name == "target" else (0, classes), value.dtype)
+            for name, value in arrays.items()
+        },
+        **options,
+        axis=1,
+    )
+    x, *aligned = _aligned(x, *arrays.values())
+    made = da.map_blocks(
+        _scores_in_chunk, x, *aligned, function=function, names=tuple(arrays), axis=axis,
+        options=options, dtype=object, meta=_meta(x.ndim, object),
+    )  # fmt: skip
+    found: list[Any] = []
+    for number, part in enumerate(empty):
+        if part is None:
+            found.append(None)
+            continue
+        # In the place of the class axis stands what a sample has of this: one, or top_k.
+        each = 1 if part.ndim == 1 else part.shape[1]
+        lazy = made.map_blocks(
+            _item, number=number, dtype=part.dtype, meta=_meta(x.ndim, part.dtype),
+            chunks=tuple((each,) if i == axis else c for i, c in enumerate(x.chunks)),
+        )  # fmt: skip
+        found.append(lazy.squeeze(axis) if part.ndim == 1 else da.moveaxis(lazy, axis, -1))
+    return found
 
 
 def _lazy(
@@ -817,13 +1209,17 @@ def _lazy(
         chunks = dict.fromkeys(range(x.ndim), "auto") | ({} if axis is None else {axis: -1})
         x = da.from_array(x, chunks=chunks)
     if not isinstance(target, da.Array):
-        target = _arrays._as_array(target, "target")
+        target = _arrays._as_array(target, loss.target)
+    if loss.two_logits and target.dtype.kind in "biu":
+        # Not to be taken for class indices.
+        target = target.astype(np.float64)
     shape, chunks = x.shape, x.chunks
     indices = False
     if loss.over_classes:
         _one_class_chunk(x, axis, loss.input)
         shape, chunks = shape[:axis] + shape[axis + 1 :], chunks[:axis] + chunks[axis + 1 :]
         indices = target.dtype.kind in "iu"
+    if loss.over_classes and not loss.two_logits:
         if not _same_shape(target.shape, shape if indices else x.shape):
             soft = loss is losses.CROSS_ENTROPY
             if target.dtype.kind == "f" and _same_shape(target.shape, shape):
@@ -831,11 +1227,11 @@ def _lazy(
             _arrays._wrong_target(target, x, shape, axis, loss.input, soft)
     elif not _same_shape(target.shape, x.shape):
         raise ValueError(
-            f"target must have the shape of {loss.input}, {x.shape}, got {target.shape}"
+            f"{loss.target} must have the shape of {loss.input}, {x.shape}, got {target.shape}"
         )
     target = _in_chunks(target, chunks if indices else x.chunks)
     if loss.over_classes and not indices:
-        _one_class_chunk(target, axis, "target")
+        _one_class_chunk(target, axis, loss.target)
     # Each option goes to all chunks whole, or is cut into chunks like the losses.
     like = "the samples" if loss.over_classes else loss.input
     cut, whole = {}, {}
@@ -937,7 +1333,7 @@ def _expanded(x: DaskArray, axis: int) -> DaskArray:
     return x[(slice(None),) * axis + (None,)]
 
 
-# ---- c) graphs -------------------------------------------------------------------------------
+# ---- d) graphs -------------------------------------------------------------------------------
 
 
 def _meta(ndim: int, dtype: Any) -> Array:
@@ -1018,13 +1414,15 @@ def _graph(
         Whether it is wanted.
     """
     grad_dtype = _arrays.floating(_meta(1, x.dtype), loss.input).dtype
-    storage = _arrays.STORAGE[grad_dtype]
+    loss_dtype = _arrays.STORAGE[grad_dtype].loss
+    if loss.two_logits and operands["target"].dtype.itemsize == 8:
+        loss_dtype = _arrays.FLOAT64
     none = reduction == "none"
     if gradient and scale is not None:
         operands = operands | {"scale": da.asarray(scale)}
     x, *aligned = _aligned(x, *operands.values())
     # One task makes both the losses and the gradient of a chunk, so its array holds pairs.
-    losses_meta = _meta(x.ndim, storage.loss) if none else _meta(x.ndim + 1, np.float64)
+    losses_meta = _meta(x.ndim, loss_dtype) if none else _meta(x.ndim + 1, np.float64)
     if none:
         layout = {"chunks": tuple((1,) if i == axis else c for i, c in enumerate(x.chunks))}
     else:
@@ -1056,12 +1454,12 @@ def _graph(
         totals = values.sum(axis=tuple(range(x.ndim))) if x.ndim else values
         result = totals.map_blocks(
             _reduced, reduction=reduction, rows=x.shape[0] if reduction == "batchmean" else None,
-            loss_dtype=storage.loss, drop_axis=0, dtype=storage.loss, meta=_meta(0, storage.loss),
+            loss_dtype=loss_dtype, drop_axis=0, dtype=loss_dtype, meta=_meta(0, loss_dtype),
         )  # fmt: skip
     return (result, grad) if gradient else result
 
 
-# ---- d) what runs in a chunk -----------------------------------------------------------------
+# ---- e) what runs in a chunk -----------------------------------------------------------------
 
 
 def _one_thread() -> AbstractContextManager[None]:
@@ -1171,3 +1569,90 @@ def _reduced(totals: Array, *, reduction: str, rows: int | None, loss_dtype: Any
     if rows is not None:
         weight = float(rows)
     return reduced(reduction, Totals(total, weight), None, np.dtype(loss_dtype), ())
+
+
+def _scores_in_chunk(
+    x: Array,
+    *operands: Array,
+    function: Callable[..., Any],
+    names: tuple[str, ...],
+    axis: int,
+    options: dict[str, Any],
+    block_id: tuple[int, ...],
+) -> tuple[Array | None, ...]:
+    """Return what a function makes of a chunk, each with an axis in the place of the classes."""
+    arguments = dict(zip(names, operands, strict=True))
+    if "target" in arguments:
+        arguments["target"] = np.squeeze(arguments["target"], axis)
+    samples = x.ndim - 1
+    with _one_thread(), _naming(block_id):
+        found = function(x, **arguments, **options, axis=axis)
+    return tuple(
+        None
+        if part is None
+        else np.expand_dims(part, axis)
+        if part.ndim == samples
+        else np.moveaxis(part, -1, axis)
+        for part in found
+    )
+
+
+def _metrics_in_chunk(
+    x: Array,
+    *operands: Array,
+    names: tuple[str, ...],
+    axis: int,
+    options: dict[str, Any],
+    block_id: tuple[int, ...],
+) -> dict[Any, StreamingMetrics]:
+    """Return the metrics of each group of a chunk; of all samples where there are no groups."""
+    arguments = {name: np.squeeze(value, axis) for name, value in zip(names, operands, strict=True)}
+    target, weight = arguments["target"], arguments.get("sample_weight")
+    with _one_thread(), _naming(block_id):
+        if "group" not in arguments:
+            return {None: StreamingMetrics(**options, axis=axis).update(x, target, weight)}
+        if target.size == 0:
+            return {}
+        groups, index = np.unique(
+            np.broadcast_to(arguments["group"], target.shape), return_inverse=True
+        )
+        # Samples of a group side by side: one copy of the chunk.
+        order = np.argsort(index.ravel(), kind="stable")
+        ends = np.cumsum(np.bincount(index.ravel()))
+        rows = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])[order]
+        target = target.ravel()[order]
+        if weight is not None:
+            weight = np.broadcast_to(weight, np.shape(arguments["target"])).ravel()[order]
+        found, start = {}, 0
+        for name, end in zip(groups.tolist(), ends.tolist(), strict=True):
+            part = slice(start, end)
+            found[name] = StreamingMetrics(**options, axis=1).update(
+                rows[part], target[part], None if weight is None else weight[part]
+            )
+            start = end
+        return found
+
+
+def _merged(parts: list[dict[Any, StreamingMetrics]]) -> dict[Any, StreamingMetrics]:
+    """Return the metrics of several chunks, which stay as they are: dask may use them again."""
+    found: dict[Any, StreamingMetrics] = {}
+    for part in parts:
+        for name, metrics in part.items():
+            if name in found:
+                found[name].merge(metrics)
+            else:
+                found[name] = deepcopy(metrics)
+    return found
+
+
+def _ordered(found: dict[Any, StreamingMetrics], grouped: bool) -> Any:
+    return dict(sorted(found.items())) if grouped else found[None]
+
+
+@contextmanager
+def _naming(block_id: tuple[int, ...]) -> Iterator[None]:
+    """Say in which chunk an error was found."""
+    try:
+        yield
+    except (IndexError, ValueError) as error:
+        raise type(error)(f"in chunk {block_id} of the logits: {error}") from None

@@ -8,6 +8,7 @@ from fastloss.evaluation.calibration import (
     calibration_error,
     fit_temperature,
 )
+from fastloss.evaluation.compare import LogitsComparison, compare_logits
 from fastloss.evaluation.metrics import Metrics, StreamingMetrics
 from fastloss.evaluation.score import SampleScores, score_samples
 from fastloss.evaluation.streaming import StreamingLoss
@@ -15,6 +16,7 @@ from fastloss.evaluation.streaming import StreamingLoss
 __all__ = [
     "CalibrationBins",
     "CalibrationError",
+    "LogitsComparison",
     "Metrics",
     "SampleScores",
     "StreamingLoss",
@@ -22,6 +24,7 @@ __all__ = [
     "TemperatureFit",
     "brier_score",
     "calibration_error",
+    "compare_logits",
     "fit_temperature",
     "score_samples",
 ]
