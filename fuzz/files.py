@@ -37,8 +37,9 @@ from typing import Any
 import numpy as np
 
 import fastloss
-from fastloss._scoring import InputError, scorer
-from fastloss._scoring.readers import Request, Source, open_source
+from fastloss._scoring import InputError, blocks, scorer, totals
+from fastloss._scoring.readers import Request, open_source
+from fastloss._scoring.sources import Source
 
 MEMORY = 4 << 30
 """Address space of a worker, in bytes."""
@@ -270,7 +271,7 @@ def score(path: Path, targets: Path, rng: random.Random) -> str:
             options.sample_weight = open_source(path, Request("weight", "", None, ("targets",)))
             sources.append(options.sample_weight)
         job = scorer.plan(sources[0], sources[1], options)
-        summary = scorer.Summary(job, distributions=job.classes < 10**6)
+        summary = totals.Summary(job)
         for _, part in job.blocks(summary.of):
             summary.merge(part)
         if not 0 <= summary.correct <= summary.samples - summary.ignored - summary.non_finite:
@@ -332,7 +333,7 @@ def run_case(folder: Path, files: dict[str, list[bytes]], seed: int, number: int
 def prepare(folder: Path) -> dict[str, list[bytes]]:
     np.save(folder / "targets.npy", np.arange(ROWS) % CLASSES)
     # Small blocks, so that these small files are read in many.
-    scorer.BLOCK_BYTES = 9 * CLASSES * 4
+    blocks.BLOCK_BYTES = 9 * CLASSES * 4
     warnings.simplefilter("error")
     return valid_files()
 
