@@ -20,7 +20,8 @@ from typing import Annotated, Any
 import numpy as np
 
 import fastloss
-from fastloss._scoring import InputError, scorer
+from fastloss._scoring import InputError, comparison, scorer, tempering
+from fastloss._scoring.layout import Layout, lay_out
 from fastloss._scoring.plots.common import check_plot_name, import_matplotlib, save
 from fastloss._scoring.scorer import Loss, Options
 from fastloss._scoring.totals import Summary
@@ -28,6 +29,7 @@ from fastloss._scoring.writers import (
     Columns,
     atomic,
     check_table_name,
+    open_array,
     open_writer,
     write_table,
 )
@@ -36,6 +38,8 @@ try:
     import typer
 
     from fastloss._scoring.inputs import Inputs
+    from fastloss._scoring.reports import calibrate as calibrate_report
+    from fastloss._scoring.reports import compare as compare_report
     from fastloss._scoring.reports import score as score_report
     from fastloss._scoring.reports.common import plural
     from fastloss._scoring.terminal import (
@@ -251,6 +255,135 @@ def score(
             fail(f"{plural(summary.non_finite, 'sample')} not finite", 1)
 
 
+@app.command()
+def compare(
+    a: Annotated[Path | None, _argument("Logits of the first model, as for score.", "A")] = None,
+    b: Annotated[Path | None, _argument("Logits of the second, for the same samples.", "B")] = None,
+    targets: Annotated[
+        Path | None, _argument("Targets; without them only the divergence is known.", "TARGETS")
+    ] = None,
+    *,
+    more_a: Annotated[
+        list[Path] | None, _named("--a", "In the place of A; repeated for several files.", _INPUT)
+    ] = None,
+    more_b: Annotated[
+        list[Path] | None, _named("--b", "In the place of B; repeated for several files.", _INPUT)
+    ] = None,
+    more_targets: _MoreTargets = None,
+    a_name: Annotated[
+        str | None, _option("Array, tensor or column of A's logits.", _INPUT, "NAME")
+    ] = None,
+    b_name: Annotated[
+        str | None, _option("Array, tensor or column of B's logits.", _INPUT, "NAME")
+    ] = None,
+    targets_name: _TargetsName = None,
+    shift: _Shift = 0,
+    ignore_index: _IgnoreIndex = None,
+    axis: _Axis = None,
+    group_by: _GroupBy = None,
+    output: Annotated[
+        Path | None,
+        _option("Write each sample's result to a .npy, .csv or .parquet file.", _RESULT),
+    ] = None,
+    output_groups: _OutputGroups = None,
+    plot: Annotated[
+        Path | None,
+        _option("Draw A's loss against B's, their difference, and where B is worse.", _RESULT),
+    ] = None,
+    top: Annotated[
+        int, _option("How many of the samples that changed most to show.", _RESULT, "N")
+    ] = 5,
+    as_json: _Json = False,
+    fail_above: Annotated[
+        list[str] | None,
+        _option(
+            "Exit status 1 if a result is larger, such as kl=0.01, kl.p99=0.1, different=0.02 or "
+            "mean_loss_difference=0.001; may be repeated.",
+            _RESULT,
+            "NAME=NUMBER",
+        ),
+    ] = None,
+    threads: _Threads = None,
+) -> None:
+    """Compare the logits of two models, quantisations or checkpoints on the same samples."""
+    with _command(top, threads) as inputs:
+        a_paths, b_paths = _either("A", a, "--a", more_a), _either("B", b, "--b", more_b)
+        targets_paths = _either("TARGETS", targets, "--targets", more_targets)
+        for name, paths in (("A", a_paths), ("B", b_paths)):
+            if not paths:
+                raise InputError(f"{name} is missing: compare needs the logits of two models")
+        first = inputs.logits(a_paths, a_name, axis, "--a-name")
+        second = inputs.logits(b_paths, b_name, axis, "--b-name")
+        if first.label == second.label:
+            raise InputError(f"{first.label} can't be both A and B")
+        labels = None
+        if targets_paths or targets_name is not None:
+            labels = inputs.targets(targets_paths or a_paths, targets_name, axis, first.ndim)
+        limits = compare_report.parse_limits(fail_above or [], labels is not None)
+        places = (targets_paths, a_paths, b_paths)
+        groups = inputs.groups(group_by, places)
+        inputs.check_outputs((output, output_groups, plot))
+        if output_groups is not None and group_by is None:
+            raise InputError("--output-groups needs --group-by")
+        ignored = -100 if ignore_index is None else ignore_index
+        job = comparison.plan(first, second, labels, axis, shift, ignored, groups)
+        found, seconds = _run_compare(job, top, output, output_groups, plot)
+        if as_json:
+            _print_json(compare_report.as_json(found, seconds))
+        else:
+            print_results(compare_report.as_text(found, seconds))
+        if too_much := compare_report.above(found, limits):
+            fail("; ".join(too_much), 1)
+
+
+@app.command()
+def calibrate(
+    logits: _Logits = None,
+    targets: _Targets = None,
+    *,
+    more_logits: _MoreLogits = None,
+    more_targets: _MoreTargets = None,
+    logits_name: _LogitsName = None,
+    targets_name: _TargetsName = None,
+    shift: _Shift = 0,
+    ignore_index: _IgnoreIndex = None,
+    axis: _Axis = None,
+    output: Annotated[
+        Path | None,
+        _option("Write the log-probabilities at the temperature found to a .npy file.", _RESULT),
+    ] = None,
+    plot: Annotated[
+        Path | None, _option("Draw reliability before and after (.png).", _RESULT)
+    ] = None,
+    as_json: _Json = False,
+    threads: _Threads = None,
+) -> None:
+    """Find the temperature that makes the loss of LOGITS smallest.
+
+    The files are read several times. Without arguments it takes the handwritten digits that come
+    with fastloss.
+    """
+    with _command(0, threads) as inputs:
+        logits_paths = _either("LOGITS", logits, "--logits", more_logits)
+        targets_paths = _either("TARGETS", targets, "--targets", more_targets)
+        ignored = -100 if ignore_index is None else ignore_index
+        scorer.check_ignore_index(ignored)
+
+        def open_job() -> tempering.Job:
+            sources = inputs.logits_and_targets(
+                logits_paths, targets_paths, logits_name, targets_name, axis
+            )
+            inputs.check_outputs((output, plot))
+            soft = "calibrate takes no class probabilities"
+            return tempering.Job(lay_out(*sources, axis, shift, soft), ignored)
+
+        fit, layout, seconds = _run_calibrate(open_job, inputs, output, plot)
+        if as_json:
+            _print_json(calibrate_report.as_json(fit, layout, ignored, seconds))
+        else:
+            print_results(calibrate_report.as_text(fit, layout, seconds))
+
+
 # What the commands share --------------------------------------------------------------------------
 
 
@@ -331,6 +464,78 @@ def _run_score(
 
             save(make_figure(summary), picture, plot.suffix.lower()[1:])
     return summary, seconds
+
+
+def _run_compare(
+    job: comparison.Job, top: int, output: Path | None, groups: Path | None, plot: Path | None
+) -> tuple[comparison.Comparison, float]:
+    """Compare: the sums, and the seconds that it took. Files appear at the end."""
+    found = comparison.Comparison(job, top)
+    if groups is not None:
+        check_table_name("--output-groups", groups)
+    if plot is not None:
+        check_plot_name(plot)
+        import_matplotlib()
+    rows = (output, comparison.row_type(job), job.layout.samples)
+    with _files(rows, (groups, plot)) as (write, (groups_part, picture)):
+        with progress("comparing", job.logits_bytes) as advance:
+            start = time.perf_counter()
+            with contextlib.closing(job.blocks(found.of)) as blocks:
+                for pairs, part in blocks:
+                    found.merge(part)
+                    if write is not None:
+                        write(comparison.columns(job, pairs))
+                    advance(pairs.logits_bytes)
+            seconds = time.perf_counter() - start
+        if groups_part is not None and groups is not None:
+            table = [compare_report.group_json(group) for group in found.group_comparisons()]
+            write_table(groups, groups_part, table)
+        if picture is not None and plot is not None:
+            from fastloss._scoring.plots.compare import make_figure
+
+            save(make_figure(found), picture, plot.suffix.lower()[1:])
+    return found, seconds
+
+
+def _run_calibrate(
+    open_job: Callable[[], tempering.Job], inputs: Inputs, output: Path | None, plot: Path | None
+) -> tuple[tempering.Fit, Layout, float]:
+    """Find the temperature: the fit, and the seconds that it took. Files appear at the end."""
+    job: tempering.Job | None = open_job()
+    assert job is not None
+    layout = job.layout
+    if plot is not None:
+        check_plot_name(plot)
+        import_matplotlib()
+    with contextlib.ExitStack() as files:
+        picture = None if plot is None else files.enter_context(atomic(plot))
+        write = None
+        if output is not None:
+            turned = layout.class_axis == 0 or layout.logits.axis == 1
+            if turned and layout.logits.ndim != 2:
+                raise InputError(f"--output {output}: the class axis can't be the first of several")
+            array = open_array(output, tempering.output_type(layout), layout.logits.shape, turned)
+            write = files.enter_context(array)
+        start = time.perf_counter()
+        done = 0
+
+        def run(temperature: float, write: Callable[[Any], None] | None = None) -> tempering.Pass:
+            nonlocal job, done
+            current, job = job or open_job(), None
+            done += 1
+            with progress(f"calibrating, pass {done}", current.layout.logits_bytes) as advance:
+                found = tempering.run_pass(current, temperature, advance, write)
+            inputs.close()
+            return found
+
+        temperature, steps, before = tempering.fit(run)
+        fit = tempering.Fit(temperature, steps, before, run(temperature, write))
+        seconds = time.perf_counter() - start
+        if picture is not None and plot is not None:
+            from fastloss._scoring.plots.calibrate import make_figure
+
+            save(make_figure(fit, layout.logits.label), picture, plot.suffix.lower()[1:])
+    return fit, layout, seconds
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastloss._scoring import InputError
 from fastloss._scoring.readers.files import Request
-from fastloss._scoring.readers.shards import open_input
+from fastloss._scoring.readers.shards import open_input, stamp
 from fastloss._scoring.sources import ArraySource, Source
 from fastloss.data import load_digits_logits
 
@@ -26,6 +26,14 @@ class Inputs:
 
     stack: contextlib.ExitStack
     opened: list[Source] = field(default_factory=list)
+    stamps: dict[Path, tuple[int, ...]] = field(default_factory=dict)
+    """Of every file as it was when it was opened first."""
+
+    def close(self) -> None:
+        """Let go of all files, which may then be opened again."""
+        for source in self.opened:
+            source.close()
+        self.opened.clear()
 
     def open(self, paths: Sequence[Path], request: Request, axis: int | None = None) -> Source:
         """One array of some files; shards are joined along the first axis that has no classes."""
@@ -33,9 +41,15 @@ class Inputs:
         def joined(ndim: int) -> int:
             return 1 if axis is not None and ndim > 1 and axis in (0, -ndim) else 0
 
-        source = open_input(paths, request, joined)
+        return self._kept(open_input(paths, request, joined))
+
+    def _kept(self, source: Source) -> Source:
         self.stack.callback(source.close)
         self.opened.append(source)
+        for file in source.files:
+            now = stamp(file)
+            if self.stamps.setdefault(file, now) != now:
+                raise InputError(f"{file} changed while it was read")
         return source
 
     def weight(
@@ -98,10 +112,9 @@ class Inputs:
     ) -> Source:
         """The targets; class probabilities have as many dimensions as the logits."""
         request = Request("targets", "--targets-name", name, TARGETS)
-        source = open_input(paths, request, lambda n: int(n == ndim > 1 and axis in (0, -n)))
-        self.stack.callback(source.close)
-        self.opened.append(source)
-        return source
+        return self._kept(
+            open_input(paths, request, lambda n: int(n == ndim > 1 and axis in (0, -n)))
+        )
 
     def groups(self, text: str | None, places: Sequence[Sequence[Path]]) -> Source | None:
         """What --group-by names: a file, FILE:COLUMN, or a column of one of the inputs."""

@@ -83,6 +83,12 @@ class Layout:
             numbers = numbers.reshape(-1, self.target_shape[-1])[:, self.ahead :].ravel()
         return numbers
 
+    def beside(self, source: Source) -> Source:
+        """What lies like the logits, without the last rows, which have no target."""
+        if not self.shift or self.ahead:
+            return source
+        return Window(source, 0, source.shape[source.axis] - self.shift)
+
     def window(self, source: Source) -> Source:
         """What lies like the targets, from the first row on that goes with a row of logits."""
         if not self.shift or self.ahead:

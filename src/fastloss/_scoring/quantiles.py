@@ -81,6 +81,15 @@ class Quantiles:
         at = int(np.searchsorted(ends, rank, side="right")) - _BINS
         return min(max(_middle(at), self.least), self.most)
 
+    def histogram(self, edges: Array) -> Array:
+        """How many numbers lie between each two edges; a bin counts where its middle is."""
+        if self._bins is None:
+            kept = np.concatenate(self._kept) if self._kept else np.zeros(0)
+            return np.histogram(kept, edges)[0]
+        filled = np.flatnonzero(self._bins)
+        middles = np.array([_middle(at - _BINS) for at in filled.tolist()])
+        return np.histogram(middles, edges, weights=self._bins[filled])[0].astype(np.int64)
+
 
 def _middle(at: int) -> float:
     """The middle of a bin."""

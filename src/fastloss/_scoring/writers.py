@@ -123,10 +123,12 @@ def _npy_writer(path: Path, row: np.dtype[Any], samples: int) -> Iterator[Write]
         yield write
 
 
-def _write_header(file: Any, dtype: np.dtype[Any], shape: Sequence[int]) -> None:
+def _write_header(
+    file: Any, dtype: np.dtype[Any], shape: Sequence[int], fortran_order: bool = False
+) -> None:
     header = {
         "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
+        "fortran_order": fortran_order,
         "shape": tuple(shape),
     }
     np.lib.format.write_array_header_1_0(file, header)
@@ -134,11 +136,16 @@ def _write_header(file: Any, dtype: np.dtype[Any], shape: Sequence[int]) -> None
 
 @contextmanager
 def open_array(
-    path: Path, dtype: np.dtype[Any], shape: Sequence[int]
+    path: Path, dtype: np.dtype[Any], shape: Sequence[int], fortran_order: bool = False
 ) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """A context whose value takes the rows of an array, in order, and writes them to a .npy."""
+    """A context whose value takes the rows of an array, in order, and writes them to a .npy.
+
+    In Fortran order, rows are positions along the last axis of two.
+    """
+    if path.suffix.lower() != ".npy":
+        raise InputError(f"--output {path}: expected a name that ends in .npy")
     with atomic(path) as part, part.open("wb") as file:
-        _write_header(file, dtype, shape)
+        _write_header(file, dtype, shape, fortran_order)
 
         def write(rows: NDArray[Any]) -> None:
             file.write(np.ascontiguousarray(rows, dtype).data)

@@ -18,11 +18,13 @@ from fastloss._scoring.plots.common import (
 )
 
 
-def draw_calibration(panel: Any, below: Any, data: Calibration) -> None:
+def draw_calibration(
+    panel: Any, below: Any, data: Calibration, title: str = "Calibration"
+) -> None:
     """Right predictions over the probability they were given; below, how many there were."""
     counts, confidence, right = data.bins()
     if not counts.size:
-        nothing(panel, "Calibration", "no predictions")
+        nothing(panel, title, "no predictions")
         nothing(below, "", "")
         return
     low_end, high_end = interval(right, counts)
@@ -51,7 +53,7 @@ def draw_calibration(panel: Any, below: Any, data: Calibration) -> None:
     panel.tick_params(labelbottom=False)
     caption(
         panel,
-        f"Calibration, expected error {data.equal_mass_error:.2%}",
+        f"{title}, expected error {data.equal_mass_error:.2%}",
         "above the dashed line: right more often than believed",
     )
     heights, edges = np.histogram(believed.clip(low, high), 20, (low, high), weights=share)

@@ -56,7 +56,7 @@ def open_input(paths: Sequence[Path], request: Request, axis: Axis = lambda ndim
         except NoRows:
             continue
         part.close()
-        parts.append(_Part(shard, request, _stamp(shard.path), part))
+        parts.append(_Part(shard, request, stamp(shard.path), part))
     if not parts:
         raise InputError(f"{label} has no rows")
     return Shards(label, parts, axis(len(parts[0].shape)))
@@ -319,7 +319,7 @@ def _expected(present: set[int], total: int | None, from_start: bool) -> set[int
 # Reading ------------------------------------------------------------------------------------------
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def stamp(path: Path) -> tuple[int, ...]:
     """What changes when a file does."""
     try:
         status = path.stat()
@@ -341,7 +341,7 @@ class _Part:
         self._finished = False
 
     def open(self, axis: int) -> Source:
-        if _stamp(self.shard.path) != self._stamp_before:
+        if stamp(self.shard.path) != self._stamp_before:
             raise InputError(f"{self.shard.path} changed while the files before it were read")
         source = _open_shard(self.shard, self._request)
         self._source = along(source, axis)
