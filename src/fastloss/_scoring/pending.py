@@ -9,7 +9,10 @@ def score_samples(logits, target, *, ignore_index, axis, temperature=1.0):
     x = np.asarray(logits, np.float64) 
     t = np.take_along_axis(x, np.expand_dims(lab, axis), axis)
     rank = (x >= t).sum(axis) - 1
-    return NS(log_prob=np.where(ig, np.nan, got.log_prob), predicted=got.predicted, predicted_log_prob=got.predicted_log_prob, entropy=got.entropy, rank=rank)
+    return NS(log_prob=np.where(ig, np.nan, got.log_prob), predicted=got.predicted, predicted_log_prob=got.predicted_log_prob, entropy=got.entropy, rank=rank, variance=_var(x, axis))
+def _var(x, axis):
+    p = np.exp(fastloss.log_softmax(x, axis=axis)); m=(p*x).sum(axis, keepdims=True)
+    return (p*(x-m)**2).sum(axis)
 def brier_score(logits, target, *, ignore_index, axis, reduction):
     ig = target == ignore_index
     lab = np.where(ig, 0, target)

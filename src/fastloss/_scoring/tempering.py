@@ -1,9 +1,10 @@
 """One temperature for all logits: the one that makes the mean loss smallest.
 
-Files larger than memory are read once for each step, and once more at the end. With the temperature
-T = exp(-u), the derivative of a sample's loss with respect to u is its loss less the entropy of its
-prediction, so that one pass of `score_samples` gives what a root finder needs: at the best
-temperature the model is on average as sure as it is right.
+Files larger than memory are read once for each step of Newton's method, and once more at the end.
+With z = x / T, the derivative of a sample's loss with respect to 1 / T is its loss less the entropy
+of its softmax, times T, and the second derivative is the variance of z under the softmax, times T²:
+one pass over the logits gives both. So at the best temperature the model is on average as sure as it
+is right.
 
 Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2.
 """
@@ -29,7 +30,7 @@ from fastloss._scoring.sources import Array
 
 # Temperatures that are looked for; a file whose best one lies outside is said to have none.
 LEAST, MOST = 1e-3, 1e3
-# Steps are taken until the logarithm of the temperature is known to this.
+# Steps are taken until they change the temperature by less than this share.
 TOLERANCE = 1e-7
 MOST_STEPS = 60
 
@@ -52,12 +53,17 @@ class Pass:
         self.correct = 0
         self.loss_sum = 0.0
         self.slope_sum = 0.0
-        """The derivative of the summed loss with respect to u."""
+        """1 / T times the derivative of the summed loss with respect to 1 / T."""
+        self.variance_sum = 0.0
+        """The same of the second derivative, times 1 / T squared."""
         self.calibration = Calibration()
 
     def merge(self, other: Pass) -> None:
         """Add what a block has counted."""
-        for name in ("samples", "ignored", "non_finite", "correct", "loss_sum", "slope_sum"):
+        for name in (
+            *("samples", "ignored", "non_finite", "correct"),
+            *("loss_sum", "slope_sum", "variance_sum"),
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.calibration.merge(other.calibration)
 
@@ -72,6 +78,10 @@ class Pass:
     @property
     def slope(self) -> float:
         return ratio(self.slope_sum, self.counted)
+
+    @property
+    def variance(self) -> float:
+        return ratio(self.variance_sum, self.counted)
 
 
 def run_pass(
@@ -124,6 +134,7 @@ def _score(job: Job, block: Block, temperature: float) -> Pass:
     found.correct = int(np.count_nonzero(right))
     found.loss_sum = -float(np.sum(log_prob[known], dtype=np.float64))
     found.slope_sum = found.loss_sum - float(np.sum(entropy[known], dtype=np.float64))
+    found.variance_sum = float(np.sum(layout.kept(got.variance)[known], dtype=np.float64))
     found.calibration.add(layout.kept(got.predicted_log_prob)[known], right[known])
     return found
 
@@ -153,42 +164,35 @@ class Fit:
 def fit(passes: Callable[[float], Pass]) -> tuple[float, int, Pass]:
     """Find the temperature: it, the number of steps, and the pass at temperature 1.
 
-    The slope grows with u and has one root. Steps are those of Newton's method with the slope's
-    derivative taken from the last two passes (secant), kept inside the bracket that is known.
+    The mean loss is convex in 1 / T. Steps are Newton's, at most to four times 1 / T or a quarter
+    of it, and halve the bracket that is known where they would leave it.
 
     Raises
     ------
     InputError
         If nothing can be scored, or the loss has no smallest value within `LEAST` to `MOST`.
     """
-    before = passes(1.0)
+    before = found = passes(1.0)
     if not before.counted:
         raise InputError("no sample has a finite loss, so no temperature is better than another")
-    low, high = -math.log(MOST), -math.log(LEAST)
-    last, slope, u = 0.0, before.slope, 0.0
-    step = 0.25 if slope < 0 else -0.25
-    steps = 0
-    while slope and steps < MOST_STEPS:
-        if slope < 0:
-            low = max(low, u)
+    inverse, steps = 1.0, 0
+    low, high = 1 / MOST, 1 / LEAST
+    while steps < MOST_STEPS:
+        if found.slope < 0:
+            low = inverse
         else:
-            high = min(high, u)
-        ahead = u + step
-        if not low < ahead < high:
-            ahead = (low + high) / 2
-        if high - low < TOLERANCE or abs(ahead - u) < TOLERANCE:
+            high = inverse
+        ratio_of_step = 1 - found.slope / found.variance if found.variance else 0.0
+        ahead = inverse * min(max(ratio_of_step, 0.25), 4.0)
+        if not low <= ahead <= high:
+            ahead = math.sqrt(low * high)
+        if abs(math.log(ahead / inverse)) < TOLERANCE:
             break
-        last, last_slope, u = u, slope, ahead
-        slope = passes(math.exp(-u)).slope
-        steps += 1
-        rise = slope - last_slope
-        step = -slope * (u - last) / rise if rise else math.inf
-        # Far from the root the slope is flat, and a secant shoots over the mark.
-        step = max(-1.5, min(1.5, step))
-    edge = min(abs(u + math.log(MOST)), abs(u + math.log(LEAST)))
-    if edge < 1e-3:
+        inverse, steps = ahead, steps + 1
+        found = passes(1 / inverse)
+    if inverse < 1.01 / MOST or inverse > 0.99 / LEAST:
         raise InputError(
-            f"the loss has no smallest value at temperatures from {LEAST:g} to {MOST:g}: it falls "
-            + ("to the lowest" if u > 0 else "to the highest")
+            f"the loss has no smallest value at temperatures from {LEAST:g} to {MOST:g}: the "
+            + ("lower the better" if inverse > 1 else "higher the better")
         )
-    return math.exp(-u), steps, before
+    return 1 / inverse, steps, before
