@@ -136,8 +136,8 @@ def _folder(folder: Path, request: Request) -> tuple[list[_Shard], str]:
         ]
         if data:
             data.sort(key=_natural)
-            for parent in sorted({file.parent for file in data}):
-                _check_complete([file for file in data if file.parent == parent], from_start=True)
+            # A writer numbers its files over all folders, and may write a number into several.
+            _check_complete([*{file.name: file for file in data}.values()], from_start=False)
             return [_Shard(file) for file in data], str(folder)
     if not data:
         if any(name in entries for name in (".zarray", ".zgroup", "zarr.json")):
@@ -238,7 +238,7 @@ def _natural_text(text: str) -> list[tuple[int, int, str]]:
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
-    return _natural_text(str(path))
+    return [*_natural_text(str(path.parent)), (0, 0, "/"), *_natural_text(path.stem)]
 
 
 def _skeleton(path: Path) -> str:
