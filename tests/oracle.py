@@ -321,21 +321,63 @@ def logsumexp(x, axis=-1, keepdims=False):
 
 class Scores(NamedTuple):
     log_prob: np.ndarray
+    rank: np.ndarray
     predicted: np.ndarray
     predicted_log_prob: np.ndarray
+    margin: np.ndarray
     entropy: np.ndarray
+    logsumexp: np.ndarray
+    top_classes: np.ndarray | None = None
+    top_log_probs: np.ndarray | None = None
+    brier: np.ndarray | None = None
+    variance: np.ndarray | None = None
 
 
-def score_samples(logits, target, *, axis=None) -> Scores:
+def score_samples(
+    logits, target, *, ignore_index=-100, temperature=1.0, softcap=None, top_k=0, axis=None
+) -> Scores:
+    """What every sample got, by sorting whole rows."""
     logits, target = np.asarray(logits, np.float64), np.asarray(target)
-    x = np.moveaxis(logits, class_axis(logits.ndim, axis), -1)
-    p, _, nll = _softmax_parts(x)
-    predicted = x.argmax(axis=-1)
+    # Contiguous, so that NumPy sums in pairs.
+    z = np.ascontiguousarray(np.moveaxis(logits, class_axis(logits.ndim, axis), -1))
+    if softcap is not None:
+        z = np.where(np.isfinite(z), softcap * np.tanh(z / softcap), z)
+    z = z / temperature
+    p, q, nll = _softmax_parts(z)
+    # Stable, so that of equal logits the first comes first; NaNs come last.
+    order = np.argsort(-z, axis=-1, kind="stable")
+    live = target != ignore_index
+    index = np.where(live, target, 0)[..., None]
 
-    def pick(index):
-        return -np.take_along_axis(nll, np.asarray(index, np.intp)[..., None], axis=-1)[..., 0]
+    def pick(values, index):
+        return np.take_along_axis(values, index, axis=-1)
 
-    return Scores(pick(target), predicted, pick(predicted), _product(p, nll).sum(axis=-1))
+    own = pick(z, index)
+    others = np.where(np.arange(z.shape[-1]) == index, np.nan, z)
+    log_prob = -pick(nll, index)[..., 0]
+    known = live & ~np.isnan(log_prob)
+    predicted = order[..., 0]
+    with np.errstate(invalid="ignore"):
+        rank = (others >= own).sum(axis=-1)
+        margin = own[..., 0] - np.fmax.reduce(others, axis=-1, initial=-np.inf)
+        d = np.maximum(nll - nll.min(axis=-1, keepdims=True), 0)
+        mean = _product(p, d).sum(axis=-1, keepdims=True)
+        variance = _product(p, (d - mean) ** 2).sum(axis=-1)
+        brier = np.where(np.arange(z.shape[-1]) == index, q**2, p**2).sum(axis=-1)
+        lse = pick(z, order[..., :1])[..., 0] + nll.min(axis=-1)
+    return Scores(
+        np.where(live, log_prob, np.nan),
+        np.where(known, rank, -1),
+        predicted,
+        -pick(nll, predicted[..., None])[..., 0],
+        np.where(known, margin, np.nan),
+        _product(p, nll).sum(axis=-1),
+        lse,
+        order[..., :top_k] if top_k else None,
+        -pick(nll, order[..., :top_k]) if top_k else None,
+        np.where(live, brier, np.nan),
+        variance,
+    )
 
 
 # ---------------------------------------------------------------- e) exact values

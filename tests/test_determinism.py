@@ -74,7 +74,17 @@ def calls(dtype):
         "focal": of("sigmoid_focal_loss", flat, unit),
         "softmax": lambda: [fastloss.softmax(rows, axis=1), fastloss.log_softmax(image, axis=1)],
         "logsumexp": lambda: [fastloss.logsumexp(long, axis=1)],
-        "scores": lambda: list(fastloss.score_samples(rows, rows_target)),
+        "scores": lambda: list(fastloss.score_samples(rows, rows_target, top_k=7)),
+        "scores of few classes": lambda: list(fastloss.score_samples(few, few_target, top_k=2)),
+        "scores of long rows": lambda: list(fastloss.score_samples(long, long_target, top_k=20)),
+        "scores of an image": lambda: list(fastloss.score_samples(image, image_target, top_k=3)),
+        "scores at a temperature": lambda: list(
+            fastloss.score_samples(rows, rows_target, temperature=2.0)
+        ),
+        "brier": lambda: [
+            fastloss.brier_score(x, t, reduction="none")
+            for x, t in ((few, few_target), (rows, rows_target), (long, long_target))
+        ],
     }
 
 

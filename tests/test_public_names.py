@@ -36,7 +36,8 @@ OTHERS = {
     "sigmoid": "(x, *, out=None)",
     "log_sigmoid": "(x, *, out=None)",
     "softplus": "(x, *, out=None)",
-    "score_samples": "(logits, target, *, axis=None)",
+    "score_samples": "(logits, target, *, ignore_index=-100, temperature=1.0, softcap=None, "
+    "top_k=0, axis=None)",
     "set_num_threads": "(n)",
     "get_num_threads": "()",
     "show_config": "()",

@@ -7,7 +7,8 @@
 #
 #   rows      rows.pxi       the classes of a sample lie side by side, FIRST_ROW of them or more
 #   tiles     tiles.pxi      any other shape
-#   tempered  tempered.pxi   the softmax is taken of logits changed by temperature or softcap
+#   tempered  tempered.pxi   the softmax is taken of logits changed by temperature or softcap, or in
+#                            double
 #
 # These files are included, since a .pxd may hold inline functions alone: what a loop calls is
 # inlined, and a function with a loop of its own is not (see CMakeLists.txt).
@@ -42,6 +43,7 @@ include "drain.pxi"
 include "rows.pxi"
 include "tiles.pxi"
 include "tempered.pxi"
+include "scores.pxi"
 
 #: What `evaluate` computes, by name.
 KINDS = {
@@ -54,6 +56,12 @@ KINDS = {
     "log_softmax": LOG_SOFTMAX,
     "score": SCORE,
 }
+
+#: What SCORE computes, in the order of `scores`.
+SCORES = (
+    "log_prob", "predicted_log_prob", "margin", "entropy", "logsumexp", "brier", "variance", "rank",
+    "predicted", "top_classes", "top_log_probs",
+)
 
 #: What a kernel reports, by name.
 STATUS = {
@@ -304,9 +312,8 @@ def evaluate(
     object p32=None,           # IN   (outer, C, inner), float probabilities of SOFT
     object p64=None,           # IN   the same in double
     object hess=None,          # OUT  as `out`, second derivatives of SOFT
-    object numbers=None,       # OUT  double (outer, inner) of LOGSUMEXP; three times that of SCORE:
-                               #      log-probabilities of target and prediction, entropy
-    object predicted=None,     # OUT  int64 (outer, inner) of SCORE
+    object numbers=None,       # OUT  double (outer, inner) of LOGSUMEXP
+    tuple scores=None,         # OUT  arrays of SCORE, None what is not asked for (see SCORES)
     int64_t ignore_index=-1,
     double scale=1,            # IN   upstream gradient, one for all samples
     bint mean=False,           # IN   whether to divide by the sum of the weights
@@ -316,6 +323,8 @@ def evaluate(
     double temperature=1,
     double softcap=0,          # IN   0: none
     int threads=1,
+    Py_ssize_t top_k=0,        # IN   of SCORE: likeliest classes of each sample
+    bint wide=False,           # IN   of SCORE: whether all is computed in double and given so
 ):
     """Return (status, its position, sum of the losses, sum of the weights)."""
     cdef Job job
@@ -342,10 +351,26 @@ def evaluate(
     job.p32 = <const float *>address(p32, elements * 4)
     job.p64 = <const double *>address(p64, elements * 8)
     job.second = address(hess, nbytes)
-    job.number = <double *>address(numbers, job.samples * (24 if kind == SCORE else 8))
-    job.predicted = <int64_t *>address(predicted, job.samples * 8)
-    job.predicted_log_prob = job.number + job.samples
-    job.entropy = job.predicted_log_prob + job.samples
+    job.number = <double *>address(numbers, job.samples * 8)
+    job.top_k = 0
+    job.place = 0
+    job.wide = wide or type == 1
+    job.precise = wide and type != 1
+    if kind == SCORE:
+        nbytes = job.samples * (8 if job.wide else 4)
+        job.log_prob = address(scores[0], nbytes)
+        job.predicted_log_prob = address(scores[1], nbytes)
+        job.margin = address(scores[2], nbytes)
+        job.entropy = address(scores[3], nbytes)
+        job.logsumexp = address(scores[4], nbytes)
+        job.brier = address(scores[5], nbytes)
+        job.variance = address(scores[6], nbytes)
+        job.rank = <int64_t *>address(scores[7], job.samples * 8)
+        job.predicted = <int64_t *>address(scores[8], job.samples * 8)
+        job.top_classes = <int64_t *>address(scores[9], job.samples * top_k * 8)
+        job.top_log_probs = address(scores[10], nbytes * top_k)
+        if job.top_classes != NULL and job.top_log_probs != NULL:
+            job.top_k = top_k
     job.ignore_index = ignore_index
     job.scale = scale
     job.keep = 1 - smoothing

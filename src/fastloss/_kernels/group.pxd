@@ -15,6 +15,12 @@ from .vecmath cimport (
     NAN, exp_pair_scaled, exp_scaled, fma, log1p, log_positive, real, spare_bits,
 )
 
+# A class and its logit.
+cdef struct Ranked:
+    double value
+    Py_ssize_t which
+
+
 cdef struct Group:
     # One array an entry, of LANES samples. What is known before the sums:
     Py_ssize_t own_class[LANES]  # the class left out; -1: the sample does not count
@@ -30,6 +36,13 @@ cdef struct Group:
     double others[LANES]     # sum of the targets without the class left out, and what it lost
     double others_low[LANES]
     double own_a[LANES]      # target of the class left out
+    # Of scores (see scores.pxi):
+    double gap[LANES]        # how far the target is below the largest; NaN: there is none
+    double margin[LANES]     # how far it is above the largest of the others
+    Py_ssize_t rank[LANES]   # how many of the others are as large
+    double spread[LANES]     # sum of exponential times distance**2
+    double squares[LANES]    # sum of exponential**2 without the class left out
+    Ranked *ranked           # scratch for the likeliest classes
     # Made by `settle`:
     double own[LANES]        # exponential of the class left out, scaled
     double total[LANES]      # sum over all classes, scaled

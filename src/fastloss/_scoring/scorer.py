@@ -16,12 +16,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 import fastloss
-from fastloss._scoring import InputError, pending
+from fastloss._scoring import InputError
 from fastloss._scoring.blocks import Block, Whole, walk, with_shape
 from fastloss._scoring.groups import check_groups, groups_of
 from fastloss._scoring.layout import Layout, lay_out
 from fastloss._scoring.sources import Array, Source
 from fastloss._scoring.writers import index_columns, indices
+from fastloss.evaluation.score import scores as kernel_scores
 
 Loss = Literal["cross-entropy", "bce-with-logits", "nll"]
 Digest = TypeVar("Digest")
@@ -178,13 +179,19 @@ class Job:
             counted = target != options.ignore_index
             if counted.all():
                 counted = None
-        got = pending.score_samples(logits, label, ignore_index=options.ignore_index, axis=axis)
+        got = kernel_scores(
+            logits,
+            label,
+            ("log_prob", "rank", "predicted", "predicted_log_prob", "entropy", "brier"),
+            ignore_index=-100 if layout.probabilities else options.ignore_index,
+            axis=axis,
+        )
         plain = not (options.label_smoothing or layout.probabilities)
         plain &= weight is None and sample_weight is None
-        log_prob, predicted_log_prob = got.log_prob, got.predicted_log_prob
+        log_prob, predicted_log_prob = got["log_prob"], got["predicted_log_prob"]
         # A NaN or +inf makes all log-probabilities of a sample NaN, and so do -inf alone. It shows
         # in the prediction's, which an ignored sample has, too.
-        predicted = np.where(np.isnan(predicted_log_prob), NONE, got.predicted)
+        predicted = np.where(np.isnan(predicted_log_prob), NONE, got["predicted"])
         if options.loss == "nll":
             plain_loss = fastloss.nll_loss(
                 logits, label, ignore_index=options.ignore_index, reduction="none", axis=axis
@@ -213,11 +220,6 @@ class Job:
                 axis=axis,
                 **keywords,
             )
-        brier = None
-        if not layout.probabilities:
-            brier = squared_errors(logits, target, options.ignore_index, axis)
-        if not layout.probabilities:
-            label = target
         weights = self._weights(label, counted, weight, sample_weight)
         groups = block["groups"]
         return Scores(
@@ -228,9 +230,9 @@ class Job:
             layout.kept(label),
             layout.kept(predicted),
             layout.kept(predicted_log_prob),
-            layout.kept(np.where(np.isnan(log_prob), NONE, got.rank)),
-            layout.kept(got.entropy),
-            None if brier is None else layout.kept(brier),
+            layout.kept(got["rank"]),
+            layout.kept(got["entropy"]),
+            None if layout.probabilities else layout.kept(got["brier"]),
             None if counted is None else layout.kept(counted),
             None if weights is None else layout.kept(weights),
             None if groups is None else groups_of(layout, groups),
@@ -291,15 +293,6 @@ class Job:
         if sample_weight is not None:
             weights = sample_weight if weights is None else weights * sample_weight
         return None if weights is None else np.asarray(weights, np.float64)
-
-
-def squared_errors(logits: Array, target: Array, ignore_index: int, axis: int) -> Array:
-    """The Brier score of each sample: Σ (p − y)² over the classes."""
-    return np.asarray(
-        pending.brier_score(
-            logits, target, ignore_index=ignore_index, axis=axis, reduction="none"
-        )
-    )
 
 
 def wrong_index(

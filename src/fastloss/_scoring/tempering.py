@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 import fastloss
-from fastloss._scoring import InputError, pending
+from fastloss._scoring import InputError
 from fastloss._scoring.blocks import Block, walk
 from fastloss._scoring.distributions import Calibration
 from fastloss._scoring.groups import ratio
 from fastloss._scoring.layout import Layout
 from fastloss._scoring.scorer import real_type, wrong_index
 from fastloss._scoring.sources import Array
+from fastloss.evaluation.score import scores as kernel_scores
 
 # Temperatures that are looked for; a file whose best one lies outside is said to have none.
 LEAST, MOST = 1e-3, 1e3
@@ -116,17 +117,23 @@ def _score(job: Job, block: Block, temperature: float) -> Pass:
     assert axis is not None
     target = layout.aligned(block["targets"].copy(), job.ignore_index)
     try:
-        got = pending.score_samples(
-            logits, target, ignore_index=job.ignore_index, axis=axis, temperature=temperature
+        got = kernel_scores(
+            logits,
+            target,
+            ("log_prob", "predicted", "predicted_log_prob", "entropy", "variance"),
+            ignore_index=job.ignore_index,
+            temperature=temperature,
+            axis=axis,
+            wide=True,
         )
     except IndexError as error:
         raise wrong_index(layout, block, job.ignore_index, error) from error
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(str(error)) from error
     counted = layout.kept(target != job.ignore_index)
-    log_prob, entropy = layout.kept(got.log_prob), layout.kept(got.entropy)
+    log_prob, entropy = layout.kept(got["log_prob"]), layout.kept(got["entropy"])
     known = counted & np.isfinite(log_prob) & np.isfinite(entropy)
-    right = layout.kept(got.predicted == target) & known
+    right = layout.kept(got["predicted"] == target) & known
     found = Pass()
     found.samples = counted.size
     found.ignored = counted.size - int(np.count_nonzero(counted))
@@ -134,8 +141,8 @@ def _score(job: Job, block: Block, temperature: float) -> Pass:
     found.correct = int(np.count_nonzero(right))
     found.loss_sum = -float(np.sum(log_prob[known], dtype=np.float64))
     found.slope_sum = found.loss_sum - float(np.sum(entropy[known], dtype=np.float64))
-    found.variance_sum = float(np.sum(layout.kept(got.variance)[known], dtype=np.float64))
-    found.calibration.add(layout.kept(got.predicted_log_prob)[known], right[known])
+    found.variance_sum = float(np.sum(layout.kept(got["variance"])[known], dtype=np.float64))
+    found.calibration.add(layout.kept(got["predicted_log_prob"])[known], right[known])
     return found
 
 
