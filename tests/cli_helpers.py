@@ -37,6 +37,7 @@ WEIGHT = RNG.uniform(0.2, 2.0, CLASSES)
 def small_blocks(monkeypatch):
     """Blocks of 100 rows or so: every file here is read in many of them."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 100 * CLASSES * 4)
+    monkeypatch.setattr(blocks, "GATHERED_SAMPLES", 150)
     monkeypatch.setattr(limits, "CHUNK_BYTES", 77 * CLASSES * 4)
 
 

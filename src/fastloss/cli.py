@@ -241,6 +241,7 @@ def score(
             axis=axis,
             shift=shift,
             groups=inputs.groups(group_by, (targets_paths, logits_paths)),
+            entropy=output is not None,
         )
         inputs.check_outputs((output, output_groups, plot))
         if output_groups is not None and group_by is None:

@@ -6,12 +6,13 @@ yields the results in the order of the rows. All that is kept between blocks is 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,10 +26,26 @@ Result = TypeVar("Result")
 BLOCK_BYTES = 4 << 20
 # Samples at a time, where each has few logits: bounds the arrays of results.
 BLOCK_SAMPLES = 1 << 18
+# Results of fewer samples are gathered before they are added up: to look at an array costs about as
+# much as to look at a thousand of its elements.
+GATHERED_SAMPLES = 1 << 12
 # Threads that work on blocks at most: memory holds a block for each, and few outrun any disk.
 MOST_THREADS = 16
 # Logits that all threads hold at a time: fewer threads work on rows that are very long.
 MOST_BYTES = 256 << 20
+
+
+class Results(Protocol):
+    """What a block's samples got: a dataclass of flat arrays of one length, or None for a value
+    that all have."""
+
+    logits_bytes: int
+
+    @property
+    def size(self) -> int: ...
+
+
+Several = TypeVar("Several", bound=Results)
 
 
 @dataclass
@@ -99,6 +116,59 @@ def walk(
     finally:
         pool.shutdown(cancel_futures=True)
         fastloss.set_num_threads(threads)
+
+
+def walk_results(
+    sources: Mapping[str, Source | float | None],
+    samples_per_row: int,
+    work: Callable[[Block], Several],
+    digest: Callable[[Several], Result],
+) -> Generator[tuple[Several, Result], None, None]:
+    """`walk`, with the results of short blocks joined, and a digest of each."""
+    lead = next(source for source in sources.values() if isinstance(source, Source))
+    if rows_at_a_time(lead, samples_per_row) * samples_per_row >= GATHERED_SAMPLES:
+
+        def both(block: Block) -> tuple[Several, Result]:
+            results = work(block)
+            return results, digest(results)
+
+        yield from walk(sources, samples_per_row, both)
+        return
+    gathered: list[Several] = []
+
+    def joined() -> tuple[Several, Result]:
+        with np.errstate(all="ignore"):
+            results = join(gathered)
+            gathered.clear()
+            return results, digest(results)
+
+    with contextlib.closing(walk(sources, samples_per_row, work)) as blocks:
+        for results in blocks:
+            gathered.append(results)
+            if sum(part.size for part in gathered) >= GATHERED_SAMPLES:
+                yield joined()
+    if gathered:
+        yield joined()
+
+
+def join(parts: Sequence[Several]) -> Several:
+    """The results of several blocks as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    found: dict[str, Any] = {"logits_bytes": sum(part.logits_bytes for part in parts)}
+    for name in (field.name for field in fields(parts[0])):  # type: ignore[arg-type]  # dataclasses
+        values = [getattr(part, name) for part in parts]
+        if name not in found:
+            found[name] = None
+            if any(value is not None for value in values):
+                # A block of which nothing is ignored has no array that says so.
+                found[name] = np.concatenate(
+                    [
+                        np.ones(part.size, bool) if value is None else value
+                        for part, value in zip(parts, values, strict=True)
+                    ]
+                )
+    return type(parts[0])(**found)
 
 
 @dataclass

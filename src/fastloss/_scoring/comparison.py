@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastloss._scoring import InputError, pending
-from fastloss._scoring.blocks import Block, walk, with_shape
+from fastloss._scoring.blocks import Block, walk_results, with_shape
 from fastloss._scoring.distributions import LEAST_SAMPLES, ByClass
 from fastloss._scoring.groups import Groups, Part, add_up, check_groups, groups_of, ratio
 from fastloss._scoring.layout import Layout, along, lay_out
@@ -48,6 +48,11 @@ class Pairs:
     groups: Array | None
     logits_bytes: int
 
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
+        return self.kl.size
+
 
 @dataclass
 class Job:
@@ -79,12 +84,7 @@ class Job:
             "targets": layout.targets,
             "groups": self.groups,
         }
-
-        def work(block: Block) -> tuple[Pairs, Digest]:
-            pairs = self._compare(block)
-            return pairs, digest(pairs)
-
-        yield from walk(sources, layout.samples_per_row, work)
+        yield from walk_results(sources, layout.samples_per_row, self._compare, digest)
 
     def _compare(self, block: Block) -> Pairs:
         layout, a, b = self.layout, block["logits"], block["other"]

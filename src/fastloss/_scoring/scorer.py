@@ -17,7 +17,7 @@ import numpy as np
 
 import fastloss
 from fastloss._scoring import InputError
-from fastloss._scoring.blocks import Block, Whole, walk, with_shape
+from fastloss._scoring.blocks import Block, Whole, walk_results, with_shape
 from fastloss._scoring.groups import check_groups, groups_of
 from fastloss._scoring.layout import Layout, lay_out
 from fastloss._scoring.sources import Array, Source
@@ -29,6 +29,8 @@ Digest = TypeVar("Digest")
 
 # The prediction, or the rank, where there is none.
 NONE = -1
+
+_WANTED = ("log_prob", "rank", "predicted", "predicted_log_prob", "brier")
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Options:
     axis: int | None = None
     shift: int = 0
     groups: Source | None = None
+    entropy: bool = False
+    """Whether the entropy is wanted, which takes time."""
 
 
 @dataclass
@@ -63,7 +67,8 @@ class Scores:
     predicted_log_prob: Array
     rank: Array | None
     """How many classes are as likely as the target or likelier; `NONE` where that is not known."""
-    entropy: Array
+    entropy: Array | None
+    """None where it was not asked for."""
     brier: Array | None
     """Σ (p − y)² over the classes; None for class probabilities."""
     counted: Array | None
@@ -72,6 +77,11 @@ class Scores:
     """What each sample adds to the denominator of the mean; None for 1."""
     groups: Array | None
     logits_bytes: int
+
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
+        return self.loss.size
 
     @property
     def finite(self) -> Array:
@@ -145,12 +155,7 @@ class Job:
             "pos_weight": options.pos_weight,
             "groups": options.groups,
         }
-
-        def work(block: Block) -> tuple[Scores, Digest]:
-            scores = self._score(block)
-            return scores, digest(scores)
-
-        yield from walk(sources, layout.samples_per_row, work)
+        yield from walk_results(sources, layout.samples_per_row, self._score, digest)
 
     def _score(self, block: Block) -> Scores:
         layout = self.layout
@@ -182,7 +187,7 @@ class Job:
         got = kernel_scores(
             logits,
             label,
-            ("log_prob", "rank", "predicted", "predicted_log_prob", "entropy", "brier"),
+            (*_WANTED, "entropy") if options.entropy else _WANTED,
             ignore_index=-100 if layout.probabilities else options.ignore_index,
             axis=axis,
         )
@@ -231,7 +236,7 @@ class Job:
             layout.kept(predicted),
             layout.kept(predicted_log_prob),
             layout.kept(got["rank"]),
-            layout.kept(got["entropy"]),
+            layout.kept(got["entropy"]) if options.entropy else None,
             None if layout.probabilities else layout.kept(got["brier"]),
             None if counted is None else layout.kept(counted),
             None if weights is None else layout.kept(weights),
@@ -259,10 +264,11 @@ class Job:
         positive = np.where(np.isnan(logits), NONE, logits > 0).astype(np.int8).ravel()
         real = loss.dtype
         prob = np.asarray(fastloss.sigmoid(logits.astype(real))).ravel()
-        entropy = np.asarray(fastloss.softplus(-np.abs(logits.astype(real)))).ravel()
-        # H = softplus(-|x|) + |x|·σ(-|x|)
         size = np.abs(logits.astype(real)).ravel()
-        entropy = entropy + np.where(np.isinf(size), 0, size * fastloss.sigmoid(-size))
+        # H = softplus(-|x|) + |x|·σ(-|x|)
+        entropy = fastloss.softplus(-size) + np.where(
+            np.isinf(size), 0, size * fastloss.sigmoid(-size)
+        )
         flat = target.ravel()
         groups = block["groups"]
         return Scores(

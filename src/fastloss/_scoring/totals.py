@@ -64,7 +64,6 @@ class Summary:
         self.loss_sum = 0.0
         self.weight_sum = 0.0
         self.log_prob_sum = 0.0
-        self.entropy_sum = 0.0
         self.brier_sum = 0.0
         self.hardest: list[Hard] = []
         self.losses = LogHistogram()
@@ -89,7 +88,7 @@ class Summary:
         """Add what the summary of a block has counted."""
         for name in (
             *("samples", "ignored", "non_finite", "correct", "in_top5"),
-            *("loss_sum", "weight_sum", "log_prob_sum", "entropy_sum", "brier_sum"),
+            *("loss_sum", "weight_sum", "log_prob_sum", "brier_sum"),
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.hardest = _hardest(self.hardest + other.hardest, self.top)
@@ -119,7 +118,6 @@ class Summary:
         if scores.counted is not None:
             log_prob = log_prob[scores.counted]
         self.log_prob_sum = float(np.sum(log_prob, dtype=np.float64))
-        self.entropy_sum = float(np.sum(scores.entropy[keep], dtype=np.float64))
         if scores.brier is not None:
             self.brier_sum = float(np.sum(scores.brier[keep], dtype=np.float64))
         loss: Array = scores.loss[keep].astype(np.float64)
@@ -203,10 +201,6 @@ class Summary:
     @property
     def brier_score(self) -> float:
         return math.nan if self.job.layout.probabilities else ratio(self.brier_sum, self.finite)
-
-    @property
-    def mean_entropy(self) -> float:
-        return ratio(self.entropy_sum, self.finite)
 
     def group_scores(self) -> list[GroupScore]:
         """The scores of each group, in the order in which groups were met."""

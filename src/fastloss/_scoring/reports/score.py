@@ -47,7 +47,6 @@ def as_json(summary: Summary, seconds: float) -> dict[str, Any]:
         "calibration_error": number(summary.calibration.error),
         "calibration_error_equal_mass": number(summary.calibration.equal_mass_error),
         "brier_score": number(summary.brier_score),
-        "mean_entropy": number(summary.mean_entropy),
         "mean_confidence": number(summary.calibration.mean_confidence),
         "rank": None
         if binary
