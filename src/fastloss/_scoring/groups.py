@@ -41,13 +41,12 @@ def check_groups(layout: Layout, groups: Source) -> Source:
 
 def groups_of(layout: Layout, groups: Array) -> Array:
     """The group of each sample of a block."""
+    groups = groups.copy()  # the memory of what was read is used again
     missing = len(layout.read_shape) - groups.ndim
     if missing:
         groups = groups.reshape(groups.shape + (1,) * missing)
-        return layout.kept(
-            np.broadcast_to(groups, (len(groups), *layout.read_shape[1:]))
-        )
-    return layout.kept(layout.aligned(groups.copy(), groups.flat[0]))
+        return layout.kept(np.broadcast_to(groups, (len(groups), *layout.read_shape[1:])))
+    return layout.kept(layout.aligned(groups, groups.flat[0]))
 
 
 @dataclass

@@ -76,6 +76,8 @@ class Quantiles:
             place = share * (self.count - 1)
             low, high = float(kept[0][math.floor(place)]), float(kept[0][math.ceil(place)])
             return low if low == high else low + (place - math.floor(place)) * (high - low)
+        if share in (0, 1):
+            return self.most if share else self.least
         ends = np.cumsum(self._bins)
         rank = math.floor(share * (self.count - 1))
         at = int(np.searchsorted(ends, rank, side="right")) - _BINS

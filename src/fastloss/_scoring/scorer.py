@@ -298,7 +298,8 @@ class Job:
             weights = np.asarray(weight)[index].astype(np.float64)
         if sample_weight is not None:
             weights = sample_weight if weights is None else weights * sample_weight
-        return None if weights is None else np.asarray(weights, np.float64)
+        # A copy: the memory of what was read is used again.
+        return None if weights is None else np.array(weights, np.float64)
 
 
 def wrong_index(
