@@ -218,6 +218,63 @@ def linear_cross_entropy(
 # ---------------------------------------------------------------- c) element-wise losses
 
 
+class Divergences(NamedTuple):
+    """Of rows of logits over a temperature: the divergences, softmaxes, and their logarithms."""
+
+    kl: np.ndarray
+    reverse_kl: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    log_p: np.ndarray
+    log_q: np.ndarray
+
+
+def divergences(logits, other, temperature=1.0) -> Divergences:
+    """The divergences by their definition, class axis last, in long double."""
+
+    def parts(x):
+        x = np.asarray(x).astype(np.float64).astype(np.longdouble) / np.longdouble(temperature)
+        p, _, nll = _softmax_parts(x)
+        return p, -nll
+
+    p, log_p = parts(logits)
+    q, log_q = parts(other)
+    with np.errstate(invalid="ignore"):
+        gap = log_p - log_q
+        # Masked in both. Where nothing is defined, all of p or q is NaN.
+        gap = np.where(np.isneginf(log_p) & np.isneginf(log_q), 0, gap)
+        kl = np.where(np.isneginf(log_p) & ~np.isnan(q), 0, p * gap).sum(axis=-1)
+        reverse_kl = np.where(np.isneginf(log_q) & ~np.isnan(p), 0, -q * gap).sum(axis=-1)
+    return Divergences(kl, reverse_kl, p, q, log_p, log_q)
+
+
+def distillation_loss(
+    logits,
+    teacher_logits,
+    *,
+    sample_weight=None,
+    temperature=1.0,
+    direction="forward",
+    axis=None,
+) -> Reference:
+    axis = class_axis(np.ndim(logits), axis)
+    found = divergences(
+        np.moveaxis(logits, axis, -1), np.moveaxis(teacher_logits, axis, -1), temperature
+    )
+    kl = found.reverse_kl if direction == "forward" else found.kl
+    weights = np.broadcast_to(1.0 if sample_weight is None else sample_weight, kl.shape)
+    gradients = found.p - found.q
+    if direction == "reverse":
+        gap = found.log_p - found.log_q - kl[..., None]
+        gradients = _product(found.p, gap)
+    return Reference(
+        (weights * kl * temperature**2).astype(np.float64),
+        np.moveaxis(weights[..., None] * gradients * temperature, -1, axis).astype(np.float64),
+        float(weights.sum()),
+        axis,
+    )
+
+
 def _elementwise(losses, gradients, batch=None) -> Reference:
     losses = np.asarray(losses)
     return Reference(losses, np.asarray(gradients), float(losses.size), batch=batch)
@@ -431,6 +488,22 @@ def _exact_parts(x: list) -> tuple[list, list, list]:
         log_total = mpmath.log1p(rest)
         nll = [log_total + (m - v) for v in x]
     return p, q, nll
+
+
+def exact_divergences(row, other, temperature=1.0) -> tuple[mpmath.mpf, mpmath.mpf, list, list]:
+    """KL(p ‖ q), KL(q ‖ p), p - q and p (log p - log q - KL(p ‖ q)) of two rows of finite logits."""
+    # The definition loses half of the digits, and all of them where p and q are equal.
+    with mpmath.workprec(4 * PRECISION):
+        rows = [[mpmath.mpf(float(v)) / mpmath.mpf(temperature) for v in x] for x in (row, other)]
+        sums = [mpmath.log(mpmath.fsum(mpmath.exp(v) for v in x)) for x in rows]
+        log_p, log_q = ([v - total for v in x] for x, total in zip(rows, sums, strict=True))
+        p, q = ([mpmath.exp(v) for v in x] for x in (log_p, log_q))
+        gap = [a - b for a, b in zip(log_p, log_q, strict=True)]
+        kl = mpmath.fsum(a * d for a, d in zip(p, gap, strict=True))
+        reverse_kl = mpmath.fsum(-b * d for b, d in zip(q, gap, strict=True))
+        forward = [a - b for a, b in zip(p, q, strict=True)]
+        reverse = [a * (d - kl) for a, d in zip(p, gap, strict=True)]
+    return kl, reverse_kl, forward, reverse
 
 
 def exact_cross_entropy(row, target: int) -> tuple[mpmath.mpf, list]:

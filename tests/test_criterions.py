@@ -54,6 +54,13 @@ CASES = [
         (UNIT > 0.5).astype(int),
         {"weight": WEIGHT, "pos_weight": WEIGHT * 2, "ignore_index": -1},
     ),
+    (
+        "DistillationLoss",
+        "distillation_loss",
+        X,
+        UNIT * 4,
+        {"temperature": 2.5, "direction": "reverse", "axis": -1},
+    ),
     ("KLDivLoss", "kl_div", X, UNIT, {"log_target": True}),
     (
         "SigmoidFocalLoss",

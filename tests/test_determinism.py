@@ -85,6 +85,11 @@ def calls(dtype):
             fastloss.brier_score(x, t, reduction="none")
             for x, t in ((few, few_target), (rows, rows_target), (long, long_target))
         ],
+        "distillation": of("distillation_loss", rows, rows[::-1].copy(), temperature=2.0),
+        "distillation in reverse": of("distillation_loss", few, few + 1, direction="reverse"),
+        "distillation of an image": of("distillation_loss", image, image * 0.9),
+        "comparison": lambda: list(fastloss.compare_logits(long, long[::-1].copy(), long_target)),
+        "scores": lambda: list(fastloss.score_samples(rows, rows_target)),
     }
 
 

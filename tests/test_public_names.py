@@ -25,6 +25,8 @@ SIGNATURES = {
     "kl_div": "(log_probs, target, *, sample_weight=None, reduction='mean', log_target=False)",
     "sigmoid_focal_loss": "(logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, "
     "ignore_index=None, reduction='mean')",
+    "distillation_loss": "(logits, teacher_logits, *, sample_weight=None, temperature=1.0, "
+    "direction='forward', reduction='mean', axis=None)",
     "linear_cross_entropy": "(input, linear_weight, target, *, linear_bias=None, weight=None, "
     "sample_weight=None, ignore_index=-100, reduction='mean', label_smoothing=0.0, "
     "temperature=1.0, softcap=None, z_loss=0.0)",
@@ -38,6 +40,8 @@ OTHERS = {
     "softplus": "(x, *, out=None)",
     "score_samples": "(logits, target, *, ignore_index=-100, temperature=1.0, softcap=None, "
     "top_k=0, axis=None)",
+    "compare_logits": "(logits, other, target=None, *, ignore_index=-100, temperature=1.0, "
+    "axis=None)",
     "set_num_threads": "(n)",
     "get_num_threads": "()",
     "show_config": "()",
@@ -133,7 +137,9 @@ def test_functions(name):
 
 
 def test_every_module_of_functions_has_a_stub():
-    assert [stub.stem for stub in STUBS] == ["binary", "categorical", "divergence", "linear"]
+    assert [stub.stem for stub in STUBS] == [
+        "binary", "categorical", "distillation", "divergence", "linear",
+    ]  # fmt: skip
 
 
 def test_all_lists_every_public_name():

@@ -107,6 +107,17 @@ def kl_div(x, t, *, sample_weight=1.0, log_target=False):
     return elements(np.exp(t) * (t - x) if log_target else t * (np.log(t) - x), t, sample_weight)
 
 
+def distillation_loss(
+    x, t, *, sample_weight=1.0, temperature=1.0, direction="forward", axis=None
+):
+    axis = 1 if axis is None else axis
+    logp, logq = (log_softmax(np.moveaxis(a, axis, -1) / temperature) for a in (x, t))
+    if direction == "forward":
+        logp, logq = logq, logp
+    losses = temperature**2 * (np.exp(logp) * (logp - logq)).sum(axis=-1)
+    return sample_weight * losses, np.broadcast_to(sample_weight, losses.shape).sum()
+
+
 FORMULAS = {name: globals()[name] for name in SPECIFICATIONS}
 
 # ---- b) values of the options ----------------------------------------------------------------
@@ -123,6 +134,7 @@ VALUES = {
     "temperature": {True: 1.7},
     "softcap": {True: 2.5},
     "z_loss": {True: 0.05},
+    "direction": {True: "reverse"},
     "log_target": {False: True},
     "axis": {True: 0},
     "sample_weight": {True: RNG.uniform(0, 2, ROWS), False: RNG.uniform(0, 2, (ROWS, 1))},
@@ -138,7 +150,11 @@ def arguments(name: str, options: dict, soft: bool = False):
         "probs": 1 / (1 + np.exp(-LOGITS)),
     }[loss.input]
     rng = np.random.default_rng(8)
-    if loss.over_classes:
+    if loss.two_logits:
+        t = x + rng.standard_normal(x.shape)
+        if "axis" in options:
+            x, t = np.ascontiguousarray(x.T), np.ascontiguousarray(t.T)
+    elif loss.over_classes:
         t = rng.dirichlet(np.ones(CLASSES), ROWS) if soft else rng.integers(0, CLASSES, ROWS)
         if "axis" in options:
             x, t = np.ascontiguousarray(x.T), np.ascontiguousarray(t.T)
@@ -200,6 +216,7 @@ def formula(name, x, t, options, reduction):
 def test_every_option_is_an_argument_with_its_default():
     for name, loss in SPECIFICATIONS.items():
         parameters = inspect.signature(getattr(fastloss, name)).parameters
+        assert list(parameters)[1] == loss.target
         keyword = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
         assert keyword.pop("sample_weight") is None
         assert keyword.pop("reduction") == "mean"

@@ -56,6 +56,7 @@ for classes, samples in (10, 700), (100, 140), (1000, 70), (20_000, 3):
         t = rng.integers(0, classes, samples)
         p = rng.random(shape).astype(np.float32)
         weights = {"weight": rng.random(classes) + 0.5, "sample_weight": rng.random(samples)}
+        weights_of = {"sample_weight": rng.random(samples)}
         huge = {"sample_weight": np.full(samples, 1e20)}
         changed = {"temperature": 0.7, "softcap": 5.0, "z_loss": 0.01}
         for options in ({}, weights, huge, changed, {**changed, **weights, "reduction": "none"}):
@@ -70,6 +71,10 @@ for classes, samples in (10, 700), (100, 140), (1000, 70), (20_000, 3):
         for function in (fastloss.logsumexp, fastloss.softmax, fastloss.log_softmax):
             call(function, x, axis=axis)
         call(fastloss.score_samples, x, t, axis=axis)
+        for other in (x * 2, p):
+            call(fastloss.compare_logits, x, other, t, axis=axis, temperature=0.7)
+            for direction in ("forward", "reverse"):
+                loss("distillation_loss", x, other, direction=direction, axis=axis, **weights_of)
     rows = rng.standard_normal((samples, 8)).astype(dtype)
     layer = rng.standard_normal((classes, 8)).astype(dtype)
     for options in ({}, {**weights, **changed}, {"label_smoothing": 0.1}):

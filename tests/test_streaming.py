@@ -47,6 +47,7 @@ CASES = {
     "nll": (fastloss.NLLLoss(weight=WEIGHT), LOGITS, TARGET),
     "bce": (fastloss.BCELoss(), UNIT, UNIT[::-1]),
     "bce with logits": (fastloss.BCEWithLogitsLoss(pos_weight=WEIGHT), LOGITS, UNIT),
+    "distillation": (fastloss.DistillationLoss(temperature=2.0), LOGITS, UNIT * 8),
     "kl, batchmean": (fastloss.KLDivLoss(reduction="batchmean"), LOGITS, UNIT),
 }
 

@@ -14,6 +14,10 @@ from fastloss.evaluation import (
     brier_score,
     calibration_error,
     fit_temperature,
+    LogitsComparison,
+    SampleScores,
+    StreamingLoss,
+    compare_logits,
     score_samples,
 )
 from fastloss.losses.binary import (
@@ -42,10 +46,16 @@ from fastloss.losses.criterions import (
     BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,
+    DistillationLoss,
     KLDivLoss,
     NLLLoss,
     SigmoidFocalLoss,
     SoftmaxFocalLoss,
+)
+from fastloss.losses.distillation import (
+    distillation_loss,
+    distillation_loss_backward,
+    distillation_loss_value_and_grad,
 )
 from fastloss.losses.divergence import kl_div, kl_div_backward, kl_div_value_and_grad
 from fastloss.losses.linear import (
@@ -76,8 +86,10 @@ __all__ = [
     "CalibrationBins",
     "CalibrationError",
     "CrossEntropyLoss",
+    "DistillationLoss",
     "KLDivLoss",
     "LinearGradients",
+    "LogitsComparison",
     "NLLLoss",
     "SampleScores",
     "SigmoidFocalLoss",
@@ -93,11 +105,15 @@ __all__ = [
     "binary_cross_entropy_with_logits_value_and_grad",
     "brier_score",
     "calibration_error",
+    "compare_logits",
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
     "fit_temperature",
+    "distillation_loss",
+    "distillation_loss_backward",
+    "distillation_loss_value_and_grad",
     "get_num_threads",
     "kl_div",
     "kl_div_backward",

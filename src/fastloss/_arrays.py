@@ -397,17 +397,60 @@ def over_classes(
     if weight is not None:
         weight = class_weights(weight, classes)
     if sample_weight is not None:
-        sample_weight = as_float64(sample_weight, "sample_weight")
-        try:
-            sample_weight = np.broadcast_to(sample_weight, samples)
-        except ValueError:
-            raise ValueError(
-                f"sample_weight must broadcast to the samples, shape {samples},"
-                f" got {sample_weight.shape}"
-            ) from None
-        sample_weight = _in_order(sample_weight, FLOAT64).reshape(outer, inner)
+        sample_weight = _sample_weights(sample_weight, samples).reshape(outer, inner)
     # By tuple's own constructor: in small calls the class's takes as long as a kernel's start.
     return tuple.__new__(Classes, (x, samples, shape, axis, indices, soft, weight, sample_weight))
+
+
+def _sample_weights(sample_weight: Any, samples: tuple[int, ...]) -> Array:
+    """Return one float64 weight per sample."""
+    sample_weight = as_float64(sample_weight, "sample_weight")
+    try:
+        sample_weight = np.broadcast_to(sample_weight, samples)
+    except ValueError:
+        raise ValueError(
+            f"sample_weight must broadcast to the samples, shape {samples},"
+            f" got {sample_weight.shape}"
+        ) from None
+    return _in_order(sample_weight, FLOAT64)
+
+
+class TwoLogits(NamedTuple):
+    """Arguments of what compares two arrays of logits, as its kernel takes them."""
+
+    logits: Array
+    other: Array
+    #: Their shape without the class axis.
+    samples: tuple[int, ...]
+    #: Both as (outer, C, inner).
+    shape: tuple[int, int, int]
+    #: Class indices as int64 (outer, inner), or None.
+    target: Array | None
+    #: Sample weights, float64 (outer, inner), or None.
+    factor: Array | None
+
+
+def two_logits(
+    logits: Any,
+    other: Any,
+    name: str,
+    *,
+    target: Any = None,
+    sample_weight: Any = None,
+    axis: Any = None,
+) -> TwoLogits:
+    """Check two arrays of logits, of which the second is called `name`; each keeps its type."""
+    x, y = floating(logits, "logits"), floating(other, name)
+    if y.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of logits, {x.shape}, got {y.shape}")
+    axis = class_axis(axis, x.ndim, "logits")
+    samples = x.shape[:axis] + x.shape[axis + 1 :]
+    outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    if target is not None:
+        target = over_classes(x, target, None, None, axis, "logits", False).target
+    if sample_weight is not None:
+        sample_weight = _sample_weights(sample_weight, samples).reshape(outer, inner)
+    return TwoLogits(x, y, samples, (outer, x.shape[axis], inner), target, sample_weight)
 
 
 def class_weights(weight: Any, classes: int, name: str = "weight") -> Array:

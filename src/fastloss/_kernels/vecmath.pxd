@@ -202,9 +202,28 @@ cdef inline double exp_tail(double r, double square) noexcept nogil:
     return mul_add(p, square * square, high_part)
 
 
+cdef inline real exp_reduced(real r, real k) noexcept nogil:
+    """e**r * 2**n for |r| <= ln 2 / 2, n the exponent that the low bits of k hold."""
+    cdef real p, square, low_part
+    square = r * r
+    if real is float:
+        p = mul_add(r, <float>0.00836896151304245, <float>0.041669655591249466)
+        p = mul_add(square, <float>0.0013744814787060022, p)
+        low_part = mul_add(r, <float>0.166665181517601, <float>0.49999988079071045)
+        p = mul_add(p, square, low_part)
+        # 1 is added last, and scaled with the rest: one rounding of the size of the result.
+        p = mul_add(p, square, r)
+        r = float_of(bits32(k) << 23)
+    else:
+        p = exp_tail(r, square)
+        p = mul_add(p, square, r)
+        r = double_of(bits64(k) << 52)
+    return mul_add(p, r, r)
+
+
 cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
     """e**x * 2**(SPARE - K): at most 1.5 ulp off for low < x < exp_high(K)."""
-    cdef real k, r, p, square, low_part
+    cdef real k, r, p
     x = low if x < low else x
     if real is float:
         k = mul_add(x, <float>1.4426950408889634, magic)
@@ -216,25 +235,12 @@ cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
             r = x - p * <float>0.693115234375
             r = r - p * <float>3.19461834931e-05
             r = r - p * <float>-1.28891788e-11
-        square = r * r
-        p = mul_add(r, <float>0.00836896151304245, <float>0.041669655591249466)
-        p = mul_add(square, <float>0.0013744814787060022, p)
-        low_part = mul_add(r, <float>0.166665181517601, <float>0.49999988079071045)
-        p = mul_add(p, square, low_part)
-        # 1 is added last, and scaled with the rest: one rounding of the size of the result.
-        p = mul_add(p, square, r)
-        r = float_of(bits32(k) << 23)
-        return mul_add(p, r, r)
     else:
         k = mul_add(x, <double>1.4426950408889634, magic)
         p = k - magic
         r = mul_add(p, <double>-0.6931471803691238, x)
         r = mul_add(p, <double>-1.9082149292705877e-10, r)
-        square = r * r
-        p = exp_tail(r, square)
-        p = mul_add(p, square, r)
-        r = double_of(bits64(k) << 52)
-        return mul_add(p, r, r)
+    return exp_reduced(r, k)
 
 
 cdef inline real exp_capped(real x, real magic, real low, real high) noexcept nogil:

@@ -8,17 +8,20 @@ from fastloss.evaluation.calibration import (
     calibration_error,
     fit_temperature,
 )
+from fastloss.evaluation.compare import LogitsComparison, compare_logits
 from fastloss.evaluation.score import SampleScores, score_samples
 from fastloss.evaluation.streaming import StreamingLoss
 
 __all__ = [
     "CalibrationBins",
     "CalibrationError",
+    "LogitsComparison",
     "SampleScores",
     "StreamingLoss",
     "TemperatureFit",
     "brier_score",
     "calibration_error",
+    "compare_logits",
     "fit_temperature",
     "score_samples",
 ]

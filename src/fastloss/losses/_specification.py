@@ -15,7 +15,7 @@ import numpy as np
 
 from fastloss import _arrays
 from fastloss._arrays import Array
-from fastloss.losses import _classes, _elementwise
+from fastloss.losses import _classes, _elementwise, _pairs
 from fastloss.losses._elementwise import Kind
 from fastloss.losses._reduction import Totals
 
@@ -46,6 +46,10 @@ class Specification:
     options: Mapping[str, tuple[Any, Check]]
     #: What the array is called that the gradient is of.
     input: str = "logits"
+    #: What the second array is called.
+    target: str = "target"
+    #: Whether that is logits, too, in the shape of the first.
+    two_logits: bool = False
     #: Whether a loss belongs to a sample with its classes, not to an element.
     over_classes: bool = True
     reductions: tuple[str, ...] = _arrays.REDUCTIONS
@@ -171,6 +175,12 @@ KL_DIV = Specification(
     {"log_target": (False, _arrays.truth)},
     input="log_probs", over_classes=False, reductions=(*_arrays.REDUCTIONS, "batchmean"),
 )  # fmt: skip
+DISTILLATION_LOSS = Specification(
+    "distillation_loss", _pairs.evaluate,
+    {"temperature": (1.0, _arrays.positive), "direction": ("forward", _pairs.direction),
+     "axis": _AXIS},
+    target="teacher_logits", two_logits=True,
+)  # fmt: skip
 
 #: Every loss of logits, probabilities or log-probabilities and a target, by name.
 SPECIFICATIONS = {
@@ -178,5 +188,6 @@ SPECIFICATIONS = {
     for loss in (
         CROSS_ENTROPY, NLL_LOSS, SOFTMAX_FOCAL_LOSS, BINARY_CROSS_ENTROPY,
         BINARY_CROSS_ENTROPY_WITH_LOGITS, SIGMOID_FOCAL_LOSS, KL_DIV,
+        DISTILLATION_LOSS,
     )
 }  # fmt: skip

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from fastloss._arrays import Array
 from fastloss.losses import _specification as losses
+from fastloss.losses._pairs import Direction
 from fastloss.losses._reduction import KLReduction, Loss, Reduction, Totals
 from fastloss.losses._specification import Specification
 
@@ -22,6 +23,7 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "DistillationLoss",
     "KLDivLoss",
     "NLLLoss",
     "SigmoidFocalLoss",
@@ -313,6 +315,56 @@ class KLDivLoss(Criterion):
 
     def __init__(self, *, reduction: KLReduction = "mean", log_target: bool = False):
         super().__init__(reduction=reduction, log_target=log_target)
+
+
+class DistillationLoss(Criterion):
+    """`fastloss.distillation_loss` with its options.
+
+    The calls take ``teacher_logits`` where other criterions take a target.
+
+    Parameters
+    ----------
+    temperature, direction, reduction, axis : see `fastloss.distillation_loss`
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> criterion = fastloss.DistillationLoss(temperature=2)
+    >>> criterion
+    DistillationLoss(temperature=2.0, reduction='mean')
+    >>> print(criterion([[1.0, 2.0], [0.0, 0.5]], [[3.0, 2.0], [0.0, 1.0]]).round(4))
+    0.2599
+    """
+
+    _loss = losses.DISTILLATION_LOSS
+
+    def __init__(
+        self, *, temperature: float = 1.0, direction: Direction = "forward",
+        reduction: Reduction = "mean", axis: int | None = None,
+    ):  # fmt: skip
+        super().__init__(
+            temperature=temperature, direction=direction, reduction=reduction, axis=axis
+        )
+
+    def __call__(
+        self, logits: ArrayLike, teacher_logits: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Loss:
+        """Return the loss of a student's logits against a teacher's."""
+        return super().__call__(logits, teacher_logits, sample_weight)
+
+    def value_and_grad(
+        self, logits: ArrayLike, teacher_logits: ArrayLike,
+        sample_weight: ArrayLike | None = None, *, out: Array | None = None,
+    ) -> tuple[Loss, Array]:  # fmt: skip
+        """Return the loss and the gradient of its sum with respect to `logits`, into `out`."""
+        return super().value_and_grad(logits, teacher_logits, sample_weight, out=out)
+
+    def backward(
+        self, grad_output: ArrayLike, logits: ArrayLike, teacher_logits: ArrayLike,
+        sample_weight: ArrayLike | None = None, *, out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Return the gradient with respect to `logits` for an upstream gradient, into `out`."""
+        return super().backward(grad_output, logits, teacher_logits, sample_weight, out=out)
 
 
 class SigmoidFocalLoss(Criterion):

@@ -1,0 +1,1099 @@
+# Two arrays of logits at once: how far the softmax of one is from that of the other.
+#
+# Layout: a) a call, b) from memory to blocks and back, c) maxima, d) exponentials and their sums,
+# e) terms of the divergences, f) gradients, g) some samples, from first to last, h) what Python
+# calls.
+#
+# With p and q the two softmaxes and d = log p - log q of a class,
+#
+#   KL(p || q) = sum p d = sum p h(-d),   KL(q || p) = sum -q d = sum q h(d),   h(x) = e**x - 1 - x,
+#
+# since both p and q sum to 1. The sums of p d lose all digits where the two are alike; those of
+# p h(-d) have terms of one sign. Near 0 h(x) is x**2 times a series, elsewhere p h(-d) = q - p + p d.
+#
+# d is the difference of the logits less D, that of their logsumexps. D comes from sums of rounded
+# exponentials, so it is off by some e. What e does to the sum is known: with q' = q e**e, as it
+# comes of that D, and S = sum (q' - p), which is all that e changes,
+#
+#   KL(p || q) = sum p h(-d') - (S - log(1 + S)),
+#
+# and e only counts squared. Where that would still be more than half of the result, the terms are
+# summed again with a D corrected by log(1 + S).
+#
+# Samples are worked on by blocks of vectors of LANES elements. For few classes, or a class axis that
+# is not the last, a vector is a class of LANES samples (a tile); else it is LANES classes of one
+# sample (a row), whose lanes are added up in the end. Both are the same loops, and a row's numbers
+# stand in all lanes. Samples of more classes than a block are gone through twice: for the maxima,
+# and for all else, while a row is in the caches.
+#
+# The two arrays may have different types. Both are widened block by block, by a call for each, so
+# that types don't multiply the compiled code: it is compiled for float and for double.
+
+from cython.parallel cimport prange, threadid
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memcpy
+
+from .group cimport Group, divide, settle
+from .samples cimport ITEM, MAX_ITEMS, Job, check, class_of, offset_of, weighted
+from .storage cimport (
+    bfloat16, emit, float16, load, overlap, stream_end, transpose, value_at,
+)
+from .sums cimport LANES, Sum, Tally, add, clear, count, folded, two_sum, value_of
+from .tempers cimport TEMPERS, Temper, exp_tempered, temper_of
+from .vecmath cimport (
+    INFINITY, NAN, Pair, bits64, double_of, exp_limit, exp_low, exp_magic, exponent_of, fma, log1p, log_pair, log_tail,
+    mul_add, pair_product, pair_sum, real,
+)
+from .workspace cimport (
+    FINE, NO_MEMORY, OVERLAPS, Status, Workspace, give_back, lines, part_of, take,
+)
+
+cdef enum:
+    TILE = 128           # most classes of a block of a tile
+    ROW = 2048           # most classes of a block of a row
+    FAR = 1600           # square of the largest d that terms of float are made of
+    AGAIN = 3            # times that terms are summed again at most
+    # What is written is written past the caches where it is larger than they are.
+    STREAM = 16777216
+
+# ---- a) a call -------------------------------------------------------------------------------
+
+#: Element types of the logits, by the name of the type that stands for them here.
+TYPES = {"float": 0, "double": 1, "float16": 2, "bfloat16": 3}
+
+cdef struct Pairs:
+    Job job                  # samples, classes, inner, target, factor, ignore_index, scale
+    const void *x[2]         # the logits, p those of the first and q of the second
+    int type[2]
+    Temper temper
+    bint row                 # whether a vector holds classes of one sample
+    bint wants_divergence
+    # OUT, by sample, or NULL.
+    double *kl
+    double *reverse_kl
+    double *log_prob[2]      # of the target
+    int64_t *predicted[2]
+    # Of a loss: one of the divergences, times T**2.
+    bint reverse             # whether that is KL(p || q), else KL(q || p)
+    double *losses           # OUT, or NULL
+    void *out                # OUT, gradient with respect to the first logits, or NULL
+
+
+# What is known of the samples of a block in one of the arrays, one entry a lane.
+cdef struct Half:
+    Group group
+    double top[LANES]        # largest logit so far, and its class
+    Py_ssize_t largest[LANES]
+    double shift[LANES]      # what is subtracted from all logits
+    double magic[LANES]      # of exp_tempered
+    double low_x[LANES]
+    float magic32[LANES]
+    float low_x32[LANES]
+    double high[LANES]       # sum of the exponentials but for the class left out
+    double low[LANES]
+    double own_e[LANES]      # that class's exponential
+    double own_x_low[LANES]  # what its logit over T lost by rounding
+    bint shifted
+
+
+# Scratch of a thread; its blocks follow in memory (see `Space`).
+cdef struct Desk:
+    Half half[2]
+    Tally tally
+    double offset[LANES]     # T D
+    double offset_low[LANES] # what it lost by rounding
+    double ratio[LANES]      # q' = ratio * exponential of the second array, p that of the first
+    double terms[3][LANES]   # sums of p h(-d), q h(d) and q' - p
+    double terms_low[3][LANES]
+    double divergence[LANES]
+    double by[2][LANES]      # of the gradient
+    double by_low[2][LANES]
+
+
+cdef struct Space:
+    Desk *desk
+    void *x[2]               # logits of a block
+    void *e[2]               # their exponentials; before, a block in the order of memory
+
+
+cdef inline Py_ssize_t space_of(
+    Space *space, char *scratch, const Pairs *pairs, Py_ssize_t size
+) noexcept nogil:
+    """Lay out a thread's scratch, elements of `size` bytes; return how many bytes it takes."""
+    cdef Py_ssize_t classes = pairs.job.classes, at = lines(sizeof(Desk)), i
+    cdef Py_ssize_t block = LANES * min(classes, <Py_ssize_t>TILE)
+    if pairs.row:
+        block = min((classes + LANES - 1) // LANES * LANES, <Py_ssize_t>ROW)
+    space.desk = <Desk *>scratch
+    for i in range(2):
+        space.x[i] = scratch + at
+        at += lines(block * size)
+        space.e[i] = scratch + at
+        at += lines(block * size)
+    return at
+
+
+# ---- b) from memory to blocks and back ---------------------------------------------------------
+
+cdef void load_any(
+    real *to, const void *x, int type, Py_ssize_t at, Py_ssize_t n
+) noexcept nogil:
+    """to[:n] = x[at:at + n]."""
+    if type == 0:
+        load(to, <const float *>x + at, n, <real>0)
+    elif type == 1:
+        load(to, <const double *>x + at, n, <real>0)
+    elif type == 2:
+        load(to, <const float16 *>x + at, n, <real>0)
+    else:
+        load(to, <const bfloat16 *>x + at, n, <real>0)
+
+
+cdef void store_any(
+    void *to, int type, Py_ssize_t at, const real *x, Py_ssize_t n, bint streaming
+) noexcept nogil:
+    """to[at:at + n] = x[:n]."""
+    if type == 0:
+        emit(<float *>to + at, x, n, streaming)
+    elif type == 1:
+        emit(<double *>to + at, x, n, streaming)
+    elif type == 2:
+        emit(<float16 *>to + at, x, n, streaming)
+    else:
+        emit(<bfloat16 *>to + at, x, n, streaming)
+
+
+cdef double logit(const Pairs *pairs, int i, Py_ssize_t at) noexcept nogil:
+    cdef double x
+    load_any(&x, pairs.x[i], pairs.type[i], at, 1)
+    return x
+
+
+cdef Py_ssize_t fill(
+    real *to, real *stage, const Pairs *pairs, int i, Py_ssize_t first, Py_ssize_t n,
+    Py_ssize_t from_class, Py_ssize_t m
+) noexcept nogil:
+    """Load m classes of n samples; return how many vectors they are. stage: scratch of a block.
+
+    Lanes without a sample hold 0, and of a row -inf.
+    """
+    cdef const Job *job = &pairs.job
+    cdef Py_ssize_t lane, c, at, run
+    if pairs.row:
+        load_any(to, pairs.x[i], pairs.type[i], first * job.classes + from_class, m)
+        for lane in range(m, (m + LANES - 1) // LANES * LANES):
+            to[lane] = <real>(-INFINITY)
+        return (m + LANES - 1) // LANES
+    for c in range(m if n < LANES else 0):
+        for lane in range(n, LANES):
+            to[c * LANES + lane] = 0
+    if job.inner == 1:
+        # All classes are held.
+        load_any(stage, pairs.x[i], pairs.type[i], first * m, n * m)
+        transpose(to, LANES, stage, m, n, m)
+        return m
+    lane = 0
+    while lane < n:
+        # Samples of one outer position lie side by side.
+        at = offset_of(job, first + lane, from_class)
+        run = min(n - lane, job.inner - (first + lane) % job.inner)
+        for c in range(m):
+            load_any(to + c * LANES + lane, pairs.x[i], pairs.type[i], at + c * job.inner, run)
+        lane += run
+    return m
+
+
+cdef void put(
+    const real *g, real *stage, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n,
+    Py_ssize_t from_class, Py_ssize_t m
+) noexcept nogil:
+    """Write m classes of n samples to the gradient."""
+    cdef const Job *job = &pairs.job
+    cdef Py_ssize_t lane = 0, c, at, run
+    if pairs.row:
+        store_any(
+            pairs.out, pairs.type[0], first * job.classes + from_class, g, m, job.streaming
+        )
+    elif job.inner == 1:
+        transpose(stage, m, g, LANES, m, n)
+        store_any(pairs.out, pairs.type[0], first * m, stage, n * m, job.streaming)
+    else:
+        while lane < n:
+            at = offset_of(job, first + lane, from_class)
+            run = min(n - lane, job.inner - (first + lane) % job.inner)
+            for c in range(m):
+                store_any(
+                    pairs.out, pairs.type[0], at + c * job.inner, g + c * LANES + lane, run, False
+                )
+            lane += run
+
+
+# ---- c) maxima -------------------------------------------------------------------------------
+
+cdef void tile_largest(
+    const real *x, Py_ssize_t m, Py_ssize_t from_class, Half *half
+) noexcept nogil:
+    """Go on with each lane's first largest logit; NaNs are passed over."""
+    cdef real best[LANES]
+    cdef int32_t which[LANES]
+    cdef int32_t c
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        best[lane] = <real>half.top[lane]
+        which[lane] = -1
+    for c in range(<int32_t>m):
+        for lane in range(LANES):
+            which[lane] = c if x[lane] > best[lane] else which[lane]
+            best[lane] = x[lane] if x[lane] > best[lane] else best[lane]
+        x = x + LANES
+    for lane in range(LANES):
+        half.top[lane] = best[lane]
+        if which[lane] >= 0:
+            half.largest[lane] = from_class + which[lane]
+
+
+cdef void row_largest(
+    const real *x, Py_ssize_t m, Py_ssize_t from_class, Half *half
+) noexcept nogil:
+    """The same of a row's block of m vectors."""
+    cdef real best[LANES]
+    cdef real top
+    cdef Py_ssize_t c, lane, step = LANES // 2
+    for lane in range(LANES):
+        best[lane] = <real>(-INFINITY)
+    for c in range(m):
+        for lane in range(LANES):
+            best[lane] = x[c * LANES + lane] if x[c * LANES + lane] > best[lane] else best[lane]
+    while step > 0:
+        for lane in range(step):
+            best[lane] = best[lane + step] if best[lane + step] > best[lane] else best[lane]
+        step //= 2
+    top = best[0]
+    if top > half.top[0]:
+        half.top[0] = top
+        c = 0
+        while x[c] != top:
+            c += 1
+        half.largest[0] = from_class + c
+
+
+cdef void fix_range(real unused, const Pairs *pairs, Half *half) noexcept nogil:
+    """Turn maxima into what exponentials are scaled by; those far out are subtracted first."""
+    cdef Py_ssize_t lane, lanes = 1 if pairs.row else LANES
+    cdef double z
+    cdef real k
+    half.shifted = False
+    for lane in range(lanes):
+        z = half.top[lane] * pairs.temper.inverse
+        half.shift[lane] = 0
+        if not -exp_limit(unused) <= z <= exp_limit(unused):
+            # An infinite maximum makes all of the sample NaN.
+            half.shift[lane] = half.top[lane] if -INFINITY < half.top[lane] < INFINITY else NAN
+            half.shifted = True
+            z = 0
+        k = exponent_of(<real>z)
+        half.group.exponent[lane] = k
+        half.group.shift[lane] = half.shift[lane]
+        half.magic[lane] = exp_magic(k)
+        half.low_x[lane] = <double>exp_low(k) * pairs.temper.temperature
+    for lane in range(lanes, LANES):
+        half.shift[lane] = half.shift[0]
+        half.magic[lane] = half.magic[0]
+        half.low_x[lane] = half.low_x[0]
+    if real is float:
+        for lane in range(LANES):
+            half.magic32[lane] = <float>half.magic[lane]
+            half.low_x32[lane] = <float>half.low_x[lane]
+
+
+cdef void shift_block(real *x, Py_ssize_t m, const Half *half) noexcept nogil:
+    cdef Py_ssize_t c, lane
+    if half.shifted:
+        for c in range(m):
+            for lane in range(LANES):
+                x[c * LANES + lane] = x[c * LANES + lane] - <real>half.shift[lane]
+
+
+# ---- d) exponentials and their sums ------------------------------------------------------------
+
+cdef void exponentials(
+    const real *x, real *e, Py_ssize_t m, Half *half, const Temper *temper
+) noexcept nogil:
+    cdef real a[LANES]
+    cdef real *magic
+    cdef real *low_x
+    cdef real log2e = <real>temper.log2e, inverse = <real>temper.inverse
+    cdef real part0 = <real>temper.ln2[0], part1 = <real>temper.ln2[1]
+    cdef real part2 = <real>temper.ln2[2]
+    cdef Py_ssize_t c, lane
+    if real is float:
+        magic = &half.magic32[0]
+        low_x = &half.low_x32[0]
+    else:
+        magic = &half.magic[0]
+        low_x = &half.low_x[0]
+    for c in range(m):
+        for lane in range(LANES):
+            a[lane] = exp_tempered(
+                x[lane], magic[lane], low_x[lane], log2e, part0, part1, part2, inverse
+            )
+        memcpy(e, &a[0], LANES * sizeof(real))
+        x = x + LANES
+        e = e + LANES
+
+
+cdef void add_up(const real *e, Py_ssize_t m, Half *half) noexcept nogil:
+    """Add m vectors to the lanes' sums."""
+    cdef real two[LANES]
+    cdef double high[LANES]
+    cdef double low[LANES]
+    cdef Py_ssize_t c, lane
+    memcpy(&high[0], &half.high[0], LANES * sizeof(double))
+    memcpy(&low[0], &half.low[0], LANES * sizeof(double))
+    c = 0
+    while c + 1 < m:
+        for lane in range(LANES):
+            two[lane] = e[lane] + e[LANES + lane]
+        for lane in range(LANES):
+            two_sum(<real>0, &high[lane], &low[lane], two[lane])
+        e = e + 2 * LANES
+        c += 2
+    if c < m:
+        for lane in range(LANES):
+            two_sum(<real>0, &high[lane], &low[lane], e[lane])
+    memcpy(&half.high[0], &high[0], LANES * sizeof(double))
+    memcpy(&half.low[0], &low[0], LANES * sizeof(double))
+
+
+cdef void sum_block(
+    real *e, Py_ssize_t m, Py_ssize_t from_class, Py_ssize_t classes, const Pairs *pairs,
+    Half *half
+) noexcept nogil:
+    """Add a block's exponentials to the sums; those of the classes left out go to own_e."""
+    cdef Py_ssize_t lane, c, lanes = 1 if pairs.row else LANES
+    for lane in range(lanes):
+        c = half.group.own_class[lane] - from_class
+        if 0 <= c < classes:
+            c = c if pairs.row else c * LANES + lane
+            half.own_e[lane] = e[c]
+            e[c] = 0
+    add_up(e, m, half)
+    for lane in range(lanes):
+        c = half.group.own_class[lane] - from_class
+        if 0 <= c < classes:
+            e[c if pairs.row else c * LANES + lane] = <real>half.own_e[lane]
+
+
+cdef Sum over_lanes(real unused, const double *high, const double *low) noexcept nogil:
+    """The sum of all lanes."""
+    cdef double h[LANES]
+    cdef double l[LANES]
+    cdef double t, z
+    cdef Py_ssize_t lane, step = LANES // 2
+    memcpy(&h[0], high, LANES * sizeof(double))
+    memcpy(&l[0], low, LANES * sizeof(double))
+    while step > 0:
+        for lane in range(step):
+            t = h[lane] + h[lane + step]
+            if real is double:
+                z = t - h[lane]
+                l[lane] = (l[lane] + l[lane + step]) + (
+                    (h[lane] - (t - z)) + (h[lane + step] - z)
+                )
+            h[lane] = t
+        step //= 2
+    return Sum(h[0], l[0] if real is double else 0.0)
+
+
+# ---- e) terms of the divergences ---------------------------------------------------------------
+#
+# Of compute type float, terms are made in double of p and d alone, and q' = p e**-d: whatever is
+# lost in e**-d is far below a float. With k the integer nearest to -d / ln 2 and r = -d - k ln 2,
+# e**r - 1 - r is a series times r**2: where k is 0 that is h(-d). Elsewhere h(-d) is no less than
+# a sixth of d, and e**-d - 1 + d loses little. A class with d**2 >= FAR, or without a d since it is
+# masked in both, is added by itself: there p or q may have underflowed, and the other counts.
+#
+# Of compute type double, h(d) and h(-d) come of Taylor series up to |d| = 2, with
+# (h(x) + h(-x)) / 2 = x**2 even(x**2) and (h(x) - h(-x)) / 2 = x**3 odd(x**2), and of p, q and d
+# beyond.
+
+cdef inline double exp_tail_short(double r, double square) noexcept nogil:
+    """(e**r - 1 - r) / r**2 for |r| <= ln 2 / 2, with square = r * r: at most 2**-28 of it off."""
+    cdef double low_part, high_part
+    high_part = mul_add(r, <double>(1.0 / 5040.0), <double>(1.0 / 720.0))
+    high_part = mul_add(square, <double>(1.0 / 40320.0), high_part)
+    low_part = mul_add(r, <double>(1.0 / 120.0), <double>(1.0 / 24.0))
+    high_part = mul_add(high_part, square, low_part)
+    low_part = mul_add(r, <double>(1.0 / 6.0), <double>0.5)
+    return mul_add(high_part, square, low_part)
+
+
+cdef inline double even_part(double y) noexcept nogil:
+    """even(y), for y <= 4."""
+    cdef double s = 1.0 / 620448401733239439360000.0
+    s = mul_add(y, s, <double>(1.0 / 1124000727777607680000.0))
+    s = mul_add(y, s, <double>(1.0 / 2432902008176640000.0))
+    s = mul_add(y, s, <double>(1.0 / 6402373705728000.0))
+    s = mul_add(y, s, <double>(1.0 / 20922789888000.0))
+    s = mul_add(y, s, <double>(1.0 / 87178291200.0))
+    s = mul_add(y, s, <double>(1.0 / 479001600.0))
+    s = mul_add(y, s, <double>(1.0 / 3628800.0))
+    s = mul_add(y, s, <double>(1.0 / 40320.0))
+    s = mul_add(y, s, <double>(1.0 / 720.0))
+    s = mul_add(y, s, <double>(1.0 / 24.0))
+    return mul_add(y, s, <double>0.5)
+
+
+cdef inline double odd_part(double y) noexcept nogil:
+    """odd(y), for y <= 4."""
+    cdef double s = 1.0 / 25852016738884976640000.0
+    s = mul_add(y, s, <double>(1.0 / 51090942171709440000.0))
+    s = mul_add(y, s, <double>(1.0 / 121645100408832000.0))
+    s = mul_add(y, s, <double>(1.0 / 355687428096000.0))
+    s = mul_add(y, s, <double>(1.0 / 1307674368000.0))
+    s = mul_add(y, s, <double>(1.0 / 6227020800.0))
+    s = mul_add(y, s, <double>(1.0 / 39916800.0))
+    s = mul_add(y, s, <double>(1.0 / 362880.0))
+    s = mul_add(y, s, <double>(1.0 / 5040.0))
+    s = mul_add(y, s, <double>(1.0 / 120.0))
+    return mul_add(y, s, <double>(1.0 / 6.0))
+
+
+cdef inline double log_quotient(
+    real a, real b, double offset, double offset_low, const Temper *temper
+) noexcept nogil:
+    """d = (a - b - offset) / T, as if the difference of a and b were not rounded."""
+    cdef double gap = <double>a - <double>b, lost, z
+    if real is float:
+        return (gap - offset) * temper.inverse
+    else:
+        z = gap - a
+        lost = ((a - (gap - z)) - (b + z)) - offset_low
+        lost = lost if lost - lost == 0 else 0.0
+        return ((gap - offset) + lost) / temper.temperature
+
+
+cdef void sum_float_terms(
+    const float *xa, const float *xb, const float *ea, const float *eb, Py_ssize_t m,
+    const Temper *temper, Desk *desk
+) noexcept nogil:
+    """Add the terms of m vectors."""
+    cdef double f[LANES]
+    cdef double g[LANES]
+    cdef double s[LANES]
+    cdef double magic = 6755399441055744.0 + 1023
+    cdef double d, near, k, r, square, tail, power, rise, h, p, q
+    cdef Py_ssize_t c, lane
+    cdef int64_t far
+    memcpy(&f[0], &desk.terms[0][0], sizeof(f))
+    memcpy(&g[0], &desk.terms[1][0], sizeof(g))
+    memcpy(&s[0], &desk.terms[2][0], sizeof(s))
+    for c in range(m):
+        far = 0
+        for lane in range(LANES):
+            d = log_quotient(xa[lane], xb[lane], desk.offset[lane], 0.0, temper)
+            near = d if d * d < FAR else 0.0
+            p = ea[lane] if d * d < FAR else 0.0
+            far |= <int64_t>0 if d * d < FAR else <int64_t>-1
+            k = mul_add(near, <double>-1.4426950408889634, magic)
+            power = double_of(bits64(k) << 52)
+            r = mul_add(k - magic, <double>-0.6931471805599453, -near)
+            square = r * r
+            tail = square * exp_tail_short(r, square)
+            # e**-d - 1
+            rise = mul_add(power, r + tail, power - 1)
+            h = tail if power == 1 else rise + near
+            f[lane] = mul_add(p, h, f[lane])
+            g[lane] = mul_add(p, mul_add(-rise, near, -h), g[lane])
+            s[lane] = mul_add(p, rise, s[lane])
+        if far != 0:
+            for lane in range(LANES):
+                d = log_quotient(xa[lane], xb[lane], desk.offset[lane], 0.0, temper)
+                p = ea[lane]
+                q = eb[lane] * desk.ratio[lane]
+                # A class without probability adds nothing, however far its logit is.
+                h = (q - p) + (p * d if p != 0 else 0.0)
+                h = INFINITY if d == INFINITY else h
+                rise = (p - q) - (q * d if q != 0 else 0.0)
+                rise = INFINITY if d == -INFINITY else rise
+                q = q - p
+                f[lane] = f[lane] + (0.0 if d * d < FAR else h)
+                g[lane] = g[lane] + (0.0 if d * d < FAR else rise)
+                s[lane] = s[lane] + (0.0 if d * d < FAR else q)
+        xa = xa + LANES
+        xb = xb + LANES
+        ea = ea + LANES
+        eb = eb + LANES
+    memcpy(&desk.terms[0][0], &f[0], sizeof(f))
+    memcpy(&desk.terms[1][0], &g[0], sizeof(g))
+    memcpy(&desk.terms[2][0], &s[0], sizeof(s))
+
+
+cdef void sum_double_terms(
+    const double *xa, const double *xb, const double *ea, const double *eb, Py_ssize_t m,
+    const Temper *temper, Desk *desk
+) noexcept nogil:
+    """Add the terms of m vectors."""
+    cdef double f[LANES]
+    cdef double g[LANES]
+    cdef double s[LANES]
+    cdef double f_low[LANES]
+    cdef double g_low[LANES]
+    cdef double s_low[LANES]
+    cdef Py_ssize_t c, lane
+    cdef double d, p, q, y, even, odd, kl, reverse, t, pd, qd
+    memcpy(&f[0], &desk.terms[0][0], sizeof(f))
+    memcpy(&g[0], &desk.terms[1][0], sizeof(g))
+    memcpy(&s[0], &desk.terms[2][0], sizeof(s))
+    memcpy(&f_low[0], &desk.terms_low[0][0], sizeof(f))
+    memcpy(&g_low[0], &desk.terms_low[1][0], sizeof(g))
+    memcpy(&s_low[0], &desk.terms_low[2][0], sizeof(s))
+    for c in range(m):
+        for lane in range(LANES):
+            d = log_quotient(
+                xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
+            )
+            p = ea[lane]
+            q = eb[lane] * desk.ratio[lane]
+            y = d * d
+            even = even_part(y)
+            odd = odd_part(y) * d
+            kl = p * y * (even - odd)
+            reverse = q * y * (even + odd)
+            # A class without probability adds nothing, however far its logit is.
+            pd = p * d if p != 0 else 0.0
+            qd = q * d if q != 0 else 0.0
+            t = kl - pd if y <= 4 else q - p
+            kl = kl if (y <= 4) & (d <= 1) else (q - p) + pd
+            kl = INFINITY if d == INFINITY else kl
+            reverse = reverse if (y <= 4) & (d >= -1) else (p - q) - qd
+            reverse = INFINITY if d == -INFINITY else reverse
+            two_sum(<double>0, &f[lane], &f_low[lane], kl)
+            two_sum(<double>0, &g[lane], &g_low[lane], reverse)
+            two_sum(<double>0, &s[lane], &s_low[lane], t)
+        xa = xa + LANES
+        xb = xb + LANES
+        ea = ea + LANES
+        eb = eb + LANES
+    memcpy(&desk.terms[0][0], &f[0], sizeof(f))
+    memcpy(&desk.terms[1][0], &g[0], sizeof(g))
+    memcpy(&desk.terms[2][0], &s[0], sizeof(s))
+    memcpy(&desk.terms_low[0][0], &f_low[0], sizeof(f))
+    memcpy(&desk.terms_low[1][0], &g_low[0], sizeof(g))
+    memcpy(&desk.terms_low[2][0], &s_low[0], sizeof(s))
+
+
+cdef inline double excess(double s) noexcept nogil:
+    """s - log(1 + s), which is at least 0."""
+    cdef double half = 0.5 * s * s, f = s / (2 + s)
+    return half - f * (half + log_tail(f * f)) if -0.29 < s < 0.41 else s - log1p(s)
+
+
+cdef void guess_offset(const Pairs *pairs, Desk *desk) noexcept nogil:
+    """D from the sums so far, or from the maxima where there is nothing to sum yet."""
+    cdef Py_ssize_t lane, lanes = 1 if pairs.row else LANES
+    cdef Half *a = &desk.half[0]
+    cdef Half *b = &desk.half[1]
+    cdef double p, q
+    for lane in range(lanes):
+        if pairs.row:
+            p = value_of(over_lanes(<float>0, &a.high[0], &a.low[0])) + a.own_e[0]
+            q = value_of(over_lanes(<float>0, &b.high[0], &b.low[0])) + b.own_e[0]
+        else:
+            p = a.high[lane] + a.own_e[lane]
+            q = b.high[lane] + b.own_e[lane]
+        set_offset(pairs, desk, lane, p / q if (p > 0) & (q > 0) else 1.0)
+
+
+cdef inline void set_offset(
+    const Pairs *pairs, Desk *desk, Py_ssize_t lane, double ratio
+) noexcept nogil:
+    """D and the ratio that belongs to it; a row's go to all lanes."""
+    cdef double k = desk.half[0].group.exponent[lane] - desk.half[1].group.exponent[lane]
+    cdef Pair log = pair_sum(
+        Pair(k * 0.6931471803691238, k * 1.9082149292705877e-10), log_pair(Pair(ratio, 0))
+    )
+    cdef Py_ssize_t i
+    log = pair_product(log, Pair(pairs.temper.temperature, 0))
+    for i in range(LANES if pairs.row else 1):
+        desk.ratio[lane + i] = ratio
+        desk.offset[lane + i] = log.high
+        desk.offset_low[lane + i] = log.low
+
+
+cdef bint correct_offset(
+    const Pairs *pairs, Desk *desk, Py_ssize_t n, int turn
+) noexcept nogil:
+    """Correct D where its error would be more than half of a result; whether there was any."""
+    cdef Py_ssize_t lane
+    cdef double total, s, f
+    cdef bint any = False
+    for lane in range(n):
+        total = desk.half[0].group.total[lane]
+        s = desk.terms[2][lane] / total
+        f = desk.terms[0][lane] / total
+        if s * s > f:
+            any = True
+            if turn == 0 and pairs.job.classes > (ROW if pairs.row else TILE):
+                # It came from one block: the sums are of all.
+                set_offset(pairs, desk, lane, total / desk.half[1].group.total[lane])
+            else:
+                set_offset(pairs, desk, lane, desk.ratio[lane] / (1 + s))
+    return any
+
+
+# ---- f) gradients ------------------------------------------------------------------------------
+
+cdef void subtract_softmaxes(
+    real *ea, const real *eb, Py_ssize_t m, const Desk *desk
+) noexcept nogil:
+    """The difference of two multiples of p and q, in the place of p's exponentials.
+
+    Of float a difference of doubles: nothing but the exponentials' errors is in it.
+    """
+    cdef double g
+    cdef Py_ssize_t c, lane
+    cdef real a[LANES]
+    for c in range(m):
+        for lane in range(LANES):
+            if real is float:
+                g = ea[lane] * desk.by[0][lane] - eb[lane] * desk.by[1][lane]
+            else:
+                g = mul_add(eb[lane], desk.by[1][lane], eb[lane] * desk.by_low[1][lane])
+                g = mul_add(ea[lane], <real>desk.by_low[0][lane], <real>-g)
+                g = mul_add(ea[lane], <real>desk.by[0][lane], <real>g)
+            a[lane] = <real>g
+        memcpy(ea, &a[0], LANES * sizeof(real))
+        ea = ea + LANES
+        eb = eb + LANES
+
+
+cdef void reverse_gradient(
+    const real *xa, const real *xb, real *ea, Py_ssize_t m, const Temper *temper, const Desk *desk
+) noexcept nogil:
+    """A multiple of p (d - KL(p || q)), in the place of p's exponentials."""
+    cdef double d
+    cdef Py_ssize_t c, lane
+    cdef real a[LANES]
+    for c in range(m):
+        for lane in range(LANES):
+            d = log_quotient(
+                xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
+            )
+            d = (d - desk.divergence[lane]) * desk.by[0][lane] * ea[lane]
+            a[lane] = <real>(d if ea[lane] != 0 else 0.0)
+        memcpy(ea, &a[0], LANES * sizeof(real))
+        xa = xa + LANES
+        xb = xb + LANES
+        ea = ea + LANES
+
+
+cdef void gradient(
+    real unused, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Space *space
+) noexcept nogil:
+    """Write the gradients of n samples. A single block's exponentials are still there."""
+    cdef Desk *desk = space.desk
+    cdef Half *half
+    cdef const Job *job = &pairs.job
+    cdef Py_ssize_t step = ROW if pairs.row else TILE, c = 0, count, m, lane
+    cdef Py_ssize_t lanes = 1 if pairs.row else LANES
+    cdef double by_what[LANES]
+    cdef real *x[2]
+    cdef real *e[2]
+    cdef int i
+    for lane in range(lanes):
+        by_what[lane] = job.scale * pairs.temper.temperature
+        if job.factor != NULL and lane < n:
+            by_what[lane] = by_what[lane] * job.factor[first + lane]
+    for i in range(2):
+        x[i] = <real *>space.x[i]
+        e[i] = <real *>space.e[i]
+        half = &desk.half[i]
+        divide(unused, &half.group, lanes, &by_what[0], NULL)
+        for lane in range(LANES):
+            desk.by[i][lane] = half.group.by[lane if lane < lanes else 0]
+            desk.by_low[i][lane] = half.group.by_low[lane if lane < lanes else 0]
+    for lane in range(lanes, LANES):
+        desk.divergence[lane] = desk.divergence[0]
+        desk.offset[lane] = desk.offset[0]
+        desk.offset_low[lane] = desk.offset_low[0]
+    while c < job.classes:
+        count = min(job.classes - c, step)
+        m = count if not pairs.row else (count + LANES - 1) // LANES
+        if job.classes > step:
+            for i in range(2):
+                fill(x[i], e[i], pairs, i, first, n, c, count)
+                shift_block(x[i], m, &desk.half[i])
+                exponentials(x[i], e[i], m, &desk.half[i], &pairs.temper)
+        if pairs.reverse:
+            reverse_gradient(x[0], x[1], e[0], m, &pairs.temper, desk)
+        else:
+            subtract_softmaxes(e[0], e[1], m, desk)
+        put(e[0], x[0], pairs, first, n, c, count)
+        c += count
+
+
+# ---- g) some samples, from first to last -------------------------------------------------------
+
+cdef void begin(
+    real unused, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Half *half, int i
+) noexcept nogil:
+    """The class left out of each sample: its target, or the largest; and its logit over T."""
+    cdef Py_ssize_t lane, t
+    cdef double x, lost
+    for lane in range(LANES):
+        half.group.own_class[lane] = half.largest[lane]
+        half.group.own_x[lane] = half.own_x_low[lane] = 0
+        half.high[lane] = half.low[lane] = half.own_e[lane] = 0
+    for lane in range(n):
+        if pairs.job.target != NULL:
+            t = class_of(&pairs.job, first + lane)
+            if t >= 0:
+                half.group.own_class[lane] = t
+        x = logit(pairs, i, offset_of(&pairs.job, first + lane, half.group.own_class[lane]))
+        x = x - half.shift[lane]
+        half.group.own_x[lane] = x / pairs.temper.temperature
+        if real is double and pairs.temper.temperature != 1:
+            lost = fma(-half.group.own_x[lane], pairs.temper.temperature, x)
+            half.own_x_low[lane] = lost / pairs.temper.temperature if lost - lost == 0 else 0.0
+
+
+cdef void add_lanes(real unused, const Pairs *pairs, Desk *desk) noexcept nogil:
+    """Terms by sample: of a row those of all lanes, and with what was lost of them."""
+    cdef Py_ssize_t k, lane
+    for k in range(3):
+        if pairs.row:
+            desk.terms[k][0] = value_of(
+                over_lanes(unused, &desk.terms[k][0], &desk.terms_low[k][0])
+            )
+        elif real is double:
+            for lane in range(LANES):
+                desk.terms[k][lane] = value_of(
+                    Sum(desk.terms[k][lane], desk.terms_low[k][lane])
+                )
+
+
+cdef void settle_half(real unused, const Pairs *pairs, Half *half) noexcept nogil:
+    cdef Py_ssize_t lane
+    cdef double part
+    cdef Sum sum
+    if pairs.row:
+        sum = over_lanes(unused, &half.high[0], &half.low[0])
+        half.high[0], half.low[0] = sum.high, sum.low
+    for lane in range(1 if pairs.row else LANES):
+        half.group.rest[lane] = half.high[lane] + half.low[lane]
+        half.group.rest_low[lane] = half.low[lane] - (half.group.rest[lane] - half.high[lane])
+    settle(unused, &half.group, 1 if pairs.row else LANES)
+    if real is double and pairs.temper.temperature != 1:
+        for lane in range(1 if pairs.row else LANES):
+            part = half.group.own[lane] * half.own_x_low[lane]
+            half.group.log_rest[lane] -= half.own_x_low[lane] * (
+                half.group.rest[lane] / half.group.total[lane]
+            )
+            half.group.total_low[lane] += part
+            half.group.total[lane] += half.group.total_low[lane]
+            half.group.total_low[lane] = 0
+
+
+cdef void finish(
+    real unused, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Desk *desk
+) noexcept nogil:
+    """Divergences, and what is reported by sample."""
+    cdef Py_ssize_t lane, sample, t
+    cdef double total, other, f, g, s, kl, reverse
+    cdef double loss[LANES]
+    cdef bint defined
+    cdef int i
+    for lane in range(n):
+        sample = first + lane
+        total = desk.half[0].group.total[lane]
+        f = desk.terms[0][lane] / total
+        other = desk.half[1].group.total[lane]
+        s = desk.terms[2][lane] / total
+        # Of float q' is p e**-d', else it is `ratio` times q's exponentials.
+        g = desk.terms[1][lane] / (desk.ratio[lane] * other if real is double else total + total * s)
+        kl = f - excess(s)
+        reverse = g - (s * s / (1 + s) - excess(s))
+        defined = (total - total == 0) & (other - other == 0)
+        kl = 0.0 if kl < 0 else kl
+        reverse = 0.0 if reverse < 0 else reverse
+        kl = kl if defined else NAN
+        reverse = reverse if defined else NAN
+        # Of a d that the gradient is to be made of.
+        if pairs.out != NULL and pairs.reverse:
+            desk.offset[lane] = desk.offset[lane] - pairs.temper.temperature * log1p(s)
+            desk.divergence[lane] = kl
+        t = -1
+        if pairs.job.target != NULL:
+            t = class_of(&pairs.job, sample)
+            if t < 0:
+                kl = reverse = NAN
+        if pairs.kl != NULL:
+            pairs.kl[sample] = kl
+            pairs.reverse_kl[sample] = reverse
+        for i in range(2):
+            if pairs.predicted[i] != NULL:
+                pairs.predicted[i][sample] = desk.half[i].largest[lane]
+            if pairs.log_prob[i] != NULL:
+                pairs.log_prob[i][sample] = -desk.half[i].group.log_rest[lane] if t >= 0 else NAN
+        loss[lane] = pairs.temper.temperature * pairs.temper.temperature * (
+            kl if pairs.reverse else reverse
+        )
+        if pairs.job.factor != NULL:
+            loss[lane] = weighted(pairs.job.factor[sample], loss[lane])
+        if pairs.losses != NULL:
+            pairs.losses[sample] = loss[lane]
+    if pairs.wants_divergence:
+        count(&desk.tally, &loss[0], n)
+
+
+cdef void unit(
+    real unused, const Pairs *pairs, Py_ssize_t first, Py_ssize_t n, Space *space
+) noexcept nogil:
+    """All of n samples: of a tile, or of one row."""
+    cdef Desk *desk = space.desk
+    cdef const Job *job = &pairs.job
+    cdef Half *half
+    cdef Py_ssize_t step = ROW if pairs.row else TILE, c, m = 0, amount, lane
+    cdef bint whole = job.classes <= step
+    cdef real *x[2]
+    cdef real *e[2]
+    cdef int i, turn
+    for i in range(2):
+        x[i] = <real *>space.x[i]
+        e[i] = <real *>space.e[i]
+        half = &desk.half[i]
+        # 1. Maxima, and what they say of the exponents.
+        for lane in range(LANES):
+            half.top[lane] = -INFINITY
+            half.largest[lane] = 0
+        c = 0
+        while c < job.classes:
+            amount = min(job.classes - c, step)
+            m = fill(x[i], e[i], pairs, i, first, n, c, amount)
+            if pairs.row:
+                row_largest(x[i], m, c, half)
+            else:
+                tile_largest(x[i], m, c, half)
+            c += amount
+        fix_range(unused, pairs, half)
+        begin(unused, pairs, first, n, half, i)
+    # 2. Sums, and terms relative to them; terms again where D was too far off.
+    turn = 0
+    while True:
+        for c in range(LANES):
+            for i in range(3):
+                desk.terms[i][c] = desk.terms_low[i][c] = 0
+        c = 0
+        while c < job.classes:
+            amount = min(job.classes - c, step)
+            if turn == 0 or not whole:
+                for i in range(2):
+                    half = &desk.half[i]
+                    if not whole:
+                        m = fill(x[i], e[i], pairs, i, first, n, c, amount)
+                    shift_block(x[i], m, half)
+                    exponentials(x[i], e[i], m, half, &pairs.temper)
+                    if turn == 0:
+                        sum_block(e[i], m, c, amount, pairs, half)
+            if pairs.wants_divergence:
+                if turn == 0 and c == 0:
+                    guess_offset(pairs, desk)
+                if real is float:
+                    sum_float_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
+                else:
+                    sum_double_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
+            c += amount
+        if turn == 0:
+            for i in range(2):
+                settle_half(unused, pairs, &desk.half[i])
+        if not pairs.wants_divergence:
+            break
+        add_lanes(unused, pairs, desk)
+        if turn == AGAIN or not correct_offset(pairs, desk, n, turn):
+            break
+        turn += 1
+    # 3. What is written.
+    finish(unused, pairs, first, n, desk)
+    if pairs.out != NULL:
+        gradient(unused, pairs, first, n, space)
+
+
+cdef void item(
+    real unused, const Pairs *pairs, Py_ssize_t start, Py_ssize_t stop, Sum *result, char *scratch
+) noexcept nogil:
+    """Samples start to stop."""
+    cdef Space space
+    cdef Py_ssize_t first = start, n
+    space_of(&space, scratch, pairs, sizeof(real))
+    clear(&space.desk.tally)
+    while first < stop:
+        n = 1 if pairs.row else min(stop - first, <Py_ssize_t>LANES)
+        unit(unused, pairs, first, n, &space)
+        first += n
+    if pairs.job.streaming:
+        stream_end()
+    result[0] = folded(&space.desk.tally)
+
+
+cdef void work(
+    bint wide, const Pairs *pairs, Py_ssize_t start, Py_ssize_t stop, Sum *result, char *scratch
+) noexcept nogil:
+    if wide:
+        item(<double>0, pairs, start, stop, result, scratch)
+    else:
+        item(<float>0, pairs, start, stop, result, scratch)
+
+
+cdef bint out_overlaps(const Pairs *pairs, Py_ssize_t nbytes, Py_ssize_t other) noexcept nogil:
+    """Whether the gradient shares memory with what is read; all of its logits is allowed."""
+    return pairs.out != NULL and (
+        (pairs.out != pairs.x[0] and overlap(pairs.out, nbytes, pairs.x[0], nbytes))
+        or overlap(pairs.out, nbytes, pairs.x[1], other)
+        or overlap(pairs.out, nbytes, pairs.job.factor, pairs.job.samples * 8)
+    )
+
+
+cdef Status run(Pairs *pairs, bint mean, int threads, Sum *total, double *weights) noexcept nogil:
+    """Check the arguments, take scratch memory and deal out the samples."""
+    cdef Job *job = &pairs.job
+    cdef Status status
+    cdef Workspace space, sums
+    cdef Space unused
+    cdef Sum alone
+    cdef Sum *partial = &alone
+    cdef Py_ssize_t size, items, i
+    cdef double t = pairs.temper.temperature
+    cdef bint wide = pairs.type[0] == 1 or pairs.type[1] == 1
+    total[0] = Sum(0, 0)
+    weights[0] = 0
+    wide = wide or not 2.0**-TEMPERS <= t <= 2.0**TEMPERS
+    pairs.temper = temper_of(t, <double>0) if wide else temper_of(t, <float>0)
+    # With more classes, a tile's blocks would be gone through twice where a row's need not be.
+    pairs.row = job.inner == 1 and job.classes > TILE
+    status = check(job, weights)
+    if status.what != FINE or job.classes == 0:
+        return status
+    if mean:
+        job.scale = job.scale / weights[0] if weights[0] != 0 else 0
+    size = max(ITEM // job.classes, (job.samples + MAX_ITEMS - 1) // MAX_ITEMS, <Py_ssize_t>1)
+    if not pairs.row:
+        size = (size + LANES - 1) // LANES * LANES
+    items = (job.samples + size - 1) // size
+    threads = <int>min(<Py_ssize_t>max(threads, 1), items)
+    if not take(&space, space_of(&unused, NULL, pairs, 8 if wide else 4), threads):
+        return Status(NO_MEMORY, 0)
+    if items > 1:
+        if not take(&sums, items * sizeof(Sum), 1):
+            give_back(&space)
+            return Status(NO_MEMORY, 0)
+        partial = <Sum *>sums.parts
+    if threads > 1:
+        for i in prange(items, schedule="dynamic", num_threads=threads):
+            work(
+                wide, pairs, i * size, min(job.samples, (i + 1) * size), partial + i,
+                part_of(&space, threadid()),
+            )
+    else:
+        for i in range(items):
+            work(
+                wide, pairs, i * size, min(job.samples, (i + 1) * size), partial + i, space.parts
+            )
+    for i in range(items):
+        total[0] = add(total[0], partial[i])
+    if items > 1:
+        give_back(&sums)
+    give_back(&space)
+    return status
+
+
+# ---- h) what Python calls ----------------------------------------------------------------------
+
+cdef void *address(object array, Py_ssize_t nbytes) except? NULL:
+    """Where an array of so many bytes lies, NULL for None; the caller keeps it alive."""
+    cdef Py_buffer view
+    cdef void *start
+    cdef Py_ssize_t found
+    if array is None:
+        return NULL
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    start, found = view.buf, view.len
+    PyBuffer_Release(&view)
+    if found != nbytes:
+        raise ValueError(f"an array of {found} bytes where the kernel needs {nbytes}")
+    return start
+
+
+cdef inline int size_of(int type) noexcept nogil:
+    return 8 if type == 1 else 4 if type == 0 else 2
+
+
+def evaluate(
+    int type,                  # one of TYPES
+    object logits,             # IN   (outer, C, inner), as all arrays here contiguous
+    int other_type,
+    object other,              # IN   the same
+    tuple shape,               # (outer, C, inner)
+    object target=None,        # IN   int64 (outer, inner), class indices
+    object factor=None,        # IN   double (outer, inner), multiplies each loss
+    object numbers=None,       # OUT  double (2, outer, inner), with a target 4: KL divergence of
+                               #      `other` from `logits` and the reverse, log-probabilities
+    object predicted=None,     # OUT  int64 (2, outer, inner)
+    object losses=None,        # OUT  double (outer, inner)
+    object out=None,           # OUT  as the logits, gradient; may be them
+    bint value=True,           # IN   whether the divergences are asked for
+    bint reverse=False,        # IN   of the loss
+    int64_t ignore_index=-1,
+    double temperature=1,
+    double scale=1,            # IN   upstream gradient, one for all samples
+    bint mean=False,           # IN   whether to divide by the sum of the weights
+    int threads=1,
+):
+    """Return (status, its position, sum of the losses, sum of the weights)."""
+    cdef Pairs pairs
+    cdef Job *job = &pairs.job
+    cdef Status status
+    cdef Sum total
+    cdef double weights
+    cdef double *number
+    cdef int64_t *prediction
+    cdef Py_ssize_t outer, elements, nbytes, other_nbytes
+    outer, job.classes, job.inner = shape
+    job.samples = outer * job.inner
+    elements = job.samples * job.classes
+    if job.samples == 0:
+        return FINE, 0, 0.0, 0.0
+    nbytes, other_nbytes = elements * size_of(type), elements * size_of(other_type)
+    pairs.type[0], pairs.type[1] = type, other_type
+    pairs.x[0] = address(logits, nbytes)
+    pairs.x[1] = address(other, other_nbytes)
+    pairs.out = address(out, nbytes)
+    pairs.losses = <double *>address(losses, job.samples * 8)
+    job.target = <const int64_t *>address(target, job.samples * 8)
+    job.factor = <const double *>address(factor, job.samples * 8)
+    job.weight = NULL
+    job.ignore_index = ignore_index
+    job.scale = scale
+    job.streaming = out is not None and nbytes >= STREAM
+    number = <double *>address(numbers, job.samples * 8 * (2 if target is None else 4))
+    pairs.kl, pairs.reverse_kl = number, number + job.samples
+    pairs.log_prob[0] = pairs.log_prob[1] = NULL
+    if target is not None:
+        pairs.log_prob[0] = number + 2 * job.samples
+        pairs.log_prob[1] = number + 3 * job.samples
+    prediction = <int64_t *>address(predicted, job.samples * 16)
+    pairs.predicted[0] = prediction
+    pairs.predicted[1] = prediction + job.samples if prediction != NULL else NULL
+    pairs.reverse = reverse
+    # The gradient of the reverse divergence is made of it.
+    pairs.wants_divergence = value or (reverse and out is not None)
+    pairs.temper.temperature = temperature
+    with nogil:
+        if out_overlaps(&pairs, nbytes, other_nbytes):
+            status = Status(OVERLAPS, 0)
+        else:
+            status = run(&pairs, mean, threads, &total, &weights)
+    if status.what != FINE:
+        return status.what, status.where, 0.0, 0.0
+    return status.what, status.where, value_of(total), weights
