@@ -6,8 +6,8 @@
     fastloss compare model/trigram.npy model/bigram.npy model/tokens.npy --shift 1
 
 Needs NumPy alone, and takes a few seconds. All text comes with Python: the model learns from the
-docstrings of the standard library, and is asked about the topics of Python's own help (``help("if")``),
-so that the perplexity of a topic says how much it reads like a docstring.
+docstrings of the standard library, and is asked about the topics of Python's own help, such as
+``help("if")``. So the perplexity of a topic says how much it reads like a docstring.
 
 The model counts: after the words u and v the next is w with probability
 
@@ -27,6 +27,7 @@ import re
 import sysconfig
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -83,7 +84,7 @@ class Model:
 
     def trigram(self, tokens: list[int]) -> np.ndarray:
         probs = self.pairs[tokens]
-        for at, pair in enumerate(zip(tokens, tokens[1:], strict=False), 1):
+        for at, pair in enumerate(pairwise(tokens), 1):
             if counts := self.triples.get(pair):
                 probs[at] *= 20
                 for word, count in counts.items():

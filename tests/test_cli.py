@@ -651,7 +651,7 @@ def test_files_that_are_missing(files):
     assert "cannot read nowhere.npy" in refused("nowhere.npy", "targets.npy")
     assert "cannot read nowhere.npy" in refused("logits.npy", "nowhere.npy")
     assert "TARGETS is missing" in refused("logits.npy")
-    
+
 
 def test_names_where_there_are_none(files):
     line = refused("logits.npy", "targets.npy", "--logits-name", "x")

@@ -89,7 +89,6 @@ def calls(dtype):
         "distillation in reverse": of("distillation_loss", few, few + 1, direction="reverse"),
         "distillation of an image": of("distillation_loss", image, image * 0.9),
         "comparison": lambda: list(fastloss.compare_logits(long, long[::-1].copy(), long_target)),
-        "scores": lambda: list(fastloss.score_samples(rows, rows_target)),
     }
 
 

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("small_blocks", "same_threads")
 KEPT = TARGET != -100
 PROBS = oracle.softmax(LOGITS.astype(np.float64))
 ONE_HOT = np.eye(CLASSES)[np.where(KEPT, TARGET, 0)]
-RANK = (LOGITS >= np.take_along_axis(LOGITS, np.abs(TARGET)[:, None] % CLASSES, 1)).sum(1) - 1
+OWN = np.take_along_axis(LOGITS, np.abs(TARGET)[:, None] % CLASSES, 1)
+RANK = (OWN <= LOGITS).sum(1) - 1
 
 
 # ---- a) ranks, Brier score, calibration ------------------------------------------------------
@@ -100,12 +101,12 @@ def test_scores_against_scikit_learn(files):
 def test_classes_by_loss(files):
     report = score("logits.npy", "targets.npy")
     losses = -np.log(PROBS[np.arange(SAMPLES), np.where(KEPT, TARGET, 0)])
-    means = {c: losses[KEPT & (TARGET == c)].mean() for c in range(CLASSES)}
+    means = {c: losses[KEPT & (c == TARGET)].mean() for c in range(CLASSES)}
     hardest = sorted(means, key=lambda c: -means[c])
     assert [part["class"] for part in report["classes_by_loss"]] == hardest
     for part in report["classes_by_loss"]:
         assert part["mean_loss"] == pytest.approx(means[part["class"]], rel=1e-6)
-        assert part["samples"] == (TARGET == part["class"]).sum()
+        assert part["samples"] == (part["class"] == TARGET).sum()
 
 
 def test_scores_of_a_binary_loss(files):
@@ -202,10 +203,10 @@ def test_groups(files, monkeypatch, kind, gathered):
 
 
 def check_groups(groups: list[dict]) -> None:
-    order = sorted(set(GROUP), key=lambda name: np.flatnonzero(GROUP == name)[0])
+    order = sorted(set(GROUP), key=lambda name: np.flatnonzero(name == GROUP)[0])
     assert [group["group"] for group in groups] == order
     for group in groups:
-        inside = KEPT & (GROUP == group["group"])
+        inside = KEPT & (group["group"] == GROUP)
         losses = -np.log(PROBS[inside, TARGET[inside]])
         assert group["samples"] == inside.sum()
         assert group["mean_loss"] == pytest.approx(losses.mean(), rel=1e-6)

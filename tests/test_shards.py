@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("small_blocks", "same_threads")
 
 # Eight shards of different lengths, one of them empty.
 ENDS = [0, 100, 101, 333, 333, 500, 640, 900, SAMPLES]
-PARTS = [slice(a, b) for a, b in zip(ENDS, ENDS[1:], strict=False)]
+PARTS = [slice(a, b) for a, b in pairwise(ENDS)]
 
 
 # ---- a) eight shards of every kind -----------------------------------------------------------
@@ -315,7 +316,9 @@ def test_many_shards_are_not_open_at_a_time(files):
     for number in range(200):
         np.save(f"x/{number}.npy", LOGITS[number * 5 : number * 5 + 5])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened_now = max(int(name) for name in os.listdir("/proc/self/fd")) if Path("/proc").exists() else 64
+    opened_now = (
+        max(int(name) for name in os.listdir("/proc/self/fd")) if Path("/proc").exists() else 64
+    )
     resource.setrlimit(resource.RLIMIT_NOFILE, (opened_now + 60, limits[1]))
     try:
         check_plain(score("x", "targets.npy"))
@@ -392,9 +395,7 @@ def test_a_shard_that_changes_while_others_are_read(files, what):
     for number, part in enumerate(PARTS):
         np.save(f"x/{number}.npy", LOGITS[part])
     request = Request("logits", "--logits-name", None, inputs.LOGITS)
-    sources = [
-        open_input([Path(name)], request) for name in ("x", "targets.npy")
-    ]
+    sources = [open_input([Path(name)], request) for name in ("x", "targets.npy")]
     job = scorer.plan(*sources, scorer.Options())
     path = Path("x/6.npy")
     if what == "gone":
@@ -445,7 +446,9 @@ def lines(names: str, logits=LOGITS, mark=",") -> str:
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_column_for_each_class(files, names, end):
     Path("logits.csv").write_bytes(lines(names).replace("\n", end).encode("utf-8-sig"))
-    Path("targets.csv").write_text("id,label\n" + "".join(f"{i},{t}\n" for i, t in enumerate(TARGET)))
+    Path("targets.csv").write_text(
+        "id,label\n" + "".join(f"{i},{t}\n" for i, t in enumerate(TARGET))
+    )
     check_plain(score("logits.csv", "targets.npy"))
     check_plain(score("logits.csv", "targets.csv"))
     check_plain(score("logits.npy", "targets.csv", "--targets-name", "label"))
@@ -572,9 +575,7 @@ def test_output_names_the_place_of_each_token(files, shift):
         rtol=1e-5,
     )
     np.testing.assert_allclose(out["confidence"], np.exp(expected.max(-1)), rtol=1e-5)
-    np.testing.assert_allclose(
-        out["entropy"], -(np.exp(expected) * expected).sum(-1), rtol=1e-5
-    )
+    np.testing.assert_allclose(out["entropy"], -(np.exp(expected) * expected).sum(-1), rtol=1e-5)
     hard = report["hardest"][0]["sample"]
     assert out["loss"][np.flatnonzero(out["sample"] == hard)[0]] == out["loss"].max()
 

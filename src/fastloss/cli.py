@@ -136,7 +136,9 @@ _Axis = Annotated[
 ]
 _Shift = Annotated[
     int,
-    _option("How many places the targets are ahead: 1 for logits beside their tokens.", _INPUT, "N"),
+    _option(
+        "How many places the targets are ahead: 1 for logits beside their tokens.", _INPUT, "N"
+    ),
 ]
 _GroupBy = Annotated[
     str | None,

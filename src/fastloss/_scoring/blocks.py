@@ -1,7 +1,7 @@
 """Rows of several sources that belong together, a block at a time, on several threads.
 
 `walk` is the engine under all commands: it reads what a block needs, hands it to one thread, and
-yields the results in the order of the rows. All that is kept between blocks is what the caller keeps.
+yields the results in the order of the rows. Between blocks, nothing is kept but by the caller.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ MOST_BYTES = 256 << 20
 
 
 class Results(Protocol):
-    """What a block's samples got: a dataclass of flat arrays of one length, or None for a value
-    that all have."""
+    """What a block's samples got: a dataclass of flat arrays of one length.
+
+    None stands for what nobody asked for, or for what is true of all.
+    """
 
     logits_bytes: int
 

@@ -1,6 +1,6 @@
 """Two models on the same samples: which is better, where, and how far apart they are.
 
-`plan` checks that both hold logits of the same samples and classes; `Comparison` adds the blocks up.
+`plan` checks that both hold logits of the same samples and classes, `Comparison` adds up blocks.
 The difference of the losses is B's less A's, so that it is positive where B is worse.
 """
 
@@ -166,7 +166,9 @@ def plan(
 def _refuse(logits: Source, other: Source) -> None:
     both = f"{logits.label} has shape {logits.shape} and {other.label} has shape {other.shape}"
     if len(logits.shape) == len(other.shape):
-        differ = [at for at, (a, b) in enumerate(zip(logits.shape, other.shape, strict=True)) if a != b]
+        differ = [
+            at for at, (a, b) in enumerate(zip(logits.shape, other.shape, strict=True)) if a != b
+        ]
         if differ == [0] and logits.ndim > 1:
             raise InputError(f"{both}: A and B must hold logits of the same samples")
         if differ == [logits.ndim - 1]:
@@ -380,8 +382,9 @@ class Comparison:
         """The mean of B's loss less A's, and its paired confidence interval.
 
         With groups, whose samples are not independent of each other, the groups are the unit: the
-        variance is that of the ratio of the groups' sums, as for a cluster sample (Cochran, Sampling
-        Techniques, 3rd edition, 1977, equation 6.9; Miller, "Adding error bars to evals", 2024).
+        variance is that of the ratio of the groups' sums, as for a cluster sample (Cochran,
+        Sampling Techniques, 3rd edition, 1977, section 9A; Miller, "Adding error bars to evals",
+        2024).
         """
         n = self.compared
         if not self.job.has_targets or not n:
@@ -451,9 +454,7 @@ def _most(samples: list[Changed], top: int) -> list[Changed]:
 
 def row_type(job: Job) -> np.dtype[Any]:
     """The columns of a table of pairs and their types."""
-    real = np.result_type(
-        real_type(job.layout.logits.dtype), real_type(job.other.dtype)
-    ).type
+    real = np.result_type(real_type(job.layout.logits.dtype), real_type(job.other.dtype)).type
     columns = [
         *index_columns(job.layout.target_shape),
         ("kl", real),

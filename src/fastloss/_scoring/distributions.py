@@ -74,8 +74,8 @@ class Calibration:
     """How often predictions are right, over the probability that they were given.
 
     Two sets of bins: `EQUAL_BINS` of equal width, for the calibration error that papers report; and
-    many of equal width in log(p / (1 − p)), fine enough at both ends, where confidences crowd, to be
-    joined to bins of equal counts.
+    many of equal width in log(p / (1 − p)), fine enough at both ends, where confidences crowd, to
+    be joined to bins of equal counts.
     """
 
     BINS = 1024
@@ -149,8 +149,10 @@ class Calibration:
 
     @property
     def equal_mass_error(self) -> float:
-        """The same with bins of equal counts: those of equal width are empty but for one or two
-        where there are many classes."""
+        """The same with bins of equal counts.
+
+        Where there are many classes, bins of equal width are empty but for one or two.
+        """
         counts, confidence, right = self.bins()
         total = counts.sum()
         return float((np.abs(right - confidence) * counts).sum() / total) if total else float("nan")

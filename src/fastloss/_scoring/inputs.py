@@ -88,7 +88,9 @@ class Inputs:
         first = self.logits(logits, logits_name, axis)
         if not targets and first.unnamed and len(first.files) == 1:
             kind = first.files[0].suffix or "file"
-            raise InputError(f"TARGETS is missing: {first.label} is a {kind}, which holds one array")
+            raise InputError(
+                f"TARGETS is missing: {first.label} is a {kind}, which holds one array"
+            )
         second = self.targets(targets or logits, targets_name, axis, first.ndim)
         if first.label == second.label:
             if not targets and first.unnamed:

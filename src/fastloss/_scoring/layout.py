@@ -1,4 +1,4 @@
-"""How arrays belong together: which axis holds the classes, and which target goes with which logits.
+"""How arrays belong together: which axis holds the classes, which target goes with which logits.
 
 `lay_out` checks shapes and types before a row is read. What it returns is common to all commands: a
 *sample* is what has a class of its own, a row of logits, a pixel of a segmentation map or a token;

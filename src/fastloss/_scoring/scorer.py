@@ -3,8 +3,8 @@
 `plan` checks the shapes before a row is read and makes a `Job`; `Job.blocks` yields the scores of
 each block, which a `fastloss._scoring.totals.Summary` adds up.
 
-A *sample* is what has a loss of its own: a row of logits, a token, a pixel of a segmentation map, or
-one logit of a binary loss. Its number is its position in the flattened target.
+A *sample* is what has a loss of its own: a row of logits, a token, a pixel of a segmentation map,
+or one logit of a binary loss. Its number is its position in the flattened target.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Job:
 
     @property
     def has_perplexity(self) -> bool:
-        """Whether the log-probabilities are those of class indices, as a model's perplexity asks."""
+        """Whether the targets are class indices, whose log-probabilities make a perplexity."""
         return self.class_axis is not None and not self.layout.probabilities
 
     def blocks(
@@ -302,9 +302,7 @@ class Job:
         return None if weights is None else np.array(weights, np.float64)
 
 
-def wrong_index(
-    layout: Layout, block: Block, ignore_index: int, error: IndexError
-) -> InputError:
+def wrong_index(layout: Layout, block: Block, ignore_index: int, error: IndexError) -> InputError:
     """An IndexError about a block, told of the whole target."""
     assert layout.targets is not None
     target = layout.aligned(block["targets"], 0)
@@ -443,6 +441,7 @@ def real_type(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
 def columns(job: Job, scores: Scores) -> dict[str, Array]:
     """The columns of `row_type`."""
     found = indices(scores.number, job.layout.target_shape)
+    assert scores.entropy is not None
     with np.errstate(all="ignore"):  # of log-probabilities that are none
         found |= {
             "target": scores.target,

@@ -13,8 +13,8 @@ from fastloss._scoring.sources import Array
 class Moments:
     """Count, mean and sum of squared deviations of numbers that come in blocks.
 
-    Merged as in Chan, Golub and LeVeque, "Algorithms for computing the sample variance", The American
-    Statistician 1983.
+    Merged as in Chan, Golub and LeVeque, "Algorithms for computing the sample variance", The
+    American Statistician 1983.
     """
 
     def __init__(self) -> None:
@@ -51,8 +51,8 @@ class Moments:
 def student_quantile(freedom: int, share: float = 0.975) -> float:
     """The quantile of Student's distribution, to 1e-9.
 
-    Up to 300 degrees of freedom it is found in the finite series of its distribution (Abramowitz and
-    Stegun, 26.7.3 and 26.7.4), beyond by Fisher's expansion (26.7.5).
+    Up to 300 degrees of freedom it is found in the finite series of its distribution (Abramowitz
+    and Stegun, 26.7.3 and 26.7.4), beyond by Fisher's expansion (26.7.5).
     """
     z = NormalDist().inv_cdf(share)
     if freedom > 300:

@@ -2,9 +2,9 @@
 
 Files larger than memory are read once for each step of Newton's method, and once more at the end.
 With z = x / T, the derivative of a sample's loss with respect to 1 / T is its loss less the entropy
-of its softmax, times T, and the second derivative is the variance of z under the softmax, times T²:
-one pass over the logits gives both. So at the best temperature the model is on average as sure as it
-is right.
+of its softmax, times T, and the second derivative is the variance of z under the softmax, times
+T²: one pass over the logits gives both. So at the best temperature the model is on average as sure
+as it is right.
 
 Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2.
 """

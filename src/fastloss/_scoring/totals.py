@@ -101,9 +101,8 @@ class Summary:
 
     def _add(self, scores: Scores, least: float) -> None:
         finite = scores.finite
-        keep: Array | slice = np.flatnonzero(finite)
-        if len(keep) == finite.size:
-            keep = slice(None)
+        places = np.flatnonzero(finite)
+        keep: Array | slice = slice(None) if len(places) == finite.size else places
         size = scores.loss.size
         ignored = 0 if scores.counted is None else size - int(np.count_nonzero(scores.counted))
         right = scores.predicted == scores.label

@@ -18,9 +18,7 @@ from fastloss._scoring.plots.common import (
 )
 
 
-def draw_calibration(
-    panel: Any, below: Any, data: Calibration, title: str = "Calibration"
-) -> None:
+def draw_calibration(panel: Any, below: Any, data: Calibration, title: str = "Calibration") -> None:
     """Right predictions over the probability they were given; below, how many there were."""
     counts, confidence, right = data.bins()
     if not counts.size:

@@ -22,6 +22,7 @@ from fastloss._scoring.plots.common import (
 from fastloss._scoring.plots.reliability import draw_calibration
 from fastloss._scoring.totals import Summary
 
+
 def make_figure(summary: Summary) -> Any:
     """The picture of a summary."""
     figure = new_figure(15, 5.4)

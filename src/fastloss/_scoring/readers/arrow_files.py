@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from fastloss._scoring import InputError, limits
-from fastloss._scoring.readers.files import DAMAGE, NoRows, Request, check_shape, label_of, reason, size_of
+from fastloss._scoring.readers.files import (
+    DAMAGE,
+    NoRows,
+    Request,
+    check_shape,
+    label_of,
+    reason,
+    size_of,
+)
 from fastloss._scoring.sources import Array, Source, StreamedSource
 
 
@@ -87,9 +95,7 @@ def open_arrow_stream(path: Path, file: io.BufferedReader, request: Request) -> 
     return _from_columns(pa, label_of(path, name), request.text, rows, columns, source.close)
 
 
-def _arrow_columns(
-    path: Path, schema: Any, request: Request
-) -> tuple[str, list[str], list[int]]:
+def _arrow_columns(path: Path, schema: Any, request: Request) -> tuple[str, list[str], list[int]]:
     name, chosen = request.choose_columns(path, schema.names)
     return name, chosen, [schema.names.index(column) for column in chosen]
 

@@ -20,7 +20,10 @@ from fastloss._scoring.sources import Array, Source, StreamedSource
 
 # Names that no class has: a file with one of these columns doesn't hold logits alone.
 _NO_CLASSES = frozenset(
-    "target targets label labels class id index sample row group document weight".split()
+    (
+        *("target", "targets", "label", "labels", "class", "id", "index", "sample", "row"),
+        *("group", "document", "weight"),
+    )
 )
 
 
@@ -129,7 +132,9 @@ class _Rows:
                 if row:
                     yield reader.line_num, row
         except csv.Error as error:
-            raise InputError(f"{self.path} is damaged in line {reader.line_num}: {error}") from error
+            raise InputError(
+                f"{self.path} is damaged in line {reader.line_num}: {error}"
+            ) from error
 
     def _lines(self) -> Iterator[str]:
         at = 0
@@ -178,7 +183,7 @@ def _chunks(
     lines: list[int] = []
 
     def array() -> Array:
-        if dtype == object:
+        if dtype.kind == "O":
             return np.array([row[columns[0]] for row in gathered], dtype)
         convert = int if dtype.kind == "i" else float
         values = []

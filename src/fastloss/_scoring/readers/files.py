@@ -72,7 +72,6 @@ class Request:
             f"{path} has {listing(names)}: say with {self.option} which of them is the {self.what}"
         )
 
-
     def choose_columns(self, path: Path, names: Sequence[str]) -> tuple[str, list[str]]:
         """A name for the array, and the columns that make it up: one, or one for each class."""
         families = _families(names) if self.classes else {}
@@ -176,7 +175,9 @@ def size_of(file: io.BufferedReader) -> int:
 def check_shape(label: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse a shape that no array can have, zeros in it or not."""
     if len(shape) > limits.MOST_DIMENSIONS:
-        raise InputError(f"{label} has {len(shape)} dimensions, expected {limits.MOST_DIMENSIONS} at most")
+        raise InputError(
+            f"{label} has {len(shape)} dimensions, expected {limits.MOST_DIMENSIONS} at most"
+        )
     if min(shape, default=0) < 0:
         raise InputError(f"{label} has a broken header: shape {shape}")
     if dtype.itemsize * math.prod(n for n in shape if n) >= 2**63:

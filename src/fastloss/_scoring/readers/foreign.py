@@ -1,4 +1,4 @@
-"""Files that pipelines write and this command does not read: what each is, and what to do instead."""
+"""Files that this command does not read: what each is, and what to do instead."""
 
 from __future__ import annotations
 

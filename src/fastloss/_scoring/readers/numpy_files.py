@@ -92,7 +92,11 @@ def _read_npy_header(
     descr, order, shape_text = map(entries.get, ("descr", "fortran_order", "shape"))
     if at < len(body) or descr is None or order is None or shape_text is None:
         raise InputError(f"{label} has a .npy header of no array of numbers: {short(text)}")
-    return _npy_shape(label, shape_text, dtype := _npy_dtype(label, descr, may_be_text)), order == "True", dtype
+    return (
+        _npy_shape(label, shape_text, dtype := _npy_dtype(label, descr, may_be_text)),
+        order == "True",
+        dtype,
+    )
 
 
 def _npy_shape(label: str, text: str, dtype: np.dtype[Any]) -> tuple[int, ...]:

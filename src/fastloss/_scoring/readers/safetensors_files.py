@@ -50,7 +50,8 @@ def open_safetensors(path: Path, file: io.BufferedReader, request: Request) -> S
         raise InputError(f"{path} is no .safetensors: its header would end behind the file")
     if header_bytes > limits.MOST_HEADER_BYTES:
         raise InputError(
-            f"{path} has a header of {header_bytes} bytes, expected at most {limits.MOST_HEADER_BYTES}"
+            f"{path} has a header of {header_bytes} bytes, expected at most "
+            f"{limits.MOST_HEADER_BYTES}"
         )
     try:
         header = json.loads(file.read(header_bytes))

@@ -9,6 +9,7 @@ reading comes to it, and closed behind it.
 from __future__ import annotations
 
 import glob
+import itertools
 import math
 import os
 import re
@@ -188,10 +189,11 @@ def _index(path: Path, request: Request) -> list[_Shard]:
     bases: dict[str, list[str]] = {}
     for name in entries:
         bases.setdefault(re.sub(r"[._\-]?\d+$", "", name), []).append(name)
-    if request.name in entries:
+    names: list[str] = []
+    if request.name is not None and request.name in entries:
         names = [request.name]
-    else:
-        names = bases[request.choose(path, list(bases))] if bases else []
+    elif bases:
+        names = bases[request.choose(path, list(bases))]
     if names == sorted(names):  # as JSON is often written: 10 stands before 2
         names.sort(key=_natural_text)
     shards = []
@@ -213,8 +215,9 @@ def _hugging_face(folder: Path) -> list[_Shard]:
             f"{folder} has rows in an order of their own: save it after dataset.flatten_indices()"
         )
     files = state.get("_data_files") if isinstance(state, dict) else None
-    names = [file.get("filename") for file in files or () if isinstance(file, dict)]
-    if not names or not all(isinstance(name, str) for name in names):
+    found = [file.get("filename") for file in files or () if isinstance(file, dict)]
+    names = [name for name in found if isinstance(name, str)]
+    if not names or len(names) < len(found):
         raise InputError(f"{folder / 'state.json'} lists no data files")
     for name in names:
         if not (folder / name).is_file():
@@ -251,11 +254,17 @@ def _pattern(files: Sequence[Path]) -> str:
     texts = [str(file) for file in files]
     if len(texts) == 1:
         return texts[0]
-    start = os.path.commonprefix(texts)
-    end = os.path.commonprefix([text[len(start) :][::-1] for text in texts])[::-1]
+    start = _common_start(texts)
+    end = _common_start([text[len(start) :][::-1] for text in texts])[::-1]
     start = start.rstrip("0123456789")
     end = end.lstrip("0123456789")
     return f"{start}*{end} ({len(texts)} files)"
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    least, most = min(texts), max(texts)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False))
+    return "".join(char for char, _ in same)
 
 
 def _check_complete(files: Sequence[Path], from_start: bool) -> None:
@@ -268,9 +277,7 @@ def _check_complete(files: Sequence[Path], from_start: bool) -> None:
     differ = [at for at in range(1, len(parts[0]), 2) if len({part[at] for part in parts}) > 1]
     total = None
     places = [
-        at
-        for at in range(1, len(parts[0]) - 2, 2)
-        if parts[0][at + 1].strip("-_.").lower() == "of"
+        at for at in range(1, len(parts[0]) - 2, 2) if parts[0][at + 1].strip("-_.").lower() == "of"
     ]
     if places and differ in ([], [places[0]]):
         differ, total = [places[0]], int(parts[0][places[0] + 2])
@@ -306,7 +313,7 @@ def _expected(present: set[int], total: int | None, from_start: bool) -> set[int
             return set(range(first, first + total))
         return present
     numbers = sorted(present)
-    step = math.gcd(*(b - a for a, b in zip(numbers, numbers[1:], strict=False)))
+    step = math.gcd(*(b - a for a, b in itertools.pairwise(numbers)))
     # Names such as step-1000 and step-2000 count something else than shards, and so do numbers
     # with more gaps than files.
     if step >= 10 or most - least + 1 > 2 * len(present):

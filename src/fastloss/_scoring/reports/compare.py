@@ -237,7 +237,8 @@ def as_text(comparison: Comparison, seconds: float) -> str:
                 "target's probability",
                 f"mean change {_signed(ratio(comparison.probability_change_sum, n))}, "
                 f"root mean square {math.sqrt(ratio(comparison.square_sum, n)):.3g}, "
-                f"98% between {_signed(change.quantile(0.01))} and {_signed(change.quantile(0.99))}",
+                f"98% between {_signed(change.quantile(0.01))} and "
+                f"{_signed(change.quantile(0.99))}",
             ),
             (
                 "losses",

@@ -178,9 +178,7 @@ def as_text(summary: Summary, seconds: float) -> str:
 
 
 def _tables(report: Report, summary: Summary) -> None:
-    groups = sorted(
-        summary.group_scores(), key=lambda group: -_or_less(group.mean_loss)
-    )
+    groups = sorted(summary.group_scores(), key=lambda group: -_or_less(group.mean_loss))
     shown = min(summary.top, len(groups))
     report.table(
         f"groups, hardest first: {shown} of {len(groups):,}",
