@@ -10,16 +10,12 @@
 # For compute type float all of this is double, and so exact enough. For double it is pairs of
 # doubles: of the 4 ulp that a result may be off, the exponentials in `rest` need two.
 
+from libc.stdint cimport int64_t
+
 from .sums cimport LANES, Sum, add
 from .vecmath cimport (
     NAN, exp_pair_scaled, exp_scaled, fma, log1p, log_positive, real, spare_bits,
 )
-
-# A class and its logit.
-cdef struct Ranked:
-    double value
-    Py_ssize_t which
-
 
 cdef struct Group:
     # One array an entry, of LANES samples. What is known before the sums:
@@ -42,7 +38,7 @@ cdef struct Group:
     Py_ssize_t rank[LANES]   # how many of the others are as large
     double spread[LANES]     # sum of exponential times distance**2
     double squares[LANES]    # sum of exponential**2 without the class left out
-    Ranked *ranked           # scratch for the likeliest classes
+    int64_t *ranked          # scratch for the likeliest classes
     # Made by `settle`:
     double own[LANES]        # exponential of the class left out, scaled
     double total[LANES]      # sum over all classes, scaled

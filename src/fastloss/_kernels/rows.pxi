@@ -14,10 +14,10 @@
 # source and destination may be one array (out=logits), which a loop that reads one and writes the
 # other could not be vectorised for.
 
-from libc.stdint cimport int16_t, int32_t
+from libc.stdint cimport int16_t, int32_t, int64_t
 from libc.string cimport memcpy
 
-from .group cimport Group, Ranked, in_two_parts
+from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of
 from .storage cimport emit, load, prefetch_bytes, storage, value_at
 from .sums cimport (
@@ -86,7 +86,7 @@ cdef inline Py_ssize_t rows_space(
     space.targets = scratch + at
     at += lines(CHUNK * size) if job.kind == SOFT else 0
     space.ranked = scratch + at
-    at += lines(heap_bytes(job, min(job.samples, group_rows(job))))
+    at += lines(ranked_bytes(job, min(job.samples, group_rows(job))))
     space.row = NULL
     if keeps_row(job, written_too):
         space.row = scratch + at
@@ -853,7 +853,7 @@ cdef void short_item(
     cdef bint drains = out != NULL and how != LOGARITHM
     cdef const storage *xs
     cdef real guess = <real>NAN
-    group.ranked = <Ranked *>space.ranked
+    group.ranked = <int64_t *>space.ranked
     drain_start(drain, job.streaming)
     clear(tally)
     while first < stop:
@@ -941,7 +941,7 @@ cdef void long_item(
     cdef bint drains = out != NULL and row != NULL and how != LOGARITHM
     cdef const storage *xs
     cdef storage *to
-    group.ranked = <Ranked *>space.ranked
+    group.ranked = <int64_t *>space.ranked
     drain_start(drain, job.streaming)
     clear(tally)
     for index in range(start, stop):

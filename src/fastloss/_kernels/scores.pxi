@@ -9,18 +9,28 @@
 #
 # What an array of the results is not there for is not computed.
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int16_t, int32_t, int64_t
+from libc.string cimport memmove
 
-from .group cimport Group, Ranked
+from .group cimport Group
 from .samples cimport SCORE, Job, class_of, offset_of
 from .storage cimport prefetch_bytes, storage, value_at
-from .sums cimport LANES, PARTS, RunningSum, max16, sum_add, sum_begin, sum_end, two_sum, value_of
-from .vecmath cimport INFINITY, NAN, exp_negative, exp_scaled, real
+from .sums cimport (
+    LANES, PARTS, RunningSum, Sum, add, sum_add, sum_begin, sum_end, two_sum, value_of,
+)
+from .vecmath cimport INFINITY, NAN, exp_negative, exp_scaled, fma, real
+
+cdef extern from "simd/look.h" nogil:
+    const int LOOK_AT_FLOATS "FASTLOSS_LOOK"
+    float look_at_floats "fastloss_look"(
+        const float *x, Py_ssize_t n, Py_ssize_t own, float value, Py_ssize_t *count
+    ) noexcept
 
 cdef enum:
     LOOK = 32            # classes of a row that are looked at a time
     FIND = 128           # classes among which one is looked for
     OFFER = 64           # classes whose largest is compared with the least that is kept
+    IN_ORDER = 128       # most likeliest classes that are kept in order
     ABREAST = 16         # samples of a tile that are looked at at a time
 
 
@@ -40,85 +50,138 @@ cdef inline bint keeps_exponentials(const Job *job) noexcept nogil:
     return wants_spread(job) or wants_moments(job)
 
 
-cdef inline Py_ssize_t heap_bytes(const Job *job, Py_ssize_t samples) noexcept nogil:
-    """Scratch for the likeliest classes of so many samples at a time."""
-    return (job.top_k + 1) * samples * sizeof(Ranked) if job.kind == SCORE and job.top_k else 0
-
-
-cdef inline Ranked *heap_of(const Job *job, const Group *group, Py_ssize_t i) noexcept nogil:
-    return group.ranked + i * (job.top_k + 1)
-
-
 # ---- b) the likeliest classes ----------------------------------------------------------------
 #
-# A heap of the k best so far, the least of them first: entry i is below i // 2. Entry 0 tells by
-# its class how many there are. Most blocks of classes hold none that is larger than the least, and
-# one comparison with their maximum passes over them. Of equal logits the first classes count as
-# larger. NaNs are passed over.
+# The k best so far, and the least of them: most blocks of classes hold none that is larger, and one
+# comparison with their maximum passes over them. A few are kept in order. More of them are a heap,
+# the least first: entry i is below (i - 1) // 2. Of equal logits the first classes count as larger.
+# NaNs are passed over.
 
-cdef inline bint beats(Ranked a, Ranked b) noexcept nogil:
-    return a.value > b.value or (a.value == b.value and a.which < b.which)
+# In scratch: how many there are, then their logits, then their classes.
+cdef struct Ranked:
+    int64_t *n
+    double *value
+    int64_t *which
 
 
-cdef inline void sink(Ranked *heap, Py_ssize_t n, Ranked one) noexcept nogil:
-    """Put `one` in the place of the first of n entries."""
-    cdef Py_ssize_t i = 1, below = 2
-    while below <= n:
-        if below < n and beats(heap[below], heap[below + 1]):
+cdef inline Py_ssize_t ranked_bytes(const Job *job, Py_ssize_t samples) noexcept nogil:
+    """Scratch for so many samples at a time."""
+    return (2 * job.top_k + 1) * samples * 8 if job.kind == SCORE and job.top_k else 0
+
+
+cdef inline Ranked ranked_of(const Job *job, const Group *group, Py_ssize_t i) noexcept nogil:
+    """Where the likeliest classes of sample i of a group are."""
+    cdef Ranked r
+    r.n = group.ranked + i * (2 * job.top_k + 1)
+    r.value = <double *>(r.n + 1)
+    r.which = r.n + 1 + job.top_k
+    return r
+
+
+cdef inline bint beats(Ranked r, Py_ssize_t i, double value, int64_t which) noexcept nogil:
+    """Whether entry i is better than a class."""
+    return r.value[i] > value or (r.value[i] == value and r.which[i] < which)
+
+
+cdef inline void insert(Ranked r, Py_ssize_t k, double value, int64_t which) noexcept nogil:
+    """Put a class that comes after those that are there in its place; of k, the last falls out."""
+    cdef Py_ssize_t n = r.n[0], at = 0, i
+    for i in range(n):
+        at += r.value[i] >= value
+    n = min(n, k - 1)
+    memmove(r.value + at + 1, r.value + at, (n - at) * sizeof(double))
+    memmove(r.which + at + 1, r.which + at, (n - at) * sizeof(int64_t))
+    r.value[at] = value
+    r.which[at] = which
+    r.n[0] = n + 1
+
+
+cdef inline void sink(Ranked r, Py_ssize_t n, double value, int64_t which) noexcept nogil:
+    """Put a class in the place of the first of n entries of a heap."""
+    cdef Py_ssize_t i = 0, below = 1
+    while below < n:
+        if below + 1 < n and beats(r, below, r.value[below + 1], r.which[below + 1]):
             below += 1
-        if beats(heap[below], one):
+        if beats(r, below, value, which):
             break
-        heap[i] = heap[below]
+        r.value[i] = r.value[below]
+        r.which[i] = r.which[below]
         i = below
-        below = 2 * i
-    heap[i] = one
+        below = 2 * i + 1
+    r.value[i] = value
+    r.which[i] = which
 
 
-cdef inline void rise(Ranked *heap, Py_ssize_t n, Ranked one) noexcept nogil:
-    """Add `one` as the n-th entry."""
-    while n > 1 and beats(heap[n // 2], one):
-        heap[n] = heap[n // 2]
-        n //= 2
-    heap[n] = one
+cdef inline void rise(Ranked r, double value, int64_t which) noexcept nogil:
+    """Add a class to a heap."""
+    cdef Py_ssize_t i = r.n[0]
+    r.n[0] = i + 1
+    while i > 0 and beats(r, (i - 1) // 2, value, which):
+        r.value[i] = r.value[(i - 1) // 2]
+        r.which[i] = r.which[(i - 1) // 2]
+        i = (i - 1) // 2
+    r.value[i] = value
+    r.which[i] = which
 
 
-cdef void offer(Ranked *heap, Py_ssize_t k, const real *x, Py_ssize_t n, Py_ssize_t c) noexcept nogil:
+cdef inline void admit(Ranked r, Py_ssize_t k, double value, int64_t which) noexcept nogil:
+    """Keep a class that is better than the least of the k, or while there are fewer."""
+    if k <= IN_ORDER:
+        insert(r, k, value, which)
+    elif r.n[0] < k:
+        rise(r, value, which)
+    else:
+        sink(r, k, value, which)
+
+
+cdef inline double least_of(Ranked r, Py_ssize_t k) noexcept nogil:
+    """The least of k."""
+    return r.value[k - 1] if k <= IN_ORDER else r.value[0]
+
+
+cdef void offer(Ranked r, Py_ssize_t k, const real *x, Py_ssize_t n, Py_ssize_t c) noexcept nogil:
     """Classes c to c + n, whose logits are x[:n]."""
-    cdef Py_ssize_t i = 0, j, m
+    cdef Py_ssize_t i = 0, j, m, found
+    cdef int16_t larger[OFFER]
     cdef real least
-    while i < n and heap[0].which < k:
+    while i < n and r.n[0] < k:
         if x[i] == x[i]:
-            heap[0].which += 1
-            rise(heap, heap[0].which, Ranked(x[i], c + i))
+            admit(r, k, x[i], c + i)
         i += 1
     if i == n:
         return
-    least = <real>heap[1].value
+    least = <real>least_of(r, k)
     while i < n:
         m = min(n - i, <Py_ssize_t>OFFER)
-        if block_max(x + i, m) > least:
-            for j in range(i, i + m):
-                if x[j] > least:
-                    sink(heap, k, Ranked(x[j], c + j))
-                    least = <real>heap[1].value
+        if m < OFFER or block_max(x + i, OFFER) > least:
+            # A list first: a branch for each class would be mispredicted.
+            found = 0
+            for j in range(m):
+                larger[found] = <int16_t>j
+                found += x[i + j] > least
+            for j in range(found):
+                if x[i + larger[j]] > least:
+                    admit(r, k, x[i + larger[j]], c + i + larger[j])
+                    least = <real>least_of(r, k)
         i += m
 
 
-cdef void in_order(Ranked *heap) noexcept nogil:
-    """Turn the heap into a list, the largest first."""
-    cdef Py_ssize_t n = heap[0].which
-    cdef Ranked last
-    while n > 1:
-        last = heap[n]
-        heap[n] = heap[1]
+cdef inline void in_order(Ranked r, Py_ssize_t k) noexcept nogil:
+    """Turn a heap into a list, the largest first."""
+    cdef Py_ssize_t n = r.n[0]
+    cdef double value
+    cdef int64_t which
+    while n > 1 and k > IN_ORDER:
         n -= 1
-        sink(heap, n, last)
+        value, which = r.value[n], r.which[n]
+        r.value[n], r.which[n] = r.value[0], r.which[0]
+        sink(r, n, value, which)
 
 
 # ---- c) rows ---------------------------------------------------------------------------------
 
-cdef inline void look(
-    const real *x, Py_ssize_t n, Py_ssize_t own, real value, real *top, Py_ssize_t *count
+cdef inline real look(
+    const real *x, Py_ssize_t n, Py_ssize_t own, real value, Py_ssize_t *count
 ) noexcept nogil:
     """The largest of x[:n] without x[own], and how many of them are `value` or more.
 
@@ -126,33 +189,31 @@ cdef inline void look(
     """
     cdef real m[LOOK]
     cdef real a[LOOK]
-    cdef real many[LOOK]         # compute type double; counts of the same width as what is compared
-    cdef int32_t few[LOOK]       # compute type float
+    cdef real few[LOOK]
+    cdef real top = <real>(-INFINITY)
     cdef Py_ssize_t whole = n // LOOK, step, i, j
     # The block of `own` comes last: a branch where it turns up would be mispredicted.
     cdef Py_ssize_t held = own // LOOK if 0 <= own < LOOK * whole else 0
     cdef int first = 0, skip, lane
-    cdef double total = 0
+    cdef real total = 0
+    count[0] = 0
     if n < LOOK:
-        top[0] = <real>(-INFINITY)
-        count[0] = 0
         for i in range(n):
             if i != own:
-                top[0] = x[i] if x[i] > top[0] else top[0]
+                top = x[i] if x[i] > top else top
                 count[0] += x[i] >= value
-        return
+        return top
+    if real is float:
+        if LOOK_AT_FLOATS:
+            return look_at_floats(x, n, own, value, count)
     for j in range(LOOK):
-        m[j] = <real>(-INFINITY)
-        many[j] = 0
+        m[j] = top
         few[j] = 0
     for step in range(whole - 1):
         i = LOOK * (step + (step >= held))
         for j in range(LOOK):
             m[j] = x[i + j] if x[i + j] > m[j] else m[j]
-            if real is float:
-                few[j] = few[j] + (x[i + j] >= value)
-            else:
-                many[j] = many[j] + (<real>1 if x[i + j] >= value else <real>0)
+            few[j] = few[j] + (<real>1 if x[i + j] >= value else <real>0)
     i = LOOK * held
     while True:
         skip = <int>(own - i) if 0 <= own - i < LOOK else -1
@@ -160,31 +221,17 @@ cdef inline void look(
             a[lane] = x[i + lane] if (lane >= first) & (lane != skip) else <real>NAN
         for j in range(LOOK):
             m[j] = a[j] if a[j] > m[j] else m[j]
-            if real is float:
-                few[j] = few[j] + (a[j] >= value)
-            else:
-                many[j] = many[j] + (<real>1 if a[j] >= value else <real>0)
+            few[j] = few[j] + (<real>1 if a[j] >= value else <real>0)
         if first != 0 or LOOK * whole == n:
             break
         # The rest overlaps what has been looked at.
         i = n - LOOK
         first = <int>(LOOK * (whole + 1) - n)
-    for j in range(16):
-        m[j] = m[j + 16] if m[j + 16] > m[j] else m[j]
-    if real is float:
-        top[0] = max16(&m[0])
-        for j in range(16):
-            few[j] = few[j] + few[j + 16]
-        for j in range(1, 16):
-            few[0] = few[0] + few[j]
-        count[0] = few[0]
-    else:
-        top[0] = m[0]
-        for j in range(1, 16):
-            top[0] = m[j] if m[j] > top[0] else top[0]
-        for j in range(LOOK):
-            total += many[j]
-        count[0] = <Py_ssize_t>total
+    for j in range(LOOK):
+        top = m[j] if m[j] > top else top
+        total += few[j]
+    count[0] = <Py_ssize_t>total
+    return top
 
 
 cdef inline Py_ssize_t first_of(const real *x, Py_ssize_t n, real value) noexcept nogil:
@@ -209,22 +256,22 @@ cdef void stand(
     cdef Py_ssize_t c = 0, n, classes = job.classes, t = class_of(job, sample)
     cdef Py_ssize_t largest = 0, rank = 0, count = 0
     cdef real value = value_at(x, t, <real>0) if t >= 0 else <real>NAN
-    cdef real top = <real>(-INFINITY), most = 0
+    cdef real top = <real>(-INFINITY), most
     cdef const real *xs
-    cdef Ranked *heap = heap_of(job, group, i)
+    cdef Ranked ranked = ranked_of(job, group, i)
     if job.top_k:
-        heap[0].which = 0
+        ranked.n[0] = 0
     while c < classes:
         n = min(classes - c, <Py_ssize_t>CHUNK)
         xs = widened(wide, x + c, n)
-        look(xs, n, t - c, value, &most, &count)
+        most = look(xs, n, t - c, value, &count)
         rank += count
         if most > top:
             top = most
             if not value > top:
                 largest = c + first_of(xs, n, top)
         if job.top_k:
-            offer(heap, job.top_k, xs, n, c)
+            offer(ranked, job.top_k, xs, n, c)
         c += n
     group.rank[i] = rank
     group.margin[i] = <double>value - <double>top
@@ -337,99 +384,111 @@ cdef void moments_of_long_row(
 # ---- d) tiles --------------------------------------------------------------------------------
 
 cdef inline void stand_begin(
-    Standing *standing, const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n,
-    Group *group
+    Standing *standing, const storage *x, const real *xs, const Job *job, Py_ssize_t first,
+    Py_ssize_t n, Py_ssize_t width, Group *group
 ) noexcept nogil:
-    """Of n samples from `first` on."""
+    """Of n samples from `first` on; xs: a tile that holds all their classes, or NULL."""
     cdef Py_ssize_t lane, t
-    for lane in range(LANES):
-        standing.target[lane] = -1
-        standing.value[lane] = NAN
-        standing.second[lane] = -INFINITY
-        standing.count[lane] = 0
+    cdef real *value = <real *>&standing.value[0]
     for lane in range(n):
         t = class_of(job, first + lane)
-        standing.target[lane] = t
-        if t >= 0:
-            standing.value[lane] = value_at(x, offset_of(job, first + lane, t), <double>0)
-        if job.top_k:
-            heap_of(job, group, lane)[0].which = 0
+        standing.target[lane] = <int32_t>t
+        if t < 0:
+            value[lane] = <real>NAN
+        elif xs != NULL:
+            value[lane] = xs[t * width + lane]
+        else:
+            value[lane] = value_at(x, offset_of(job, first + lane, t), <real>0)
+    for lane in range(n, LANES):
+        standing.target[lane] = -1
+        value[lane] = <real>NAN
+    if job.top_k:
+        for lane in range(n):
+            ranked_of(job, group, lane).n[0] = 0
 
 
 cdef void tile_stand(
     const real *xs, Py_ssize_t m, Py_ssize_t width, Py_ssize_t first, real *top, int32_t *largest,
     Standing *standing
 ) noexcept nogil:
-    """`tile_largest`, the largest but for that one, and the classes as large as the target."""
+    """`tile_largest`, the largest but for that one, and the classes as large as the target.
+
+    With first = 0 it begins.
+    """
     cdef Py_ssize_t part, lane, i
     cdef int32_t c, k
     cdef real x, less
+    cdef real *values = <real *>&standing.value[0]
+    cdef real *seconds = <real *>&standing.second[0]
     cdef real highest[ABREAST]
     cdef real second[ABREAST]
     cdef real value[ABREAST]
-    cdef real many[ABREAST]
-    cdef int32_t few[ABREAST]
+    cdef int32_t count[ABREAST]
     cdef int32_t which[ABREAST]
     for part in range(LANES // ABREAST):
         lane = ABREAST * part
         for i in range(ABREAST):
             highest[i] = top[lane + i]
-            which[i] = largest[lane + i]
-            second[i] = <real>standing.second[lane + i]
-            value[i] = <real>standing.value[lane + i]
-            many[i] = 0
-            few[i] = 0
+            value[i] = values[lane + i]
+        if first == 0:
+            for i in range(ABREAST):
+                which[i] = count[i] = 0
+                second[i] = <real>(-INFINITY)
+        else:
+            for i in range(ABREAST):
+                which[i] = largest[lane + i]
+                count[i] = standing.count[lane + i]
+                second[i] = seconds[lane + i]
         for c in range(<int32_t>m):
             k = c + <int32_t>first
             for i in range(ABREAST):
                 x = xs[c * width + lane + i]
                 less = highest[i] if highest[i] < x else x
-                which[i] = k if x > highest[i] else which[i]
+                # Not a choice of two, of which compilers make a branch and a store.
+                which[i] = which[i] + ((k - which[i]) & -<int32_t>(x > highest[i]))
                 highest[i] = x if x > highest[i] else highest[i]
                 second[i] = less if less > second[i] else second[i]
-                if real is float:
-                    few[i] = few[i] + (x >= value[i])
-                else:
-                    many[i] = many[i] + (<real>1 if x >= value[i] else <real>0)
+                count[i] = count[i] + (x >= value[i])
         for i in range(ABREAST):
             top[lane + i] = highest[i]
             largest[lane + i] = which[i]
-            standing.second[lane + i] = second[i]
-            standing.count[lane + i] += few[i] + <int32_t>many[i]
+            seconds[lane + i] = second[i]
+            standing.count[lane + i] = count[i]
 
 
 cdef void tile_offer(
     const real *xs, Py_ssize_t m, Py_ssize_t width, Py_ssize_t first, Py_ssize_t n, const Job *job,
     Group *group
 ) noexcept nogil:
-    """Classes `first` to first + m <= TILE of n samples to their heaps."""
+    """Classes `first` to first + m <= TILE to the likeliest of n samples."""
     cdef real most[LANES]
     cdef real row[TILE]
     cdef Py_ssize_t lane, c
-    cdef Ranked *heap
+    cdef Ranked ranked
     for lane in range(LANES):
         most[lane] = <real>(-INFINITY)
     tile_max(xs, m, width, &most[0])
     for lane in range(n):
-        heap = heap_of(job, group, lane)
-        if heap[0].which < job.top_k or most[lane] > heap[1].value:
+        ranked = ranked_of(job, group, lane)
+        if ranked.n[0] < job.top_k or most[lane] > least_of(ranked, job.top_k):
             for c in range(m):
                 row[c] = xs[c * width + lane]
-            offer(heap, job.top_k, &row[0], m, first)
+            offer(ranked, job.top_k, &row[0], m, first)
 
 
 cdef inline void stand_end(
     const Standing *standing, const real *top, const int32_t *largest, Group *group
 ) noexcept nogil:
     cdef Py_ssize_t lane
-    cdef double best, other
+    cdef const real *value = <const real *>&standing.value[0]
+    cdef const real *second = <const real *>&standing.second[0]
+    cdef double other
     for lane in range(LANES):
-        best = top[lane]
-        other = standing.second[lane] if standing.target[lane] == largest[lane] else best
-        group.margin[lane] = standing.value[lane] - other
-        group.gap[lane] = best - standing.value[lane]
-        if standing.target[lane] == largest[lane]:
-            group.gap[lane] = 0
+        other = second[lane] if standing.target[lane] == largest[lane] else top[lane]
+        group.margin[lane] = <double>value[lane] - other
+        group.gap[lane] = <double>top[lane] - <double>value[lane]
+    for lane in range(LANES):
+        group.gap[lane] = 0 if standing.target[lane] == largest[lane] else group.gap[lane]
         group.rank[lane] = standing.count[lane] - 1
 
 
@@ -450,7 +509,8 @@ cdef void tile_moments(
     cdef real square
     cdef bint spread = job.variance != NULL, squares = job.brier != NULL
     for lane in range(LANES):
-        two[lane] = apart[lane] = 0
+        # As good a beginning as 0, and no call to memset.
+        two[lane] = apart[lane] = <real>(-0.0)
     for c in range(m):
         prefetch_bytes(ahead + c * stride, LANES * sizeof(storage))
         for lane in range(LANES):
@@ -463,10 +523,8 @@ cdef void tile_moments(
         if c & 1 == 1 or c == m - 1:
             for lane in range(LANES):
                 two_sum(<real>0, &tile.high[lane], &tile.low[lane], two[lane])
-                two[lane] = 0
-            for lane in range(LANES):
                 two_sum(<real>0, &tile.distance[lane], &tile.distance_low[lane], apart[lane])
-                apart[lane] = 0
+                two[lane] = apart[lane] = <real>(-0.0)
         if spread:
             for lane in range(LANES):
                 square = a[lane] * d[lane] * d[lane]
@@ -511,30 +569,47 @@ cdef inline void put(
             (<float *>to)[first + i] = <float>value[i]
 
 
-cdef inline void put_ranked(
+cdef void put_ranked(
     const storage *x, const Job *job, Py_ssize_t sample, Py_ssize_t at, double log_rest,
-    Ranked *heap
+    Ranked ranked
 ) noexcept nogil:
     """Write the likeliest classes of a sample, the `at`-th of the call."""
-    cdef Py_ssize_t j, c = 0, k = job.top_k, base
+    cdef Py_ssize_t j, c = 0, k = job.top_k, n, base
     cdef double log_prob
-    in_order(heap)
-    if heap[0].which < k:
+    in_order(ranked, k)
+    n = ranked.n[0]
+    if n < k:
         # NaNs come last, as they do where NumPy sorts.
         base = offset_of(job, sample, 0)
-        while heap[0].which < k and c < job.classes:
+        while n < k and c < job.classes:
             log_prob = value_at(x, base + c * job.inner, <double>0)
             if log_prob != log_prob:
-                heap[0].which += 1
-                heap[heap[0].which] = Ranked(log_prob, c)
+                ranked.value[n] = log_prob
+                ranked.which[n] = c
+                n += 1
             c += 1
     for j in range(k):
-        job.top_classes[at * k + j] = heap[1 + j].which
-        log_prob = -(heap[1].value - heap[1 + j].value + log_rest) if j else -log_rest
+        job.top_classes[at * k + j] = ranked.which[j]
+        log_prob = -(ranked.value[0] - ranked.value[j] + log_rest) if j else -log_rest
         if job.wide:
             (<double *>job.top_log_probs)[at * k + j] = log_prob
         else:
             (<float *>job.top_log_probs)[at * k + j] = <float>log_prob
+
+
+cdef inline double over_square(
+    const storage *unused, const Group *group, Py_ssize_t i, double a
+) noexcept nogil:
+    """(a**2 + squares) / total**2, where a is the sum `rest`, or the exponential left out."""
+    cdef Sum over = product(a, a), under = product(group.total[i], group.total[i])
+    cdef double q
+    if storage is double:
+        under.low += 2 * group.total[i] * group.total_low[i]
+        if a == group.rest[i]:
+            over.low += 2 * a * group.rest_low[i]
+    over = add(over, Sum(group.squares[i], 0))
+    q = over.high / under.high
+    return q + (fma(-q, under.high, over.high) + (over.low - q * under.low)) / under.high
 
 
 cdef void score_ending(
@@ -542,7 +617,7 @@ cdef void score_ending(
 ) noexcept nogil:
     """What is asked for of n samples: NaN, and rank -1, where there is no target or no softmax."""
     cdef Py_ssize_t i, at = job.place + first
-    cdef double p, q, own, mean
+    cdef double p, mean
     cdef double of_target[LANES]
     cdef double value[LANES]
     for i in range(n):
@@ -567,16 +642,14 @@ cdef void score_ending(
         put(job, job.logsumexp, at, n, &value[0])
     if job.brier != NULL:
         # (1 - p)**2 of the target, and p**2 of all others. Where the target is the largest, both
-        # are sums without it; where not, p is at most 1/2 and nothing cancels.
+        # are sums without it; where not, p is at most 1/2, and nothing cancels in
+        # 1 - 2 p + the squares of all.
         for i in range(n):
             if group.gap[i] == 0 and group.rank[i] == 0:
-                q = group.rest[i] / group.total[i]
-                value[i] = q * q + group.squares[i] / group.total[i] / group.total[i]
+                value[i] = over_square(x, group, i, group.rest[i])
             else:
                 p = exp_negative(of_target[i])
-                own = group.own[i] / group.total[i]
-                value[i] = (1 - p) * (1 - p) + (own * own - p * p)
-                value[i] += group.squares[i] / group.total[i] / group.total[i]
+                value[i] = (1 - 2 * p) + over_square(x, group, i, group.own[i])
             value[i] = value[i] if of_target[i] == of_target[i] else NAN
         put(job, job.brier, at, n, &value[0])
     if job.variance != NULL:
@@ -593,4 +666,4 @@ cdef void score_ending(
             job.predicted[at + i] = group.own_class[i]
     if job.top_k:
         for i in range(n):
-            put_ranked(x, job, first + i, at + i, group.log_rest[i], heap_of(job, group, i))
+            put_ranked(x, job, first + i, at + i, group.log_rest[i], ranked_of(job, group, i))

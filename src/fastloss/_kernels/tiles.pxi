@@ -14,7 +14,7 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-from .group cimport Group, Ranked, in_two_parts
+from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of, offset_of
 from .storage cimport emit, load, prefetch_bytes, storage, transpose
 from .sums cimport LANES, Sum, Tally, add, clear, folded, two_sum
@@ -44,9 +44,9 @@ cdef struct Tile:
 
 # Of SCORE (see scores.pxi), while the blocks of classes go by.
 cdef struct Standing:
-    int64_t target[LANES]        # -1: it has none
-    double value[LANES]          # the target's logit
-    double second[LANES]         # the largest after the first of the largest
+    int32_t target[LANES]        # -1: it has none
+    double value[LANES]          # the target's logit, as the compute type
+    double second[LANES]         # the largest after the first of the largest, the same
     int32_t count[LANES]         # classes that are `value` or more
 
 
@@ -95,7 +95,7 @@ cdef inline Py_ssize_t tiles_space(
     space.second = scratch + at
     at += lines(block * size) if job.second != NULL else 0
     space.ranked = scratch + at
-    at += lines(heap_bytes(job, LANES))
+    at += lines(ranked_bytes(job, LANES))
     return at
 
 
@@ -495,7 +495,7 @@ cdef void tiles_item(
     a = <real *>space.targets
     second = <real *>space.second
     standing = &space.desk.standing
-    group.ranked = <Ranked *>space.ranked
+    group.ranked = <int64_t *>space.ranked
     clear(tally)
     first = start
     while first < stop:
@@ -514,7 +514,9 @@ cdef void tiles_item(
                 top[lane] = <real>(-INFINITY) if lane < filled else <real>0
                 largest[lane] = 0
             if job.kind == SCORE:
-                stand_begin(standing, x, job, first + at, filled, group)
+                stand_begin(
+                    standing, x, xs + at if whole else NULL, job, first + at, filled, width, group
+                )
             c = 0
             while c < classes:
                 m = min(classes - c, <Py_ssize_t>TILE)

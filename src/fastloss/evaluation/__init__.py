@@ -9,6 +9,7 @@ from fastloss.evaluation.calibration import (
     fit_temperature,
 )
 from fastloss.evaluation.compare import LogitsComparison, compare_logits
+from fastloss.evaluation.metrics import Metrics, StreamingMetrics
 from fastloss.evaluation.score import SampleScores, score_samples
 from fastloss.evaluation.streaming import StreamingLoss
 
@@ -16,8 +17,10 @@ __all__ = [
     "CalibrationBins",
     "CalibrationError",
     "LogitsComparison",
+    "Metrics",
     "SampleScores",
     "StreamingLoss",
+    "StreamingMetrics",
     "TemperatureFit",
     "brier_score",
     "calibration_error",

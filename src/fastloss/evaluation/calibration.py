@@ -266,7 +266,7 @@ def binned(
     )
 
 
-def _number_of_bins(n_bins: Any) -> int:
+def number_of_bins(n_bins: Any) -> int:
     bins = _arrays.integer(n_bins, "n_bins")
     if not 1 <= bins <= 10**6:
         raise ValueError(f"n_bins must be at least 1 and at most a million, got {bins}")
@@ -382,7 +382,7 @@ def calibration_error(
     >>> error.bins.count
     array([0., 0., 0., 0., 0., 0., 0., 3., 0., 0.])
     """
-    bins = _number_of_bins(n_bins)
+    bins = number_of_bins(n_bins)
     if strategy not in STRATEGIES:
         _arrays.one_of(strategy, STRATEGIES, "strategy")
     found = scores(
