@@ -15,13 +15,13 @@ import pytest
 
 import fastloss
 import oracle
-from fastloss._scoring import blocks, quantiles
+from fastloss._scoring import blocks, quantiles, scorer
 from fastloss._scoring.distributions import Ranks
 from fastloss._scoring.statistics import Moments, student_quantile
 
 pytest.register_assert_rewrite("cli_helpers")
 
-from cli_helpers import CLASSES, LOGITS, RNG, SAMPLES, TARGET, refused, run, score
+from cli_helpers import CLASSES, LOGITS, RNG, SAMPLES, TARGET, job_of, refused, run, score
 
 pytest_plugins = ("cli_helpers",)
 pytestmark = pytest.mark.usefixtures("small_blocks", "same_threads")
@@ -75,6 +75,27 @@ def test_scores_of_classes(files, monkeypatch, gathered):
     assert sum(part["samples"] for part in bins) == KEPT.sum()
     gap = sum(p["samples"] * abs(p["confidence"] - p["accuracy"]) for p in bins) / KEPT.sum()
     assert report["calibration_error_equal_mass"] == pytest.approx(gap)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_the_brier_score_of_many_classes(files, monkeypatch, dtype):
+    """It is computed another way than that of few, and keeps its digits where it is tiny."""
+    logits = (LOGITS * np.linspace(0, 8, SAMPLES)[:, None]).astype(dtype)
+    np.save("logits.npy", logits)
+    log_probs = oracle.log_softmax(logits.astype(np.longdouble))
+    label = np.where(KEPT, TARGET, 0)
+    others = np.exp(log_probs)
+    others[np.arange(SAMPLES), label] = 0
+    exact = np.square(others.sum(1)) + np.square(others).sum(1)
+    found = []
+    for many in (2, 256):
+        monkeypatch.setattr(scorer, "MANY_CLASSES", many)
+        job = job_of("logits.npy", "targets.npy")
+        found.append(np.concatenate([s.brier for s, _ in job.blocks(lambda scores: None)]))
+        np.testing.assert_allclose(found[-1][KEPT], exact[KEPT].astype(float), rtol=2e-5)
+        mean = score("logits.npy", "targets.npy")["brier_score"]
+        assert mean == pytest.approx(float(exact[KEPT].mean()), rel=1e-6)
+    assert not np.array_equal(found[0][KEPT], found[1][KEPT])
 
 
 def test_the_same_as_the_functions(files):
