@@ -4,7 +4,7 @@
     python fuzz/files.py --seconds 3600 --seed 7
     python fuzz/files.py --seed 7 --only 12345     # one file again, in this process
 
-Valid .npy, .npz, .safetensors, Parquet and Arrow IPC files are damaged (bits, lengths, numbers in
+Valid .npy, .npz, .safetensors, .csv, Parquet and Arrow IPC files are damaged (bits, lengths, numbers in
 headers, cuts, splices) and scored with random options, as `fastloss score` does it. Which file a
 number stands for depends on the seed alone. A find is any other exception, a warning, a crash, a
 message of no or several lines, more than 10 s of processor time or 1 GB of memory, and an .npy that
@@ -76,6 +76,7 @@ def valid_files() -> dict[str, list[bytes]]:
         ".npy": npy,
         ".npz": npz,
         ".safetensors": [_safetensors(array, targets) for array in arrays],
+        ".csv": _csv(logits, targets),
         **_columnar(logits, targets),
     }
 
@@ -110,6 +111,22 @@ def _safetensors(logits: Any, targets: Any) -> bytes:
         data += little.tobytes()
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
+
+
+def _csv(logits: Any, targets: Any) -> list[bytes]:
+    names = [*(f"logits_{c}" for c in range(CLASSES)), "targets"]
+    rows = [
+        [*map(str, row), str(t)] for row, t in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+    return [
+        end.join(mark.join(row) for row in lines).encode()
+        for lines in (
+            [names, *rows],
+            [row[:-1] for row in rows],
+            [["targets"], *(r[-1:] for r in rows)],
+        )
+        for mark, end in ((",", "\n"), ("\t", "\r\n"), (";", "\n\n"))
+    ]
 
 
 def _columnar(logits: Any, targets: Any) -> dict[str, list[bytes]]:

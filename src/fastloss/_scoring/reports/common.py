@@ -75,7 +75,9 @@ class Report:
         """A table with numbers to the right; nothing where it has no rows."""
         if not rows:
             return
-        table = Table(title=title, title_justify="left", title_style="bold")
+        # Not the table's own title, which is broken to the width of the table.
+        self._console.print(title, style="bold")
+        table = Table()
         for at, name in enumerate(names):
             table.add_column(name, justify="left" if at in left else "right", overflow="fold")
         for row in rows:
