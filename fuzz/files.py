@@ -4,12 +4,12 @@
     python fuzz/files.py --seconds 3600 --seed 7
     python fuzz/files.py --seed 7 --only 12345     # one file again, in this process
 
-Valid .npy, .npz, .safetensors, .csv, Parquet and Arrow IPC files are damaged (bits, lengths, numbers in
-headers, cuts, splices) and scored with random options, as `fastloss score` does it. Which file a
-number stands for depends on the seed alone. A find is any other exception, a warning, a crash, a
-message of no or several lines, more than 10 s of processor time or 1 GB of memory, and an .npy that
-`numpy.load` reads differently. Finds are saved in ``fuzz/finds``; the exit status is 1 if there are
-any.
+Valid .npy, .npz, .safetensors, .csv, Parquet and Arrow IPC files are damaged (bits, lengths,
+numbers in headers, cuts, splices) and scored with random options, as `fastloss score` does it.
+Which file a number stands for depends on the seed alone. A find is any other exception, a warning,
+a crash, a message of no or several lines, more than 10 s of processor time or 1 GB of memory, and
+an .npy that `numpy.load` reads differently. Finds are saved in ``fuzz/finds``; the exit status is 1
+if there are any.
 
 Layout: a) valid files, b) damage, c) one case, d) the worker, which a crash may end, and its
 watcher.
