@@ -4,12 +4,12 @@
     python fuzz/files.py --seconds 3600 --seed 7
     python fuzz/files.py --seed 7 --only 12345     # one file again, in this process
 
-Valid .npy, .npz, .safetensors, Parquet and Arrow IPC files are damaged (bits, lengths, numbers in
-headers, cuts, splices) and scored with random options, as `fastloss score` does it. Which file a
-number stands for depends on the seed alone. A find is any other exception, a warning, a crash, a
-message of no or several lines, more than 10 s of processor time or 1 GB of memory, and an .npy that
-`numpy.load` reads differently. Finds are saved in ``fuzz/finds``; the exit status is 1 if there are
-any.
+Valid .npy, .npz, .safetensors, .csv, Parquet and Arrow IPC files are damaged (bits, lengths,
+numbers in headers, cuts, splices) and scored with random options, as `fastloss score` does it.
+Which file a number stands for depends on the seed alone. A find is any other exception, a warning,
+a crash, a message of no or several lines, more than 10 s of processor time or 1 GB of memory, and
+an .npy that `numpy.load` reads differently. Finds are saved in ``fuzz/finds``; the exit status is 1
+if there are any.
 
 Layout: a) valid files, b) damage, c) one case, d) the worker, which a crash may end, and its
 watcher.
@@ -37,8 +37,9 @@ from typing import Any
 import numpy as np
 
 import fastloss
-from fastloss._scoring import InputError, scorer
-from fastloss._scoring.readers import Request, Source, open_source
+from fastloss._scoring import InputError, blocks, scorer, totals
+from fastloss._scoring.readers import Request, open_source
+from fastloss._scoring.sources import Source
 
 MEMORY = 4 << 30
 """Address space of a worker, in bytes."""
@@ -75,6 +76,7 @@ def valid_files() -> dict[str, list[bytes]]:
         ".npy": npy,
         ".npz": npz,
         ".safetensors": [_safetensors(array, targets) for array in arrays],
+        ".csv": _csv(logits, targets),
         **_columnar(logits, targets),
     }
 
@@ -109,6 +111,22 @@ def _safetensors(logits: Any, targets: Any) -> bytes:
         data += little.tobytes()
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
+
+
+def _csv(logits: Any, targets: Any) -> list[bytes]:
+    names = [*(f"logits_{c}" for c in range(CLASSES)), "targets"]
+    rows = [
+        [*map(str, row), str(t)] for row, t in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+    return [
+        end.join(mark.join(row) for row in lines).encode()
+        for lines in (
+            [names, *rows],
+            [row[:-1] for row in rows],
+            [["targets"], *(r[-1:] for r in rows)],
+        )
+        for mark, end in ((",", "\n"), ("\t", "\r\n"), (";", "\n\n"))
+    ]
 
 
 def _columnar(logits: Any, targets: Any) -> dict[str, list[bytes]]:
@@ -270,7 +288,7 @@ def score(path: Path, targets: Path, rng: random.Random) -> str:
             options.sample_weight = open_source(path, Request("weight", "", None, ("targets",)))
             sources.append(options.sample_weight)
         job = scorer.plan(sources[0], sources[1], options)
-        summary = scorer.Summary(job, distributions=job.classes < 10**6)
+        summary = totals.Summary(job)
         for _, part in job.blocks(summary.of):
             summary.merge(part)
         if not 0 <= summary.correct <= summary.samples - summary.ignored - summary.non_finite:
@@ -332,7 +350,7 @@ def run_case(folder: Path, files: dict[str, list[bytes]], seed: int, number: int
 def prepare(folder: Path) -> dict[str, list[bytes]]:
     np.save(folder / "targets.npy", np.arange(ROWS) % CLASSES)
     # Small blocks, so that these small files are read in many.
-    scorer.BLOCK_BYTES = 9 * CLASSES * 4
+    blocks.BLOCK_BYTES = 9 * CLASSES * 4
     warnings.simplefilter("error")
     return valid_files()
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import fastloss
 import oracle
-from fastloss._scoring import readers, scorer
+from fastloss._scoring import blocks, limits, readers, scorer, totals
 from fastloss.cli import app
 
 SAMPLES, CLASSES = 1000, 7
@@ -36,8 +36,9 @@ WEIGHT = RNG.uniform(0.2, 2.0, CLASSES)
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 100 rows or so: every file here is read in many of them."""
-    monkeypatch.setattr(scorer, "BLOCK_BYTES", 100 * CLASSES * 4)
-    monkeypatch.setattr(readers, "CHUNK_BYTES", 77 * CLASSES * 4)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 100 * CLASSES * 4)
+    monkeypatch.setattr(blocks, "GATHERED_SAMPLES", 150)
+    monkeypatch.setattr(limits, "CHUNK_BYTES", 77 * CLASSES * 4)
 
 
 @pytest.fixture
@@ -104,7 +105,6 @@ def refused(*arguments) -> str:
 
 def check(report: dict, reference: oracle.Reference, predicted_right: float) -> None:
     assert report["mean_loss"] == pytest.approx(float(reference.loss("mean")), rel=1e-6)
-    assert report["perplexity"] == pytest.approx(math.exp(reference.loss("mean")), rel=1e-5)
     assert report["accuracy"] == pytest.approx(predicted_right, abs=1e-12)
     losses = np.sort(reference.losses.ravel())[::-1]
     shown = [hard["loss"] for hard in report["hardest"]]
@@ -122,7 +122,9 @@ def check_plain(report: dict) -> None:
     assert report["ignored"] == np.count_nonzero(TARGET == -100)
     assert report["classes"] == CLASSES
     assert report["seconds"] > 0
-    check(report, oracle.cross_entropy(LOGITS, TARGET), accuracy())
+    reference = oracle.cross_entropy(LOGITS, TARGET)
+    check(report, reference, accuracy())
+    assert report["perplexity"] == pytest.approx(math.exp(reference.loss("mean")), rel=1e-5)
 
 
 def job_of(*names: str, **options) -> scorer.Job:
@@ -130,6 +132,14 @@ def job_of(*names: str, **options) -> scorer.Job:
     request = readers.Request("array", "", None, ())
     sources = [readers.open_source(Path(name), request) for name in names]
     return scorer.plan(*sources, scorer.Options(**options))
+
+
+def summary_of(job: scorer.Job) -> totals.Summary:
+    """The totals of a job, as the command adds them up."""
+    summary = totals.Summary(job)
+    for _, part in job.blocks(summary.of):
+        summary.merge(part)
+    return summary
 
 
 # ---- in a process of its own -----------------------------------------------------------------

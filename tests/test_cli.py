@@ -17,7 +17,10 @@ import pytest
 
 import fastloss
 import oracle
-from fastloss._scoring import plot, readers, scorer
+from fastloss._scoring import scorer
+from fastloss._scoring.distributions import LogHistogram
+from fastloss._scoring.plots.score import make_figure
+from fastloss._scoring.sources import ArraySource, FileSource
 from fastloss.data import load_digits_logits
 
 pytest.register_assert_rewrite("cli_helpers")
@@ -37,6 +40,7 @@ from cli_helpers import (
     refused,
     run,
     score,
+    summary_of,
 )
 
 pytest_plugins = ("cli_helpers",)
@@ -269,19 +273,13 @@ def wrong_rows():
 
 
 @pytest.mark.parametrize("dtype", ["f2", "bfloat16", "f4", ">f4", "f8"])
-@pytest.mark.parametrize("few_classes", [0, 64])
-def test_rows_without_a_prediction_are_never_right(
-    files, monkeypatch, wrong_rows, dtype, few_classes
-):
-    monkeypatch.setattr(scorer, "FEW_CLASSES", few_classes)
+def test_rows_without_a_prediction_are_never_right(files, wrong_rows, dtype):
     if dtype == "bfloat16":
         logits = wrong_rows.astype(pytest.importorskip("ml_dtypes").bfloat16)
-        source = readers.ArraySource("logits", logits)
-        targets = readers.ArraySource("targets", np.zeros(40, int))
+        source = ArraySource("logits", logits)
+        targets = ArraySource("targets", np.zeros(40, int))
         job = scorer.plan(source, targets, scorer.Options())
-        summary = scorer.Summary(job)
-        for _, part in job.blocks(summary.of):
-            summary.merge(part)
+        summary = summary_of(job)
         assert (summary.non_finite, summary.correct) == (5, 35)
         return
     np.save("logits.npy", wrong_rows.astype(dtype))
@@ -378,7 +376,9 @@ def test_output(files, name):
     Path(name).write_text("what was here before")
     score("logits.npy", "targets.npy", "--output", name)
     columns = read_output(name)
-    assert list(columns) == ["sample", "target", "predicted", "loss", "log_prob"]
+    assert list(columns) == [
+        *("sample", "target", "predicted", "loss", "log_prob", "confidence", "entropy", "rank")
+    ]
     losses = oracle.cross_entropy(LOGITS, TARGET).losses
     assert columns["sample"] == list(range(SAMPLES))
     assert columns["target"] == TARGET.tolist()
@@ -427,33 +427,27 @@ def test_the_plot_of_a_file_with_a_strange_name(files):
     assert (result.exit_code, result.stderr) == (0, "")
 
 
-def distributions_of(job: scorer.Job) -> scorer.Distributions:
-    summary = scorer.Summary(job, distributions=True)
-    for _, part in job.blocks(summary.of):
-        summary.merge(part)
-    return summary.distributions
-
-
 @pytest.mark.parametrize("classes", [CLASSES, 500])
 def test_what_the_plot_is_drawn_from(files, classes):
     """The histograms of a job against those of all samples at once."""
     # Classes that no target has: a block has fewer samples than there are classes.
     logits = np.concatenate([LOGITS, np.full((SAMPLES, classes - CLASSES), -9, "f4")], axis=1)
     np.save("logits.npy", logits)
-    data = distributions_of(job_of("logits.npy", "targets.npy"))
+    summary = summary_of(job_of("logits.npy", "targets.npy"))
+    losses_in, classes_in, calibration = summary.losses, summary.by_class, summary.calibration
     kept = TARGET != -100
     losses = oracle.cross_entropy(logits, TARGET).losses[kept]
-    edges = 10.0 ** np.linspace(*data.DECADES, len(data.log_loss_counts) + 1)
-    assert data.log_loss_counts.sum() == kept.sum()
+    edges = 10.0 ** np.linspace(*LogHistogram.DECADES, LogHistogram.BINS + 1)
+    assert losses_in.counts.sum() == kept.sum()
     # A float32 loss can fall on the other side of an edge than its exact value.
-    assert np.abs(data.log_loss_counts - np.histogram(losses, edges)[0]).sum() <= 2
-    assert data.class_counts.tolist() == np.bincount(TARGET[kept], minlength=classes).tolist()
+    assert np.abs(losses_in.counts - np.histogram(losses, edges)[0]).sum() <= 2
+    assert classes_in.counts.tolist() == np.bincount(TARGET[kept], minlength=classes).tolist()
     np.testing.assert_allclose(
-        data.class_losses, np.bincount(TARGET[kept], losses, classes), rtol=1e-6
+        classes_in.sums, np.bincount(TARGET[kept], losses, classes), rtol=1e-6
     )
     probs = oracle.softmax(logits[kept])
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == TARGET[kept]
-    counts, believed, correct = data.calibration()
+    counts, believed, correct = calibration.bins()
     assert counts.sum() == kept.sum()
     assert 10 <= len(counts) <= 15
     assert counts.min() >= 10 and counts.max() < 3 * kept.sum() / 15
@@ -464,13 +458,13 @@ def test_what_the_plot_is_drawn_from(files, classes):
         assert mean == pytest.approx(confidence[part].mean(), rel=1e-3)
         assert share == pytest.approx(right[part].mean(), abs=1.5 / len(part))
     gap = (np.abs(believed - correct) * counts).sum() / kept.sum()
-    assert data.calibration_error == pytest.approx(gap)
+    assert calibration.equal_mass_error == pytest.approx(gap)
 
 
 def sources(logits, targets) -> scorer.Job:
     return scorer.plan(
-        readers.ArraySource("logits", np.asarray(logits, np.float32)),
-        readers.ArraySource("targets", targets),
+        ArraySource("logits", np.asarray(logits, np.float32)),
+        ArraySource("targets", targets),
         scorer.Options(),
     )
 
@@ -483,8 +477,8 @@ def job_to_draw(name: str) -> scorer.Job:
         logits = rng.standard_normal(5000).astype(np.float32) * 3
         right = rng.random(5000) < fastloss.sigmoid(0.7 * logits)
         return scorer.plan(
-            readers.ArraySource("logits", logits),
-            readers.ArraySource("targets", right.astype(int)),
+            ArraySource("logits", logits),
+            ArraySource("targets", right.astype(int)),
             scorer.Options(loss="bce-with-logits"),
         )
     if name == "vocabulary":
@@ -523,10 +517,7 @@ def test_no_text_of_a_plot_lies_on_another(name):
     from matplotlib.text import Text
 
     job = job_to_draw(name)
-    summary = scorer.Summary(job, distributions=True)
-    for _, part in job.blocks(summary.of):
-        summary.merge(part)
-    figure = plot.make_figure(summary)
+    figure = make_figure(summary_of(job))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     # Of ticks there are some outside the range that is shown; they are not drawn.
@@ -558,10 +549,7 @@ def test_a_class_is_drawn_from_ten_samples_on():
     pytest.importorskip("matplotlib")
     targets = np.repeat(np.arange(5), [9, 10, 200, 1, 30])
     job = sources(np.random.default_rng(0).standard_normal((250, 6)), targets)
-    summary = scorer.Summary(job, distributions=True)
-    for _, part in job.blocks(summary.of):
-        summary.merge(part)
-    _, panel, *_ = plot.make_figure(summary).axes
+    _, panel, *_ = make_figure(summary_of(job)).axes
     shown = {label.get_text() for label in panel.get_yticklabels()}
     assert shown == {"1 (10)", "2 (200)", "4 (30)"}
     assert len(bars(panel)) == 3
@@ -572,7 +560,7 @@ def test_a_large_vocabulary_has_many_bins_of_calibration():
     """Nearly all of its probabilities are below 1/15, one bin of equal width."""
     rng = np.random.default_rng(1)
     job = sources(rng.standard_normal((3000, 2000)), rng.integers(0, 2000, 3000))
-    counts, confidence, _ = distributions_of(job).calibration()
+    counts, confidence, _ = summary_of(job).calibration.bins()
     assert confidence.max() < 1 / 15
     assert len(counts) >= 10
 
@@ -663,7 +651,6 @@ def test_files_that_are_missing(files):
     assert "cannot read nowhere.npy" in refused("nowhere.npy", "targets.npy")
     assert "cannot read nowhere.npy" in refused("logits.npy", "nowhere.npy")
     assert "TARGETS is missing" in refused("logits.npy")
-    assert "is a directory" in refused(".", "targets.npy")
 
 
 def test_names_where_there_are_none(files):
@@ -703,7 +690,7 @@ def test_memory_that_is_not_there(files, monkeypatch):
     def take(source, size):
         raise MemoryError(f"{size} bytes")
 
-    monkeypatch.setattr(readers.FileSource, "_take", take)
+    monkeypatch.setattr(FileSource, "_take", take)
     assert "not enough memory" in refused("logits.npy", "targets.npy", "--output", "out.npy")
 
 

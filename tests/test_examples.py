@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,40 @@ def test_make_digits_logits_makes_what_the_package_carries(tmp_path):
         assert float(fastloss.cross_entropy(made["logits"], labels)) == pytest.approx(
             float(fastloss.cross_entropy(logits, labels)), rel=0.01
         )
+
+
+def test_language_model(tmp_path, monkeypatch):
+    """The logits are log-probabilities, and the command reads them as the example says."""
+    pytest.importorskip("typer")
+    pytest.importorskip("rich")
+    from typer.testing import CliRunner
+
+    from fastloss.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    module = load("language_model")
+    # A vocabulary that takes less room than the whole one.
+    monkeypatch.setattr(module, "WORDS", 200)
+    module.main(Path("model"))
+    tokens = np.load("model/tokens.npy")
+    logits = np.load("model/trigram.npy")
+    kept = tokens >= 0
+    np.testing.assert_allclose(np.exp(logits[kept]).sum(axis=-1), 1, rtol=1e-4)
+    assert 50 < len(tokens) < 300 and (tokens[:, 0] >= 0).all()
+
+    def run(*words: str) -> dict:
+        result = CliRunner().invoke(app, [*words, "--shift", "1", "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    common = ("model/tokens.npy", "--group-by", "model/documents.csv")
+    report = run("score", "model/trigram.npy", *common)
+    assert 5 < report["perplexity"] < 200
+    assert len({group["group"] for group in report["groups"]}) == len(tokens)
+    half = run("compare", "model/trigram.npy", "model/trigram-float16.npy", *common)
+    assert 0 < half["kl"]["mean"] < 1e-5
+    assert half["same_prediction"] > 0.99
+    bigram = run("compare", "model/trigram.npy", "model/bigram.npy", *common)
+    assert bigram["accuracy_a"] > bigram["accuracy_b"]
+    fit = run("calibrate", "model/trigram.npy", "model/tokens.npy")
+    assert 1 < fit["temperature"] < 2 and fit["loss"] < fit["loss_before"]

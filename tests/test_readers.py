@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import oracle
-from fastloss._scoring import InputError, readers, scorer
+from fastloss._scoring import InputError, limits, readers, scorer, sources
 
 pytest.register_assert_rewrite("cli_helpers")
 
@@ -48,9 +48,7 @@ pytestmark = pytest.mark.usefixtures("small_blocks", "same_threads")
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2", ">f2", "i2"])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("few_classes", [0, 64])
-def test_npy(files, monkeypatch, dtype, order, few_classes):
-    monkeypatch.setattr(scorer, "FEW_CLASSES", few_classes)
+def test_npy(files, dtype, order):
     logits = LOGITS.astype(dtype, order=order)
     np.save("other.npy", logits)
     report = score("other.npy", "targets.npy")
@@ -95,8 +93,7 @@ def test_npz_member_names(files):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_safetensors(files, monkeypatch, dtype):
-    monkeypatch.setattr(scorer, "FEW_CLASSES", 0)
+def test_safetensors(files, dtype):
     save_file = pytest.importorskip("safetensors.numpy").save_file
     ml_dtypes = pytest.importorskip("ml_dtypes")
     logits = LOGITS.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
@@ -327,7 +324,7 @@ def test_zips_that_inflate_without_a_bound(files, method):
 
 def test_a_directory_of_a_zip_that_is_too_long(files, monkeypatch):
     np.savez("long.npz", **{f"array{i}": np.zeros(1) for i in range(50)})
-    monkeypatch.setattr(readers, "MOST_DIRECTORY_BYTES", 2000)
+    monkeypatch.setattr(limits, "MOST_DIRECTORY_BYTES", 2000)
     assert "directory takes more than 2000 bytes" in refused("long.npz", "targets.npy")
 
 
@@ -343,10 +340,10 @@ def test_headers_of_other_programs(files, shape):
 def test_more_and_fewer_rows_than_a_stream_promises(files):
     chunks = [LOGITS[:300], LOGITS[300:]]
     for promised, text in ((900, "more rows than the 900"), (1100, "ends 100 rows early")):
-        source = readers.StreamedSource(
+        source = sources.StreamedSource(
             "stream", (promised, CLASSES), LOGITS.dtype, iter(chunks), lambda: None
         )
-        targets = readers.ArraySource("targets", np.zeros(promised, int))
+        targets = sources.ArraySource("targets", np.zeros(promised, int))
         job = scorer.plan(source, targets, scorer.Options())
         with pytest.raises(InputError, match=text):
             list(job.blocks(lambda scores: None))

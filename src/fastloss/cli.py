@@ -1,56 +1,58 @@
-"""The command line: ``fastloss score LOGITS TARGETS`` (needs the extra ``cli``: typer and rich).
+"""The command line: ``fastloss score | compare | calibrate`` (extra ``cli``: typer and rich).
 
-Only what faces the user is here: options, messages, the progress bar, the report. The work is in
+Only what faces the user is here: options, their messages, and the order of the work, which is in
 `fastloss._scoring`. Results go to standard output, all else to standard error. The exit status is
-0; 1 if ``--strict`` finds what isn't finite; 2 for anything wrong with the input, after one line
-that says what; or 128 and the signal's number, 130 after Ctrl-C.
+0; 1 if ``--strict`` finds what isn't finite or ``--fail-above`` what is too large; 2 for anything
+wrong with the input, after one line that says what; or 128 and the signal's number, 130 after
+Ctrl-C.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import math
-import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import IO, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import numpy as np
 
 import fastloss
-from fastloss._config import config
-from fastloss._scoring import InputError
-from fastloss._scoring.plot import check_plot_name, draw, import_matplotlib
-from fastloss._scoring.readers import (
-    ArraySource,
-    Request,
-    Source,
-    open_source,
+from fastloss._scoring import InputError, comparison, scorer, tempering
+from fastloss._scoring.layout import Layout, lay_out
+from fastloss._scoring.plots.common import check_plot_name, import_matplotlib, save
+from fastloss._scoring.scorer import Loss, Options
+from fastloss._scoring.totals import Summary
+from fastloss._scoring.writers import (
+    Columns,
+    atomic,
+    check_table_name,
+    open_array,
+    open_writer,
+    write_table,
 )
-from fastloss._scoring.scorer import NONE, Job, Loss, Options, Scores, Summary, plan
-from fastloss._scoring.writers import atomic, open_writer
-from fastloss.data import load_digits_logits
 
 try:
     import typer
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
+
+    from fastloss._scoring.inputs import Inputs
+    from fastloss._scoring.reports import calibrate as calibrate_report
+    from fastloss._scoring.reports import compare as compare_report
+    from fastloss._scoring.reports import score as score_report
+    from fastloss._scoring.reports.common import plural
+    from fastloss._scoring.terminal import (
+        end_cleanly,
+        errors_in_one_line,
+        fail,
+        open_standard_streams,
+        print_results,
+        progress,
     )
-    from rich.table import Table
 except ModuleNotFoundError as error:
+    if error.name is not None and error.name.partition(".")[0] not in ("typer", "rich"):
+        raise
     raise ImportError(
         "the fastloss command needs typer and rich: pip install 'fastloss[cli]', or typer and rich"
     ) from error
@@ -80,35 +82,95 @@ def bare(
         fastloss.show_config()
 
 
-def _option(text: str, panel: str, metavar: str = "FILE") -> Any:
-    return typer.Option(help=text, metavar=metavar, rich_help_panel=panel)
+# Options ------------------------------------------------------------------------------------------
 
 
 _INPUT, _LOSS, _RESULT = "What is read", "The loss", "What comes out"
 
 
+def _option(text: str, panel: str, metavar: str = "FILE") -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=panel)
+
+
+def _named(name: str, text: str, panel: str, metavar: str = "FILE") -> Any:
+    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=panel)
+
+
+def _argument(text: str, metavar: str) -> Any:
+    return typer.Argument(help=text, metavar=metavar)
+
+
+_LOGITS_HELP = (
+    "Logits: a .npy, .npz, .safetensors, Parquet, Arrow IPC or .csv file, or several as one: a "
+    "folder, or a pattern in quotes."
+)
+_TARGETS_HELP = "Targets, in files of any of these kinds; by default in LOGITS, too."
+
+_Logits = Annotated[Path | None, _argument(_LOGITS_HELP, "LOGITS")]
+_Targets = Annotated[Path | None, _argument(_TARGETS_HELP, "TARGETS")]
+_MoreLogits = Annotated[
+    list[Path] | None,
+    _named("--logits", "In the place of LOGITS; repeated for several files.", _INPUT),
+]
+_MoreTargets = Annotated[
+    list[Path] | None,
+    _named("--targets", "In the place of TARGETS; repeated for several files.", _INPUT),
+]
+_LogitsName = Annotated[
+    str | None,
+    _option(
+        "Array, tensor or column that holds the logits; or columns A,B,C, one a class.",
+        _INPUT,
+        "NAME",
+    ),
+]
+_TargetsName = Annotated[
+    str | None, _option("Array, tensor or column that holds the targets.", _INPUT, "NAME")
+]
+_IgnoreIndex = Annotated[
+    int | None, _option("Target of samples to leave out; -100 if not given.", _LOSS, "N")
+]
+_Axis = Annotated[
+    int | None,
+    _option("Class axis of the logits; if not given, the one that TARGETS lack, or 1.", _LOSS, "N"),
+]
+_Shift = Annotated[
+    int,
+    _option(
+        "How many places the targets are ahead: 1 for logits beside their tokens.", _INPUT, "N"
+    ),
+]
+_GroupBy = Annotated[
+    str | None,
+    _option(
+        "Add up by group: a file (or FILE:COLUMN) with one for each sample or row, or a column of "
+        "the inputs.",
+        _RESULT,
+        "FILE|COLUMN",
+    ),
+]
+_OutputGroups = Annotated[
+    Path | None, _option("Write the groups to a .csv or .json file.", _RESULT)
+]
+_Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_RESULT)
+]
+_Threads = Annotated[int | None, typer.Option(help="Threads; all cores if not given.", metavar="N")]
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
 @app.command()
 def score(
-    logits: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Logits: .npy, .npz, .safetensors, Parquet or Arrow IPC.", metavar="LOGITS"
-        ),
-    ] = None,
-    targets: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Targets, in a file of any of these kinds; by default in LOGITS, too.",
-            metavar="TARGETS",
-        ),
-    ] = None,
+    logits: _Logits = None,
+    targets: _Targets = None,
     *,
-    logits_name: Annotated[
-        str | None, _option("Array, tensor or column that holds the logits.", _INPUT, "NAME")
-    ] = None,
-    targets_name: Annotated[
-        str | None, _option("Array, tensor or column that holds the targets.", _INPUT, "NAME")
-    ] = None,
+    more_logits: _MoreLogits = None,
+    more_targets: _MoreTargets = None,
+    logits_name: _LogitsName = None,
+    targets_name: _TargetsName = None,
+    shift: _Shift = 0,
     loss: Annotated[
         Loss, _option("cross-entropy, bce-with-logits or nll.", _LOSS, "NAME")
     ] = "cross-entropy",
@@ -121,27 +183,25 @@ def score(
         str | None,
         _option("Weight of the positive term of bce-with-logits.", _LOSS, "NUMBER|FILE"),
     ] = None,
-    ignore_index: Annotated[
-        int | None, _option("Target of samples to leave out; -100 if not given.", _LOSS, "N")
-    ] = None,
+    ignore_index: _IgnoreIndex = None,
     label_smoothing: Annotated[
         float | None, _option("From 0, which is none, to 1.", _LOSS, "SHARE")
     ] = None,
-    axis: Annotated[
-        int | None, _option("Class axis of the logits; 1 if not given.", _LOSS, "N")
-    ] = None,
+    axis: _Axis = None,
+    group_by: _GroupBy = None,
     output: Annotated[
         Path | None,
         _option("Write each sample's result to a .npy, .csv or .parquet file.", _RESULT),
     ] = None,
+    output_groups: _OutputGroups = None,
     plot: Annotated[
         Path | None,
         _option("Draw the spread of the losses, loss by class and calibration (.png).", _RESULT),
     ] = None,
-    top: Annotated[int, _option("How many of the hardest samples to show.", _RESULT, "N")] = 5,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_RESULT)
-    ] = False,
+    top: Annotated[
+        int, _option("How many of the hardest samples, groups and classes to show.", _RESULT, "N")
+    ] = 5,
+    as_json: _Json = False,
     strict: Annotated[
         bool,
         typer.Option(
@@ -150,15 +210,190 @@ def score(
             rich_help_panel=_RESULT,
         ),
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads; all cores if not given.", metavar="N")
-    ] = None,
+    threads: _Threads = None,
 ) -> None:
     """Score LOGITS against TARGETS, files larger than memory included.
 
     Without arguments it scores the handwritten digits that come with fastloss.
     """
-    with _errors_in_one_line(), contextlib.ExitStack() as files:
+    with _command(top, threads) as inputs:
+        binary = loss == "bce-with-logits"
+        for given, option, known in (
+            (sample_weight, "--sample-weight", not binary),
+            (ignore_index, "--ignore-index", not binary),
+            (axis, "--axis", not binary),
+            (shift or None, "--shift", not binary),
+            (label_smoothing, "--label-smoothing", loss == "cross-entropy"),
+            (pos_weight, "--pos-weight", binary),
+        ):
+            if given is not None and not known:
+                raise InputError(f"--loss {loss} has no {option}")
+        logits_paths = _either("LOGITS", logits, "--logits", more_logits)
+        targets_paths = _either("TARGETS", targets, "--targets", more_targets)
+        sources = inputs.logits_and_targets(
+            logits_paths, targets_paths, logits_name, targets_name, axis
+        )
+        options = Options(
+            loss=loss,
+            weight=inputs.weight("--weight", _paths(weight)),
+            sample_weight=inputs.weight("--sample-weight", _paths(sample_weight)),
+            pos_weight=inputs.number_or_file("--pos-weight", pos_weight),
+            ignore_index=-100 if ignore_index is None else ignore_index,
+            label_smoothing=label_smoothing or 0.0,
+            axis=axis,
+            shift=shift,
+            groups=inputs.groups(group_by, (targets_paths, logits_paths)),
+            entropy=output is not None,
+        )
+        inputs.check_outputs((output, output_groups, plot))
+        if output_groups is not None and group_by is None:
+            raise InputError("--output-groups needs --group-by")
+        job = scorer.plan(*sources, options)
+        summary, seconds = _run_score(job, top, output, output_groups, plot)
+        if as_json:
+            _print_json(score_report.as_json(summary, seconds))
+        else:
+            print_results(score_report.as_text(summary, seconds))
+        if strict and summary.non_finite:
+            fail(f"{plural(summary.non_finite, 'sample')} not finite", 1)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path | None, _argument("Logits of the first model, as for score.", "A")] = None,
+    b: Annotated[Path | None, _argument("Logits of the second, for the same samples.", "B")] = None,
+    targets: Annotated[
+        Path | None, _argument("Targets; without them only the divergence is known.", "TARGETS")
+    ] = None,
+    *,
+    more_a: Annotated[
+        list[Path] | None, _named("--a", "In the place of A; repeated for several files.", _INPUT)
+    ] = None,
+    more_b: Annotated[
+        list[Path] | None, _named("--b", "In the place of B; repeated for several files.", _INPUT)
+    ] = None,
+    more_targets: _MoreTargets = None,
+    a_name: Annotated[
+        str | None, _option("Array, tensor or column of A's logits.", _INPUT, "NAME")
+    ] = None,
+    b_name: Annotated[
+        str | None, _option("Array, tensor or column of B's logits.", _INPUT, "NAME")
+    ] = None,
+    targets_name: _TargetsName = None,
+    shift: _Shift = 0,
+    ignore_index: _IgnoreIndex = None,
+    axis: _Axis = None,
+    group_by: _GroupBy = None,
+    output: Annotated[
+        Path | None,
+        _option("Write each sample's result to a .npy, .csv or .parquet file.", _RESULT),
+    ] = None,
+    output_groups: _OutputGroups = None,
+    plot: Annotated[
+        Path | None,
+        _option("Draw A's loss against B's, their difference, and where B is worse.", _RESULT),
+    ] = None,
+    top: Annotated[
+        int, _option("How many of the samples that changed most to show.", _RESULT, "N")
+    ] = 5,
+    as_json: _Json = False,
+    fail_above: Annotated[
+        list[str] | None,
+        _option(
+            "Exit status 1 if a result is larger, such as kl=0.01, kl.p99=0.1, different=0.02 or "
+            "mean_loss_difference=0.001; may be repeated.",
+            _RESULT,
+            "NAME=NUMBER",
+        ),
+    ] = None,
+    threads: _Threads = None,
+) -> None:
+    """Compare the logits of two models, quantisations or checkpoints on the same samples."""
+    with _command(top, threads) as inputs:
+        a_paths, b_paths = _either("A", a, "--a", more_a), _either("B", b, "--b", more_b)
+        targets_paths = _either("TARGETS", targets, "--targets", more_targets)
+        for name, paths in (("A", a_paths), ("B", b_paths)):
+            if not paths:
+                raise InputError(f"{name} is missing: compare needs the logits of two models")
+        first = inputs.logits(a_paths, a_name, axis, "--a-name")
+        second = inputs.logits(b_paths, b_name, axis, "--b-name")
+        if first.label == second.label:
+            raise InputError(f"{first.label} can't be both A and B")
+        labels = None
+        if targets_paths or targets_name is not None:
+            labels = inputs.targets(targets_paths or a_paths, targets_name, axis, first.ndim)
+        limits = compare_report.parse_limits(fail_above or [], labels is not None)
+        places = (targets_paths, a_paths, b_paths)
+        groups = inputs.groups(group_by, places)
+        inputs.check_outputs((output, output_groups, plot))
+        if output_groups is not None and group_by is None:
+            raise InputError("--output-groups needs --group-by")
+        ignored = -100 if ignore_index is None else ignore_index
+        job = comparison.plan(first, second, labels, axis, shift, ignored, groups)
+        found, seconds = _run_compare(job, top, output, output_groups, plot)
+        if as_json:
+            _print_json(compare_report.as_json(found, seconds))
+        else:
+            print_results(compare_report.as_text(found, seconds))
+        if too_much := compare_report.above(found, limits):
+            fail("; ".join(too_much), 1)
+
+
+@app.command()
+def calibrate(
+    logits: _Logits = None,
+    targets: _Targets = None,
+    *,
+    more_logits: _MoreLogits = None,
+    more_targets: _MoreTargets = None,
+    logits_name: _LogitsName = None,
+    targets_name: _TargetsName = None,
+    shift: _Shift = 0,
+    ignore_index: _IgnoreIndex = None,
+    axis: _Axis = None,
+    output: Annotated[
+        Path | None,
+        _option("Write the log-probabilities at the temperature found to a .npy file.", _RESULT),
+    ] = None,
+    plot: Annotated[
+        Path | None, _option("Draw reliability before and after (.png).", _RESULT)
+    ] = None,
+    as_json: _Json = False,
+    threads: _Threads = None,
+) -> None:
+    """Find the temperature that makes the loss of LOGITS smallest.
+
+    The files are read several times. Without arguments it takes the handwritten digits that come
+    with fastloss.
+    """
+    with _command(0, threads) as inputs:
+        logits_paths = _either("LOGITS", logits, "--logits", more_logits)
+        targets_paths = _either("TARGETS", targets, "--targets", more_targets)
+        ignored = -100 if ignore_index is None else ignore_index
+        scorer.check_ignore_index(ignored)
+
+        def open_job() -> tempering.Job:
+            sources = inputs.logits_and_targets(
+                logits_paths, targets_paths, logits_name, targets_name, axis
+            )
+            inputs.check_outputs((output, plot))
+            soft = "calibrate takes no class probabilities"
+            return tempering.Job(lay_out(*sources, axis, shift, soft), ignored)
+
+        fit, layout, seconds = _run_calibrate(open_job, inputs, output, plot)
+        if as_json:
+            _print_json(calibrate_report.as_json(fit, layout, ignored, seconds))
+        else:
+            print_results(calibrate_report.as_text(fit, layout, seconds))
+
+
+# What the commands share --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _command(top: int, threads: int | None) -> Iterator[Inputs]:
+    """The surroundings of a command: its errors, its open files, its threads."""
+    with errors_in_one_line(), contextlib.ExitStack() as stack:
         if sys.stdout is None:
             raise InputError("standard output is closed")
         if top < 0:
@@ -168,387 +403,148 @@ def score(
                 fastloss.set_num_threads(threads)
             except ValueError as error:
                 raise InputError(f"--threads {threads}: {error}") from error
-
-        def open_one(path: Path, request: Request) -> Source:
-            source = open_source(path, request)
-            files.callback(source.close)
-            return source
-
-        inputs = (logits, targets, weight, sample_weight, Path(pos_weight or ""))
-        _check_outputs((output, plot), inputs)
-        options = _options(
-            open_one, loss, weight, sample_weight, pos_weight, ignore_index, label_smoothing, axis
-        )
-        job = plan(*_open_inputs(open_one, logits, targets, logits_name, targets_name), options)
-        summary, seconds = _run(job, top, output, plot)
-        if as_json:
-            _print_results(json.dumps(_as_json(summary, seconds), allow_nan=False) + "\n")
-        else:
-            _print_results(_report(summary, seconds))
-        if strict and summary.non_finite:
-            _fail(f"{_plural(summary.non_finite, 'sample')} not finite", 1)
+        yield Inputs(stack)
 
 
-# Inputs -------------------------------------------------------------------------------------------
+def _paths(path: Path | None) -> list[Path]:
+    return [] if path is None else [path]
 
 
-_Open = Callable[[Path, Request], Source]
+def _either(
+    argument: str, path: Path | None, option: str, more: Sequence[Path] | None
+) -> list[Path]:
+    """The files of an argument, or of the option that stands for it."""
+    if path is not None and more:
+        raise InputError(f"{argument} is given twice: as {path} and by {option}")
+    return list(more or ()) or _paths(path)
 
 
-def _options(
-    open_one: _Open,
-    loss: Loss,
-    weight: Path | None,
-    sample_weight: Path | None,
-    pos_weight: str | None,
-    ignore_index: int | None,
-    label_smoothing: float | None,
-    axis: int | None,
-) -> Options:
-    """The loss's options; one that the loss doesn't have is an error, never ignored."""
-    binary = loss == "bce-with-logits"
-    for given, option, known in (
-        (sample_weight, "--sample-weight", not binary),
-        (ignore_index, "--ignore-index", not binary),
-        (axis, "--axis", not binary),
-        (label_smoothing, "--label-smoothing", loss == "cross-entropy"),
-        (pos_weight, "--pos-weight", binary),
-    ):
-        if given is not None and not known:
-            raise InputError(f"--loss {loss} has no {option}")
-    return Options(
-        loss=loss,
-        weight=_open_weight(open_one, "--weight", weight),
-        sample_weight=_open_weight(open_one, "--sample-weight", sample_weight),
-        pos_weight=_number_or_file(open_one, "--pos-weight", pos_weight),
-        ignore_index=-100 if ignore_index is None else ignore_index,
-        label_smoothing=label_smoothing or 0.0,
-        axis=axis,
-    )
+def _print_json(report: dict[str, Any]) -> None:
+    print_results(json.dumps(report, allow_nan=False) + "\n")
 
 
-def _open_weight(open_one: _Open, option: str, path: Path | None) -> Source | None:
-    if path is None:
-        return None
-    return open_one(path, Request("weight", option, None, ("weight", "weights")))
+@contextlib.contextmanager
+def _files(
+    output: tuple[Path | None, np.dtype[Any], int], tables: Sequence[Path | None]
+) -> Iterator[tuple[Callable[[Columns], None] | None, list[Path | None]]]:
+    """The files of the results, which appear at the end: how to write rows, and where to others.
+
+    What could go wrong with the files does so here, not after an hour's work.
+    """
+    with contextlib.ExitStack() as stack:
+        parts = [None if path is None else stack.enter_context(atomic(path)) for path in tables]
+        path, row, rows = output
+        write = None if path is None else stack.enter_context(open_writer(path, row, rows))
+        yield write, parts
 
 
-def _number_or_file(open_one: _Open, option: str, text: str | None) -> Source | float | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return _open_weight(open_one, option, Path(text))
-
-
-def _open_inputs(
-    open_one: _Open,
-    logits: Path | None,
-    targets: Path | None,
-    logits_name: str | None,
-    targets_name: str | None,
-) -> tuple[Source, Source]:
-    """The sources of the files named, or of the embedded digits where none is."""
-    if logits is None:
-        if logits_name is not None or targets_name is not None:
-            raise InputError("--logits-name and --targets-name need a file: LOGITS is missing")
-        scores, labels = load_digits_logits()
-        return ArraySource("handwritten digits", scores), ArraySource("their labels", labels)
-    first = open_one(
-        logits, Request("logits", "--logits-name", logits_name, ("logits", "log_probs"))
-    )
-    if targets is None and first.label == str(logits):
-        raise InputError(f"TARGETS is missing: {logits} is a .npy, which holds one array")
-    second = open_one(
-        targets or logits,
-        Request(
-            "targets",
-            "--targets-name",
-            targets_name,
-            ("targets", "target", "labels", "label"),
-        ),
-    )
-    if first.label == second.label:
-        raise InputError(f"{first.label} can't be both the logits and the targets")
-    return first, second
-
-
-def _check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
-    """Refuse to replace an input by a result."""
-    files = [path for path in inputs if path is not None and path.is_file()]
-    for output in outputs:
-        for path in files:
-            if output is not None and output.exists() and output.samefile(path):
-                raise InputError(f"cannot write {output}: it is an input")
-
-
-# Work ---------------------------------------------------------------------------------------------
-
-
-def _run(job: Job, top: int, output: Path | None, plot: Path | None) -> tuple[Summary, float]:
+def _run_score(
+    job: scorer.Job, top: int, output: Path | None, groups: Path | None, plot: Path | None
+) -> tuple[Summary, float]:
     """Score the job: the summary, and the seconds that it took. Files appear at the end."""
-    summary = Summary(job, top, distributions=plot is not None)
-    with contextlib.ExitStack() as files:
-        # What could go wrong with the files does so here, not after an hour's scoring.
-        picture = None
-        if plot is not None:
-            check_plot_name(plot)
-            import_matplotlib()
-            picture = files.enter_context(atomic(plot))
-        write = files.enter_context(open_writer(output, job)) if output is not None else _discard
-        advance = files.enter_context(_progress(job))
-        start = time.perf_counter()
-        blocks = files.enter_context(contextlib.closing(job.blocks(summary.of)))
-        for scores, part in blocks:
-            summary.merge(part)
-            write(scores)
-            advance(scores.logits_bytes)
-        seconds = time.perf_counter() - start
+    summary = Summary(job, top)
+    if groups is not None:
+        check_table_name("--output-groups", groups)
+    if plot is not None:
+        check_plot_name(plot)
+        import_matplotlib()
+    rows = (output, scorer.row_type(job), job.samples)
+    with _files(rows, (groups, plot)) as (write, (groups_part, picture)):
+        with progress("scoring", job.logits_bytes) as advance:
+            start = time.perf_counter()
+            with contextlib.closing(job.blocks(summary.of)) as blocks:
+                for scores, part in blocks:
+                    summary.merge(part)
+                    if write is not None:
+                        write(scorer.columns(job, scores))
+                    advance(scores.logits_bytes)
+            seconds = time.perf_counter() - start
+        if groups_part is not None and groups is not None:
+            table = [score_report.group_json(group) for group in summary.group_scores()]
+            write_table(groups, groups_part, table)
         if picture is not None and plot is not None:
-            draw(summary, picture, plot.suffix.lower()[1:])
+            from fastloss._scoring.plots.score import make_figure
+
+            save(make_figure(summary), picture, plot.suffix.lower()[1:])
     return summary, seconds
 
 
-def _discard(scores: Scores) -> None:
-    """What `_run` writes to without ``--output``."""
+def _run_compare(
+    job: comparison.Job, top: int, output: Path | None, groups: Path | None, plot: Path | None
+) -> tuple[comparison.Comparison, float]:
+    """Compare: the sums, and the seconds that it took. Files appear at the end."""
+    found = comparison.Comparison(job, top)
+    if groups is not None:
+        check_table_name("--output-groups", groups)
+    if plot is not None:
+        check_plot_name(plot)
+        import_matplotlib()
+    rows = (output, comparison.row_type(job), job.layout.samples)
+    with _files(rows, (groups, plot)) as (write, (groups_part, picture)):
+        with progress("comparing", job.logits_bytes) as advance:
+            start = time.perf_counter()
+            with contextlib.closing(job.blocks(found.of)) as blocks:
+                for pairs, part in blocks:
+                    found.merge(part)
+                    if write is not None:
+                        write(comparison.columns(job, pairs))
+                    advance(pairs.logits_bytes)
+            seconds = time.perf_counter() - start
+        if groups_part is not None and groups is not None:
+            table = [compare_report.group_json(group) for group in found.group_comparisons()]
+            write_table(groups, groups_part, table)
+        if picture is not None and plot is not None:
+            from fastloss._scoring.plots.compare import make_figure
+
+            save(make_figure(found), picture, plot.suffix.lower()[1:])
+    return found, seconds
 
 
-@contextlib.contextmanager
-def _progress(job: Job) -> Iterator[Any]:
-    """A bar with rate and time left on standard error, where that is a terminal."""
-    columns = (
-        TextColumn("scoring"),
-        BarColumn(),
-        TaskProgressColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    console = Console(stderr=True)
-    silent = not _is_terminal(sys.stderr)
-    with Progress(*columns, console=console, transient=True, disable=silent) as progress:
-        task = progress.add_task("", total=job.logits_bytes)
-        yield lambda count: progress.advance(task, count)
+def _run_calibrate(
+    open_job: Callable[[], tempering.Job], inputs: Inputs, output: Path | None, plot: Path | None
+) -> tuple[tempering.Fit, Layout, float]:
+    """Find the temperature: the fit, and the seconds that it took. Files appear at the end."""
+    job: tempering.Job | None = open_job()
+    assert job is not None
+    layout = job.layout
+    if plot is not None:
+        check_plot_name(plot)
+        import_matplotlib()
+    with contextlib.ExitStack() as files:
+        picture = None if plot is None else files.enter_context(atomic(plot))
+        write = None
+        if output is not None:
+            turned = layout.class_axis == 0 or layout.logits.axis == 1
+            if turned and layout.logits.ndim != 2:
+                raise InputError(f"--output {output}: the class axis can't be the first of several")
+            array = open_array(output, tempering.output_type(layout), layout.logits.shape, turned)
+            write = files.enter_context(array)
+        start = time.perf_counter()
+        done = 0
 
+        def run(temperature: float, write: Callable[[Any], None] | None = None) -> tempering.Pass:
+            nonlocal job, done
+            current, job = job or open_job(), None
+            done += 1
+            with progress(f"calibrating, pass {done}", current.layout.logits_bytes) as advance:
+                found = tempering.run_pass(current, temperature, advance, write)
+            inputs.close()
+            return found
 
-@contextlib.contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    """Turn the errors that a user can cause into one line and an exit status."""
-    try:
-        yield
-    except (InputError, ImportError) as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename is not None else ""
-        _fail(f"{name}{error.strerror or error}", 2)
-    except MemoryError as error:
-        _fail(f"not enough memory: {error}", 2)
+        temperature, steps, before = tempering.fit(run)
+        fit = tempering.Fit(temperature, steps, before, run(temperature, write))
+        seconds = time.perf_counter() - start
+        if picture is not None and plot is not None:
+            from fastloss._scoring.plots.calibrate import make_figure
 
-
-def _fail(message: str, status: int) -> NoReturn:
-    _say(message)
-    raise typer.Exit(status)
-
-
-def _say(message: str) -> None:
-    """Print one line on standard error, where there is one."""
-    if sys.stderr is not None:  # else print would take standard output
-        with contextlib.suppress(OSError):
-            print(f"fastloss: {_one_line(message)}", file=sys.stderr, flush=True)
-
-
-def _one_line(text: str) -> str:
-    """Text as it can be shown: what a file's name may hold to confuse a terminal is escaped."""
-    line = " ".join(text.split())
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
-    )
-
-
-def _print_results(text: str) -> None:
-    """Print on standard output, and notice a full disk or a closed pipe."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        # What the terminal has no letters for is shown as question marks.
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
-    except OSError as error:
-        # What is left in the buffer would fail once more when Python ends.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise InputError(f"cannot write to standard output: {error.strerror or error}") from error
-
-
-def _is_terminal(stream: IO[str] | None) -> bool:
-    """Whether a standard stream, which may be closed, is a terminal."""
-    return stream is not None and stream.isatty()
-
-
-# Results ------------------------------------------------------------------------------------------
-
-
-def _as_json(summary: Summary, seconds: float) -> dict[str, Any]:
-    """The report as JSON types; what is NaN or infinite becomes null."""
-    job = summary.job
-    options = job.options
-
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    def label(source: Source | float | None) -> str | float | None:
-        if isinstance(source, Source):
-            return source.label
-        return None if source is None else number(source)
-
-    binary = job.class_axis is None
-    return {
-        "samples": summary.samples,
-        "ignored": summary.ignored,
-        "non_finite": summary.non_finite,
-        "classes": job.classes,
-        "mean_loss": number(summary.mean_loss),
-        "perplexity": number(summary.perplexity),
-        "accuracy": number(summary.accuracy),
-        "seconds": seconds,
-        "hardest": [
-            {
-                "sample": hard.sample,
-                "loss": number(hard.loss),
-                "target": number(hard.target),
-                "predicted": None if hard.predicted == NONE else hard.predicted,
-                "log_prob": number(hard.log_prob),
-            }
-            for hard in summary.hardest
-        ],
-        "settings": {
-            "logits": job.logits.label,
-            "targets": job.targets.label,
-            "shape": list(job.logits.shape),
-            "dtype": str(job.logits.dtype),
-            "loss": options.loss,
-            "weight": label(options.weight),
-            "sample_weight": label(options.sample_weight),
-            "pos_weight": label(options.pos_weight),
-            "ignore_index": None if binary else options.ignore_index,
-            "label_smoothing": options.label_smoothing,
-            "axis": job.class_axis,
-            "threads": fastloss.get_num_threads(),
-            "instruction_set": config()["instruction_set"],
-            "version": fastloss.__version__,
-        },
-    }
-
-
-def _report(summary: Summary, seconds: float) -> str:
-    """The report for people, as wide and as colourful as standard output can show it."""
-    job = summary.job
-    text = io.StringIO()
-    console = Console(
-        file=text,
-        force_terminal=_is_terminal(sys.stdout) or None,
-        highlight=False,
-        # A file's name is shown as it is, brackets and colons included.
-        markup=False,
-        emoji=False,
-    )
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold")
-    facts.add_column(overflow="fold")
-    ignored = f" ({summary.ignored:,} ignored)" if summary.ignored else ""
-    for name, value in (
-        ("logits", f"{_one_line(job.logits.label)}, {_shape(job.logits)}"),
-        ("targets", f"{_one_line(job.targets.label)}, {_shape(job.targets)}"),
-        ("loss", job.options.loss),
-        ("samples", f"{summary.samples:,}{ignored}"),
-        ("classes", f"{job.classes:,}"),
-        ("mean loss", f"{summary.mean_loss:.6g}"),
-        ("perplexity", f"{summary.perplexity:.6g}"),
-        ("accuracy", f"{summary.accuracy:.2%}"),
-        ("throughput", _throughput(summary, seconds)),
-        (
-            "runs on",
-            f"{config()['instruction_set']}, {_plural(fastloss.get_num_threads(), 'thread')}",
-        ),
-    ):
-        facts.add_row(name, value)
-    if summary.non_finite:
-        facts.add_row("warning", f"{_plural(summary.non_finite, 'sample')} not finite", style="red")
-    console.print(facts)
-    if summary.hardest:
-        console.print(_hardest_table(summary))
-    return text.getvalue()
-
-
-def _hardest_table(summary: Summary) -> Table:
-    table = Table(title="hardest samples", title_justify="left", title_style="bold")
-    for name in ("sample", "loss", "target", "its probability", "predicted", "its probability"):
-        table.add_column(name, justify="right")
-    for hard in summary.hardest:
-        place = np.unravel_index(hard.sample, summary.job.sample_shape)
-        table.add_row(
-            ", ".join(map(str, place)),
-            f"{hard.loss:.5g}",
-            f"{hard.target:g}",
-            _probability(hard.log_prob),
-            "none" if hard.predicted == NONE else str(hard.predicted),
-            _probability(hard.predicted_log_prob),
-        )
-    return table
-
-
-def _probability(log_prob: float) -> str:
-    """A probability; what was passed for its logarithm may be any number."""
-    try:
-        return f"{math.exp(log_prob):.3g}"
-    except OverflowError:
-        return "inf"
-
-
-def _shape(source: Source) -> str:
-    return f"{source.dtype} {' × '.join(f'{n:,}' for n in source.shape)}"
-
-
-def _throughput(summary: Summary, seconds: float) -> str:
-    samples, data = summary.samples / seconds, summary.job.logits_bytes / seconds
-    return f"{samples:,.0f} samples/s, {data / 1e9:.2f} GB/s ({seconds:.3g} s)"
-
-
-def _plural(count: int, noun: str) -> str:
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
-
-
-# What ends a run, and Ctrl-C. SIGHUP comes when a terminal is closed; Windows has none.
-_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """End the run by an exception, so that its files are removed on the way out."""
-    for other in _SIGNALS:  # a second signal must not cut that short
-        signal.signal(other, signal.SIG_IGN)
-    if number == signal.SIGINT:
-        _say("interrupted")
-    sys.exit(128 + number)
-
-
-def _open_standard_streams() -> None:
-    """Give a closed standard stream's number to nothing, or a result's file would get it."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            save(make_figure(fit, layout.logits.label), picture, plot.suffix.lower()[1:])
+    return fit, layout, seconds
 
 
 def main() -> None:
     """The entry point: ends cleanly, without half a file, when told to."""
-    _open_standard_streams()
-    for number in _SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, _end)
+    open_standard_streams()
+    end_cleanly()
     app(prog_name="fastloss")
 
 

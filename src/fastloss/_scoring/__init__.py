@@ -1,11 +1,17 @@
-"""The work behind `fastloss score`, apart from the command line itself.
+"""The work behind the command line, apart from the command line itself.
 
-- `readers`: a file, or a tensor or column of one, as a `Source` that hands out blocks of rows.
-- `scorer`: sources in, totals, hardest samples and distributions out, block by block.
-- `writers`: per-sample results into a .npy, .csv or .parquet file that appears whole or not at all.
-- `plot`: the picture of a finished run.
+- `readers`, `sources`, `inputs`: files, folders and columns as a `Source` that hands out blocks of
+  rows; `limits` has the bounds on memory.
+- `layout`, `blocks`: which arrays belong together, and the engine that walks them on several
+  threads.
+- `scorer` and `totals` (score), `comparison` (compare), `tempering` (calibrate): what every sample
+  gets, and what all of them add up to; `distributions`, `quantiles`, `groups`, `statistics`: the
+  sums, of a fixed size, that they are made of.
+- `reports`, `plots`, `writers`: JSON and text, pictures, and files that appear whole or not at all.
+- `terminal`: progress, results, errors in one line.
 
-Nothing here prints, and every fault of the user's input is an `InputError` whose text is one line.
+Only `terminal` prints, and every fault of the user's input is an `InputError` whose text is one
+line.
 """
 
 

@@ -1,16 +1,17 @@
-"""Per-sample results into a file that appears whole or not at all.
+"""Results into files that appear whole or not at all.
 
 `atomic` gives a temporary file beside the one that is wanted and renames it at the end; whatever
-ends the run before that, Ctrl-C included, removes it. The columns are the same in every format:
-sample, target, predicted, loss, log_prob.
+ends the run before that, Ctrl-C included, removes it. `open_writer` writes a table, block by block,
+whose columns are the same in every format; `open_array` an array.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._scoring import InputError
-from fastloss._scoring.readers import import_arrow, no_file
-from fastloss._scoring.scorer import Job, Scores
+from fastloss._scoring.readers.arrow_files import import_arrow
+from fastloss._scoring.readers.files import no_file
 
-Write = Callable[[Scores], None]
-
-COLUMNS = ("sample", "target", "predicted", "loss", "log_prob")
+Columns = Mapping[str, NDArray[Any]]
+Write = Callable[[Columns], None]
 
 
 @contextmanager
@@ -57,8 +57,17 @@ def _in_the_way(path: Path) -> str | None:
         return None
 
 
-def open_writer(path: Path, job: Job) -> AbstractContextManager[Write]:
-    """A context whose value takes the scores of each block and writes them to ``path``.
+def open_writer(path: Path, row: np.dtype[Any], samples: int) -> AbstractContextManager[Write]:
+    """A context whose value takes the columns of each block and writes them to ``path``.
+
+    Parameters
+    ----------
+    path : Path
+        Its suffix tells the format.
+    row : numpy.dtype
+        The names of the columns and their types.
+    samples : int
+        How many rows there will be.
 
     Raises
     ------
@@ -68,9 +77,8 @@ def open_writer(path: Path, job: Job) -> AbstractContextManager[Write]:
         If it ends in .parquet and pyarrow is not installed.
     """
     suffix = path.suffix.lower()
-    row = _row_dtype(job)
     if suffix == ".npy":
-        return _npy_writer(path, row, job.samples)
+        return _npy_writer(path, row, samples)
     if suffix == ".csv":
         return _csv_writer(path, row)
     if suffix == ".parquet":
@@ -79,40 +87,68 @@ def open_writer(path: Path, job: Job) -> AbstractContextManager[Write]:
     raise InputError(f"--output {path}: expected a name that ends in .npy, .csv or .parquet")
 
 
-def _row_dtype(job: Job) -> np.dtype[Any]:
-    """The columns and their types, known before the first block."""
-    half_or_single = job.logits.dtype.kind not in "iub" and job.logits.dtype.itemsize < 8
-    real = np.float32 if half_or_single else np.float64
-    target = np.float64 if job.class_axis is None else np.int64
-    types = (np.int64, target, np.int64, real, real)
-    return np.dtype(list(zip(COLUMNS, types, strict=True)))
+def index_columns(shape: tuple[int, ...]) -> list[tuple[str, type]]:
+    """The columns that tell a sample: its number, and its index on each of several axes."""
+    axes = [(f"index_{axis}", np.int64) for axis in range(len(shape))] if len(shape) > 1 else []
+    return [("sample", np.int64), *axes]
 
 
-def _columns(scores: Scores, row: np.dtype[Any]) -> dict[str, NDArray[Any]]:
-    sample = np.arange(scores.first, scores.first + scores.loss.size)
-    values = (sample, scores.target, scores.predicted, scores.loss, scores.log_prob)
-    return {
-        name: value.astype(row[name], copy=False)
-        for name, value in zip(COLUMNS, values, strict=True)
-    }
+def indices(number: NDArray[Any], shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:
+    """The values of `index_columns`."""
+    found = {"sample": number}
+    if len(shape) > 1:
+        for axis, index in enumerate(np.unravel_index(number, shape)):
+            found[f"index_{axis}"] = index
+    return found
+
+
+def _typed(columns: Columns, row: np.dtype[Any]) -> dict[str, NDArray[Any]]:
+    assert row.names is not None
+    return {name: columns[name].astype(row[name], copy=False) for name in row.names}
 
 
 @contextmanager
 def _npy_writer(path: Path, row: np.dtype[Any], samples: int) -> Iterator[Write]:
     """A structured array with a field for each column."""
     with atomic(path) as part, part.open("wb") as file:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(row),
-            "fortran_order": False,
-            "shape": (samples,),
-        }
-        np.lib.format.write_array_header_1_0(file, header)
+        _write_header(file, row, (samples,))
 
-        def write(scores: Scores) -> None:
-            records = np.empty(scores.loss.size, row)
-            for name, column in _columns(scores, row).items():
+        def write(columns: Columns) -> None:
+            typed = _typed(columns, row)
+            records = np.empty(len(typed["sample"]), row)
+            for name, column in typed.items():
                 records[name] = column
             file.write(records.data)
+
+        yield write
+
+
+def _write_header(
+    file: Any, dtype: np.dtype[Any], shape: Sequence[int], fortran_order: bool = False
+) -> None:
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": fortran_order,
+        "shape": tuple(shape),
+    }
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+@contextmanager
+def open_array(
+    path: Path, dtype: np.dtype[Any], shape: Sequence[int], fortran_order: bool = False
+) -> Iterator[Callable[[NDArray[Any]], None]]:
+    """A context whose value takes the rows of an array, in order, and writes them to a .npy.
+
+    In Fortran order, rows are positions along the last axis of two.
+    """
+    if path.suffix.lower() != ".npy":
+        raise InputError(f"--output {path}: expected a name that ends in .npy")
+    with atomic(path) as part, part.open("wb") as file:
+        _write_header(file, dtype, shape, fortran_order)
+
+        def write(rows: NDArray[Any]) -> None:
+            file.write(np.ascontiguousarray(rows, dtype).data)
 
         yield write
 
@@ -122,11 +158,11 @@ def _csv_writer(path: Path, row: np.dtype[Any]) -> Iterator[Write]:
     """A header line, then a line for each sample, numbers in as few digits as name them exactly."""
     with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(row.names or ())
 
-        def write(scores: Scores) -> None:
+        def write(columns: Columns) -> None:
             # float32 as text is shorter than the float64 that Python would make of it.
-            cells = [column.astype(str).tolist() for column in _columns(scores, row).values()]
+            cells = [column.astype(str).tolist() for column in _typed(columns, row).values()]
             writer.writerows(zip(*cells, strict=True))
 
         yield write
@@ -138,10 +174,29 @@ def _parquet_writer(path: Path, row: np.dtype[Any]) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, pa.from_numpy_dtype(row[name])) for name in COLUMNS])
+    schema = pa.schema([(name, pa.from_numpy_dtype(row[name])) for name in row.names or ()])
     with atomic(path) as part, pq.ParquetWriter(part, schema) as writer:
 
-        def write(scores: Scores) -> None:
-            writer.write_table(pa.table(_columns(scores, row), schema=schema))
+        def write(columns: Columns) -> None:
+            writer.write_table(pa.table(_typed(columns, row), schema=schema))
 
         yield write
+
+
+def check_table_name(option: str, path: Path) -> None:
+    """Refuse a name that no table of groups can have."""
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"{option} {path}: expected a name that ends in .csv or .json")
+
+
+def write_table(path: Path, part: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of one kind to ``part``, as the suffix of ``path`` says; None is left empty."""
+    if path.suffix.lower() == ".json":
+        text = json.dumps(list(rows), allow_nan=False, ensure_ascii=False, indent=1)
+        part.write_text(text + "\n", encoding="utf-8")
+        return
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if rows:
+            writer.writerow(rows[0])
+            writer.writerows(row.values() for row in rows)

@@ -1,0 +1,63 @@
+"""Calibration as a picture: right predictions over the probability they were given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastloss._scoring.distributions import Calibration
+from fastloss._scoring.plots.common import (
+    BLUE,
+    GREY,
+    caption,
+    interval,
+    locator,
+    nothing,
+    percent_formatter,
+)
+
+
+def draw_calibration(panel: Any, below: Any, data: Calibration, title: str = "Calibration") -> None:
+    """Right predictions over the probability they were given; below, how many there were."""
+    counts, confidence, right = data.bins()
+    if not counts.size:
+        nothing(panel, title, "no predictions")
+        nothing(below, "", "")
+        return
+    low_end, high_end = interval(right, counts)
+    filled = np.flatnonzero(data.bin_counts)
+    share = data.bin_counts[filled] / data.bin_counts.sum()
+    believed = data.bin_confidence[filled] / data.bin_counts[filled]
+    # Both axes show the same stretch, so that the line of perfect calibration is the diagonal:
+    # what all points reach to, and all samples but for a thousandth.
+    first, last = np.searchsorted(np.cumsum(share), (0.0005, 0.9995)).clip(0, len(share) - 1)
+    low = min(believed[first], low_end.min())
+    high = max(believed[last], high_end.max())
+    room = max(0.05 * (high - low), 0.01)
+    low, high = max(0.0, low - room), min(1.0, high + room)
+    panel.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+    panel.errorbar(
+        confidence,
+        right,
+        (right - low_end, high_end - right),
+        color=BLUE,
+        marker="o",
+        markersize=4,
+        capsize=2,
+        clip_on=False,
+    )
+    panel.set(xlim=(low, high), ylim=(low, high), ylabel="share of right predictions")
+    panel.tick_params(labelbottom=False)
+    caption(
+        panel,
+        f"{title}, expected error {data.equal_mass_error:.2%}",
+        "above the dashed line: right more often than believed",
+    )
+    heights, edges = np.histogram(believed.clip(low, high), 20, (low, high), weights=share)
+    below.bar(edges[:-1], heights, np.diff(edges), align="edge", color=BLUE, alpha=0.5)
+    below.set(xlim=(low, high), ylim=(0, None), xlabel="probability of the predicted class")
+    below.set_ylabel("share of\nthe samples")
+    for axis, most in ((panel.xaxis, 4), (panel.yaxis, 6), (below.xaxis, 4), (below.yaxis, 2)):
+        axis.set_major_formatter(percent_formatter())
+        axis.set_major_locator(locator(most))
