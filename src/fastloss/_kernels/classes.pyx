@@ -7,6 +7,7 @@
 #
 #   rows      rows.pxi       the classes of a sample lie side by side, FIRST_ROW of them or more
 #   tiles     tiles.pxi      any other shape
+#   second    second.pxi     second derivatives of class indices
 #   tempered  tempered.pxi   the softmax is taken of logits changed by temperature or softcap
 #
 # These files are included, since a .pxd may hold inline functions alone: what a loop calls is
@@ -26,7 +27,7 @@ from .samples cimport (
 )
 from .storage cimport bfloat16, emit, float16, storage, stream_end, value_at
 from .sums cimport LANES, Sum, Tally, add, clear, count, folded, value_of
-from .vecmath cimport real
+from .vecmath cimport INFINITY, real
 from .workspace cimport (
     FINE, NO_MEMORY, OVERLAPS, PROBS_OUTSIDE, Status, TARGET_OUTSIDE, WRONG_INDEX, WRONG_TARGET,
     Workspace, give_back, part_of, take,
@@ -41,6 +42,7 @@ include "class_endings.pxi"
 include "drain.pxi"
 include "rows.pxi"
 include "tiles.pxi"
+include "second.pxi"
 include "tempered.pxi"
 
 #: What `evaluate` computes, by name.
@@ -111,6 +113,7 @@ cdef Py_ssize_t scratch_size(const Job *job, bint written_too, Py_ssize_t size) 
     cdef TemperedSpace held
     cdef RowSpace rows
     cdef TileSpace tiles
+    cdef SecondSpace second
     cdef Py_ssize_t nbytes = 0
     if job.kind == NLL:
         return 0
@@ -118,6 +121,8 @@ cdef Py_ssize_t scratch_size(const Job *job, bint written_too, Py_ssize_t size) 
         nbytes = tempered_space(&held, NULL, job, written_too)
     if tempered(job):
         return nbytes
+    if makes_second(job):
+        return max(nbytes, second_space(&second, NULL, job, size))
     if job.inner == 1 and job.classes >= FIRST_ROW:
         return max(nbytes, rows_space(&rows, NULL, job, written_too, size))
     return max(nbytes, tiles_space(&tiles, NULL, job, size))
@@ -132,6 +137,8 @@ cdef inline void send(
         nll_item(x, losses, job, start, stop, result)
     elif tempered(job):
         tempered_item(x, out, losses, job, start, stop, result, scratch)
+    elif makes_second(job):
+        second_item(x, out, job, start, stop, result, scratch, <real>0)
     elif job.inner == 1 and job.classes >= FIRST_ROW:
         rows_item(x, out, losses, job, start, stop, result, scratch)
     else:
@@ -303,7 +310,8 @@ def evaluate(
     object factor=None,        # IN   double (outer, inner), multiplies each loss
     object p32=None,           # IN   (outer, C, inner), float probabilities of SOFT
     object p64=None,           # IN   the same in double
-    object hess=None,          # OUT  as `out`, second derivatives of SOFT
+    object hess=None,          # OUT  as `out`, second derivatives of cross-entropy or FOCAL; the
+                               #      losses are not to be had with those of class indices
     object numbers=None,       # OUT  double (outer, inner) of LOGSUMEXP; three times that of SCORE:
                                #      log-probabilities of target and prediction, entropy
     object predicted=None,     # OUT  int64 (outer, inner) of SCORE
@@ -316,6 +324,8 @@ def evaluate(
     double temperature=1,
     double softcap=0,          # IN   0: none
     int threads=1,
+    double curve=1,            # IN   multiplies second derivatives, but those of SOFT
+    double floor=-INFINITY,    # IN   least of them; not of SOFT
 ):
     """Return (status, its position, sum of the losses, sum of the weights)."""
     cdef Job job
@@ -346,6 +356,8 @@ def evaluate(
     job.predicted = <int64_t *>address(predicted, job.samples * 8)
     job.predicted_log_prob = job.number + job.samples
     job.entropy = job.predicted_log_prob + job.samples
+    job.curve = curve
+    job.floor = floor
     job.ignore_index = ignore_index
     job.scale = scale
     job.keep = 1 - smoothing

@@ -54,6 +54,7 @@ cdef struct Job:
     Operand operands[OPERANDS]
     double gamma
     double scale             # of the gradient
+    double floor             # least second derivative, -inf: none
     double ignored           # target that takes an element out
     bint ignoring            # whether there is one
     bint integral            # whether a target other than 0, 1 and `ignored` is wrong
@@ -150,17 +151,6 @@ cdef inline void bce_soft(
         # A target of exactly 0 or 1, or a weight of 0, leaves a term out, an infinite one too.
         loss[i] = (<real>0 if p == 0 else a) + (<real>0 if t[i] == 1 else b)
         grad[i] = (<real>1 - t[i]) * sigmoid(x[i], e) - p * sigmoid(-x[i], e)
-
-
-cdef inline void bce_hess(Desk *desk, const double *positive, Py_ssize_t n) noexcept nogil:
-    """(t * positive + 1 - t) * p * (1 - p)."""
-    cdef Py_ssize_t i
-    cdef double e, r, t
-    for i in range(n):
-        t = desk.t[i]
-        e = exp_negative(minus_abs(desk.x[i]))
-        r = 1 / (1 + e)
-        desk.hess[i] = ((0.0 if t == 0 else t * positive[i]) + (1 - t)) * (e * r * r)
 
 
 cdef inline real probability_slope(real p, real t) noexcept nogil:

@@ -20,8 +20,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from .element_endings cimport (
     AHEAD, ALPHA, BCE, BCE_WITH_LOGITS, BLOCK, FOCAL, KEPT, KL, KL_LOG_TARGET, LOG_SIGMOID, SIGMOID,
     OPERANDS, POS_WEIGHT, SAMPLE_WEIGHT, SOFTPLUS, TARGET, UPSTREAM, WEIGHT, Desk, Job, all_hard,
-    bce_hard, bce_hess, bce_probabilities, bce_soft, focal, function, kl, kl_log_target, odds_block,
+    bce_hard, bce_probabilities, bce_soft, focal, function, kl, kl_log_target, odds_block,
 )
+from .element_second cimport bce_second, raise_to
 from .operands cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64,
     Operand, fetch, floats, type_of, widen,
@@ -298,6 +299,20 @@ cdef inline void find_alpha(
             desk.by[i] = 1
 
 
+cdef inline void in_second(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Gradients and second derivatives of binary cross-entropy in place of losses."""
+    cdef Py_ssize_t i
+    if job.operands[POS_WEIGHT].data != NULL:
+        find_positive(job, desk, first, n)
+        bce_second(&desk.x[0], &desk.t[0], &desk.by[0], &desk.grad[0], &desk.hess[0], n)
+    else:
+        bce_second(&desk.x[0], &desk.t[0], <double *>NULL, &desk.grad[0], &desk.hess[0], n)
+    for i in range(n):
+        desk.loss[i] = 0
+
+
 cdef void in_double(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n, bint exact
 ) noexcept nogil:
@@ -313,16 +328,15 @@ cdef void in_double(
             desk.t[i] = desk.t[i] if desk.kept[i] != 0 else 0.0
     if job.kind == BCE_WITH_LOGITS:
         soft = job.operands[POS_WEIGHT].data != NULL or not all_hard(&desk.t[0], n)
-        if soft or job.want_hess:
+        if job.want_hess:
+            in_second(job, desk, first, n)
+        elif soft:
             find_positive(job, desk, first, n)
-        if soft:
             bce_soft(&desk.x[0], &desk.t[0], &desk.by[0], &desk.loss[0], &desk.grad[0], n)
         elif job.want_gradient:
             bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
         else:
             bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], <double *>NULL, n)
-        if job.want_hess:
-            bce_hess(desk, &desk.by[0], n)
     elif job.kind == BCE and job.want_gradient:
         bce_probabilities(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
     elif job.kind == BCE:
@@ -497,6 +511,19 @@ cdef inline bint multiply_floats(
     return True
 
 
+cdef inline bint second_in_float(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Derivatives in float, the second one in loss32; False if the targets are no floats."""
+    fetch(&desk.t32[0], &job.operands[TARGET], first, n)
+    if not floats(&job.operands[TARGET]) and not all_hard(&desk.t32[0], n):
+        return False
+    bce_second(
+        &desk.x32[0], &desk.t32[0], <double *>NULL, &desk.grad32[0], &desk.loss32[0], n
+    )
+    return True
+
+
 cdef void compute(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n, real unused
 ) noexcept nogil:
@@ -527,6 +554,10 @@ cdef void compute(
                 desk.x32[i] = desk.x32[i] if desk.kept[i] != 0 else <float>0
             else:
                 desk.x[i] = desk.x[i] if desk.kept[i] != 0 else 0.0
+    if real is float and job.kind == BCE_WITH_LOGITS and job.want_hess:
+        # Without any factor a float does for both derivatives.
+        if not job.factored and not job.ignoring and second_in_float(job, desk, first, n):
+            return
     if real is float and try_float:
         done = in_float(job, desk, first, n)
         all_done = done != 0
@@ -552,6 +583,10 @@ cdef void compute(
     if real is float and job.want_gradient:
         for i in range(n):
             desk.grad32[i] = <float>desk.grad[i]
+    if real is float and job.want_hess:
+        # In the place of losses, of which there are none then.
+        for i in range(n):
+            desk.loss32[i] = <float>desk.hess[i]
 
 
 # ---- c) the traversal ------------------------------------------------------------------------
@@ -666,12 +701,14 @@ cdef void item(
                         emit(grad + first, &desk.grad[0], n, job.streaming)
                     else:
                         emit(grad + first, &desk.grad32[0], n, job.streaming)
-                if hess != NULL:
-                    if storage is double:
-                        emit(hess + first, &desk.hess[0], n, job.streaming)
-                    else:
-                        narrow(&desk.t32[0], &desk.hess[0], n)
-                        emit(hess + first, &desk.t32[0], n, job.streaming)
+                if hess != NULL and storage is double:
+                    if job.floor > -INFINITY:
+                        raise_to(&desk.grad[0], &desk.hess[0], n, job.floor)
+                    emit(hess + first, &desk.hess[0], n, job.streaming)
+                elif hess != NULL:
+                    if job.floor > -INFINITY:
+                        raise_to(&desk.grad32[0], &desk.loss32[0], n, job.floor)
+                    emit(hess + first, &desk.loss32[0], n, job.streaming)
                 if losses32 != NULL:
                     narrow(losses32 + first, &desk.loss[0], n)
                 if losses64 != NULL:
@@ -769,6 +806,7 @@ def evaluate(
     storage[::1] hess,               # OUT  second derivative, or None
     bint given,                      # IN   whether they hold something that an error must leave
     int threads,
+    double floor=-INFINITY,          # IN   least second derivative
 ):
     """Return (what, where, sum of the losses, sum of the sample weights of what is not ignored).
 
@@ -797,6 +835,7 @@ def evaluate(
         if k != TARGET:
             job.factored = job.factored or job.operands[k].data != NULL
     job.gamma = gamma
+    job.floor = floor
     job.ignoring = ignored is not None
     job.ignored = ignored if job.ignoring else 0.0
     job.integral = integral

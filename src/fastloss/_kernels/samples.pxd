@@ -54,7 +54,9 @@ cdef struct Job:
     int64_t *predicted
     double *predicted_log_prob
     double *entropy
-    void *second             # OUT, second derivatives, as the gradient lies; of SOFT, or NULL
+    void *second             # OUT, second derivatives, as the gradient lies, or NULL
+    double curve             # multiplies them, but those of SOFT
+    double floor             # least of them where there is a gradient, -inf: none; not of SOFT
     bint streaming           # what is written is larger than the caches
     double heaviest          # largest class weight, times the gradient's scale if that is above 1
     bint heavy               # whether some sample's factor is huge

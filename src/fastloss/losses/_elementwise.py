@@ -40,10 +40,14 @@ def evaluate(
     hessian: bool = False,
     upstream: Any = _NO_UPSTREAM,
     out: Any = None,
+    curve: float = 1.0,
+    floor: float = -np.inf,
 ) -> tuple[Any, Any, Totals]:
     """Return (loss, gradient, totals); loss and gradient are None where not asked for.
 
     With `hessian` the second derivatives come with the gradient: both it and `out` are pairs.
+    `curve`, which multiplies those of losses over classes, is 1 here; what is below `floor` becomes
+    that, but where loss and gradient are constant.
 
     `in_unit` says that `x` and `target` lie in [0, 1], as the kernel checks where the kind is BCE;
     `batchmean` allows that reduction.
@@ -116,6 +120,7 @@ def evaluate(
         second,
         out is not None,
         _threads.for_work(x.size),
+        floor,
     )
     if what:
         _arrays.failed(what, where, target=t[0], probs=x, name=name, ignore_index=ignore_index)
