@@ -326,13 +326,15 @@ def evaluate(
     int threads=1,
     double curve=1,            # IN   multiplies second derivatives, but those of SOFT
     double floor=-INFINITY,    # IN   least of them; not of SOFT
+    bint narrow=False,         # IN   whether `out` and `hess` are float arrays for double logits;
+                               #      with class indices, temperature and softcap as they are here
 ):
     """Return (status, its position, sum of the losses, sum of the weights)."""
     cdef Job job
     cdef Status status
     cdef Sum total
     cdef double weights
-    cdef Py_ssize_t outer, elements, nbytes
+    cdef Py_ssize_t outer, elements, nbytes, written_bytes
     cdef const void *x
     cdef void *to
     cdef void *each
@@ -343,15 +345,17 @@ def evaluate(
     if job.samples == 0:
         return FINE, 0, 0.0, 0.0
     nbytes = elements * (8 if type == 1 else 4 if type == 0 else 2)
+    written_bytes = nbytes // 2 if narrow else nbytes
     x = address(logits, nbytes)
-    to = address(out, nbytes)
+    to = address(out, written_bytes)
     each = address(losses, job.samples * (8 if type == 1 else 4))
     job.target = <const int64_t *>address(target, job.samples * 8)
     job.weight = <const double *>address(weight, job.classes * 8)
     job.factor = <const double *>address(factor, job.samples * 8)
     job.p32 = <const float *>address(p32, elements * 4)
     job.p64 = <const double *>address(p64, elements * 8)
-    job.second = address(hess, nbytes)
+    job.second = address(hess, written_bytes)
+    job.narrow = narrow
     job.number = <double *>address(numbers, job.samples * (24 if kind == SCORE else 8))
     job.predicted = <int64_t *>address(predicted, job.samples * 8)
     job.predicted_log_prob = job.number + job.samples

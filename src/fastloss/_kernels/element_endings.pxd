@@ -66,6 +66,7 @@ cdef struct Job:
     bint check               # whether what is read is still to be checked
     bint weigh               # whether sample weights are still to be added up
     bint look                # only these two are to be done
+    bint narrow              # what is written are floats though x are doubles
     bint streaming
 
 # A thread's scratch. Arrays that are fields of one struct do not overlap, and the compiler knows.

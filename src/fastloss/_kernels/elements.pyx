@@ -697,14 +697,19 @@ cdef void item(
                     fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
                     compute(job, desk, first, n, <float>0)
                 if grad != NULL:
-                    if storage is double:
+                    if storage is double and job.narrow:
+                        emit(<float *>grad + first, &desk.grad[0], n, job.streaming)
+                    elif storage is double:
                         emit(grad + first, &desk.grad[0], n, job.streaming)
                     else:
                         emit(grad + first, &desk.grad32[0], n, job.streaming)
                 if hess != NULL and storage is double:
                     if job.floor > -INFINITY:
                         raise_to(&desk.grad[0], &desk.hess[0], n, job.floor)
-                    emit(hess + first, &desk.hess[0], n, job.streaming)
+                    if job.narrow:
+                        emit(<float *>hess + first, &desk.hess[0], n, job.streaming)
+                    else:
+                        emit(hess + first, &desk.hess[0], n, job.streaming)
                 elif hess != NULL:
                     if job.floor > -INFINITY:
                         raise_to(&desk.grad32[0], &desk.loss32[0], n, job.floor)
@@ -807,6 +812,8 @@ def evaluate(
     bint given,                      # IN   whether they hold something that an error must leave
     int threads,
     double floor=-INFINITY,          # IN   least second derivative
+    float[::1] grad32=None,          # OUT  in the place of `grad` and `hess`, of double logits: new
+    float[::1] hess32=None,          #      arrays that overlap nothing
 ):
     """Return (what, where, sum of the losses, sum of the sample weights of what is not ignored).
 
@@ -843,8 +850,9 @@ def evaluate(
     nbytes = job.size * <Py_ssize_t>sizeof(storage)
     job.x = Operand(<const uint8_t *>source, type_of(source), 1, job.size, nbytes)
     job.want_loss = want_loss
-    job.want_gradient = grad is not None
-    job.want_hess = hess is not None
+    job.narrow = hess32 is not None
+    job.want_gradient = grad is not None or job.narrow
+    job.want_hess = hess is not None or job.narrow
     job.check = kind == BCE or integral
     job.weigh = job.operands[SAMPLE_WEIGHT].data != NULL or job.ignoring
     job.look = False
@@ -860,6 +868,9 @@ def evaluate(
         h = &hess[0]
         if overlaps(h, source, &job, nbytes) or overlap(g, nbytes, h, nbytes):
             return OVERLAPS, 0, 0.0, 0.0
+    if job.narrow:
+        g = <storage *>&grad32[0]
+        h = <storage *>&hess32[0]
     job.streaming = g != NULL and nbytes >= STREAM
     with nogil:
         job.item = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)

@@ -18,7 +18,7 @@
 
 from .group cimport Group, in_two_parts, settle
 from .samples cimport FOCAL, Job, has_indices, offset_of
-from .storage cimport load, emit, prefetch_bytes, storage, transpose
+from .storage cimport emit, load, narrow, prefetch_bytes, storage, transpose
 from .sums cimport LANES, Sum, add, two_sum
 from .vecmath cimport (
     INFINITY, NAN, Pair, exp_low, exp_magic, exp_negative, exp_pair, exp_scaled, fma, log_pair,
@@ -36,7 +36,7 @@ cdef struct SecondDesk:
     double target[LANES]     # the target, or -1
     double high[LANES]       # sums of the exponentials below the largest
     double low[LANES]
-    double own_sum[LANES]    # and of those that are alike the largest
+    double alike[LANES]      # how many classes have the largest logit
     double own_e[LANES]      # the largest
     double target_e[LANES]   # exponential and logit of the target, of the focal loss
     double target_x[LANES]
@@ -47,7 +47,8 @@ cdef struct SecondDesk:
     double factor_low[LANES]
     double own_a[LANES]      # factor times the target's a, and times those of the others
     double other_a[LANES]
-    double over_rest[LANES]  # 1 / sum without the target
+    double over_rest[LANES]  # 1 / sum without the target, and what that lost
+    double over_low[LANES]
     double bend[LANES]
     double own_grad[LANES]   # of the largest class where it is not the target, and where it is
     double own_target[LANES]
@@ -117,6 +118,27 @@ cdef void second_turn_back(
         emit(to + lane * classes, stage + lane * m, m, False)
 
 
+cdef void turn_narrow(
+    float *to, const real *values, real *stage, const Job *job, Py_ssize_t first, Py_ssize_t n,
+    Py_ssize_t width
+) noexcept nogil:
+    """`turn_back` of all classes to an array of floats."""
+    cdef float *rounded = <float *>stage
+    cdef Py_ssize_t lane = 0, c, run, classes = job.classes, inner = job.inner
+    if inner == 1:
+        turn_back(to, values, stage, classes, inner, first, n, 0, classes, width, False)
+        return
+    while lane < n:
+        run = min(n - lane, inner - (first + lane) % inner)
+        for c in range(classes):
+            narrow(rounded, values + c * width + lane, run)
+            emit(
+                to + offset_of(job, first + lane, c), rounded, run,
+                job.streaming and run >= LONG_RUN,
+            )
+        lane += run
+
+
 # ---- b) the largest --------------------------------------------------------------------------
 
 cdef void second_top(
@@ -172,7 +194,7 @@ cdef void second_exp(
                 a = exp_scaled(x, to_magic[j], to_low[j])
                 es[c * width + lane + j] = a
                 two[j] = two[j] + (<real>0 if x == largest[j] else a)
-                alike[j] = alike[j] + (a if x == largest[j] else <real>0)
+                alike[j] = alike[j] + (<real>1 if x == largest[j] else <real>0)
             if c & 1 == 1 or c == m - 1:
                 for j in range(STRIPE):
                     two_sum(<real>0, &sum_high[j], &sum_low[j], two[j])
@@ -181,7 +203,7 @@ cdef void second_exp(
         for j in range(STRIPE):
             desk.high[lane + j] = sum_high[j] * desk.one
             desk.low[lane + j] = sum_low[j] * desk.one
-            desk.own_sum[lane + j] = desk.own_sum[lane + j] + alike[j]
+            desk.alike[lane + j] = desk.alike[lane + j] + alike[j]
 
 
 cdef inline void second_fit(
@@ -205,7 +227,11 @@ cdef inline void second_ending(real unused, const Job *job, SecondDesk *desk) no
     cdef Sum total
     for i in range(LANES):
         # All of those alike but one.
-        total = add(Sum(desk.high[i], desk.low[i]), Sum(desk.own_sum[i] - desk.own_e[i], 0))
+        w = desk.alike[i] - 1
+        p = w * desk.own_e[i]
+        total = add(
+            Sum(desk.high[i], desk.low[i]), Sum(p, product_low(w, desk.own_e[i], p))
+        )
         group.rest[i] = total.high + total.low
         group.rest_low[i] = total.low - (group.rest[i] - total.high)
         total = add(Sum(group.rest[i], group.rest_low[i]), Sum(desk.own_e[i], 0))
@@ -287,7 +313,9 @@ cdef inline void second_focal(real unused, const Job *job, SecondDesk *desk) noe
         slope = w * power * (1 + gamma * part) if gamma != 0 else w
         part = u * (2 * p - nll) + (gamma - 1) * p * nll
         desk.bend[i] = w * job.curve * (gamma * power * part)
-        desk.over_rest[i] = 1 / others.high if others.high > 0 else 0.0
+        q = 1 / others.high if others.high > 0 else 0.0
+        desk.over_rest[i] = q
+        desk.over_low[i] = (fma(-q, others.high, 1.0) - q * others.low) * q
         q = group.rest[i] * desk.by[i] + (
             group.rest[i] * desk.by_low[i] + group.rest_low[i] * desk.by[i]
         )
@@ -324,6 +352,7 @@ cdef inline void second_stripe(
     cdef real own_target[STRIPE]
     cdef real own_hess[STRIPE]
     cdef real over_rest[STRIPE]
+    cdef real over_low[STRIPE]
     cdef real bend[STRIPE]
     cdef real tiny[STRIPE]
     cdef double product, d, one = desk.one
@@ -345,6 +374,10 @@ cdef inline void second_stripe(
             factor_low[j] = desk.factor_low[lane + j] * one
         if focal:
             over_rest[j] = <real>(desk.over_rest[lane + j] * one)
+            if real is float:
+                over_low[j] = <real>(desk.over_rest[lane + j] - <double>over_rest[j])
+            else:
+                over_low[j] = desk.over_low[lane + j] * one
             bend[j] = <real>(desk.bend[lane + j] * one)
         if wide:
             tiny[j] = <real>(not in_two_parts(by[0], &desk.group, lane + j))
@@ -356,7 +389,8 @@ cdef inline void second_stripe(
             h = g * (<real>1 - e * by[j]) * by_curve
             h = own_hess[j] if e == largest[j] else h
             if focal:
-                s = <real>1 if target[j] == k else e * over_rest[j]
+                s = mul_add(e, over_rest[j], e * over_low[j])
+                s = <real>1 if target[j] == k else s
                 h = mul_add(s * s, bend[j], h)
             if wide:
                 product = e * desk.factor_by[lane + j]
@@ -455,7 +489,7 @@ cdef inline void second_tile(
         desk.target[lane] = <double>group.own_class[lane]
         ignored |= group.own_class[lane] < 0
         top[lane] = <real>(-INFINITY) if lane < n else <real>0
-        desk.high[lane] = desk.low[lane] = desk.own_sum[lane] = 0
+        desk.high[lane] = desk.low[lane] = desk.alike[lane] = 0
         desk.target_e[lane] = desk.target_x[lane] = 0
     while c < classes:
         m = min(classes - c, <Py_ssize_t>TILE)
@@ -531,13 +565,23 @@ cdef inline void second_tile(
         if job.floor > -INFINITY:
             second_floor(es, hs, width, m, job.floor)
         if not whole:
-            second_turn_back(
-                <storage *>job.second, hs, stage, classes, job.inner, first, n, c, m, width,
-                job.streaming,
-            )
-            second_turn_back(
-                out, es, stage, classes, job.inner, first, n, c, m, width, job.streaming
-            )
+            if job.narrow:
+                second_turn_back(
+                    <float *>job.second, hs, stage, classes, job.inner, first, n, c, m, width,
+                    job.streaming,
+                )
+                second_turn_back(
+                    <float *>out, es, stage, classes, job.inner, first, n, c, m, width,
+                    job.streaming,
+                )
+            else:
+                second_turn_back(
+                    <storage *>job.second, hs, stage, classes, job.inner, first, n, c, m, width,
+                    job.streaming,
+                )
+                second_turn_back(
+                    out, es, stage, classes, job.inner, first, n, c, m, width, job.streaming
+                )
         c += m
 
 
@@ -589,7 +633,10 @@ cdef void second_item(
                     width, whole, &space.desk[0],
                 )
             at += LANES
-        if whole:
+        if whole and job.narrow:
+            turn_narrow(<float *>job.second, hs, stage, job, first, n, width)
+            turn_narrow(<float *>out, es, stage, job, first, n, width)
+        elif whole:
             turn_back(
                 <storage *>job.second, hs, stage, classes, inner, first, n, 0, classes, width,
                 job.streaming,

@@ -37,6 +37,7 @@ cdef inline Job job_of_held(const Job *job, Py_ssize_t n) noexcept nogil:
         rest.scale = job.scale / job.temperature
     rest.temperature = 1
     rest.softcap = 0
+    rest.narrow = False
     rest.curve = 1
     rest.floor = -INFINITY
     rest.heavy = False
