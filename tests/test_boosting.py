@@ -175,14 +175,25 @@ def test_several_columns_of_labels(xgb):
     assert raw.shape == y.shape and ((raw > 0) == y).mean() > 0.99
 
 
-def test_example(lgb):
-    """The example's losses all rank held-out samples far better than chance, which is 0.02."""
+@pytest.mark.parametrize(
+    ("name", "least"), [("weights", 0.4), ("soft", 0.5), ("focal", 0.2), ("noise", 0.4)]
+)
+def test_example(lgb, name, least):
+    """Each experiment's losses all learn, and give what they measure after each round."""
     pytest.importorskip("sklearn")
     path = Path(__file__).resolve().parents[1] / "examples" / "boosting.py"
     if not path.is_file():
         pytest.skip("needs the source tree")
-    values = runpy.run_path(str(path))["imbalanced"](rounds=10)
-    assert len(values) == 3 and min(values.values()) > 0.2
+    example = runpy.run_path(str(path))
+    curves = example["run"](name, rounds=12, seeds=1)
+    assert len(curves) == 3
+    higher = example["EXPERIMENTS"][name].better == "higher"
+    for values in curves.values():
+        assert values.shape == (1, 12)
+        gained = values[0, -1] - values[0, 0]
+        assert gained > 0 if higher else gained < 0
+        if higher:
+            assert values[0, -1] > least
 
 
 # ---- c) scikit-learn classes -----------------------------------------------------------------
@@ -487,7 +498,7 @@ WRONG_DATA = {
     ),
     "focal, one score": (
         fastloss.SoftmaxFocalLoss(), SCORES[:, 0], [0.0, 1.0, 1.0], None, ValueError,
-        "use SigmoidFocalLoss",
+        "or use SigmoidFocalLoss",
     ),
     "three axes": (CLASSES, SCORES[None], [0.0, 1.0, 1.0], None, ValueError, r"\(1, 3, 4\)"),
     "class weights": (
@@ -510,6 +521,29 @@ def test_wrong_data(library, case):
     for made in (getattr(boosting, library)(criterion), boosting.metric(criterion, library)):
         with pytest.raises(error, match=message):
             made(scores, dataset)
+
+
+def test_an_xgboost_matrix_without_labels(xgb):
+    matrix = xgb.DMatrix(np.random.default_rng(0).standard_normal((20, 2)))
+    with pytest.raises(ValueError, match="no labels"):
+        xgb.train({"base_score": 0}, matrix, 1, obj=boosting.xgboost(BINARY))
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_num_class_that_does_not_fit(request, library):
+    """Fewer classes than the labels have, or a loss over classes for a single score."""
+    module = request.getfixturevalue("lgb" if library == "lightgbm" else "xgb")
+    x, y, _ = data("multiclass")
+    for classes, error, message in ((3, IndexError, "3"), (1, ValueError, "set num_class")):
+        with pytest.raises(error, match=message):
+            if library == "lightgbm":
+                parameters = {"verbosity": -1, "num_class": classes}
+                parameters["objective"] = boosting.lightgbm(CLASSES)
+                module.train(parameters, module.Dataset(x, y), 1)
+            else:
+                parameters = {"base_score": 0, **({"num_class": classes} if classes > 1 else {})}
+                matrix = module.DMatrix(x, y)
+                module.train(parameters, matrix, 1, obj=boosting.xgboost(CLASSES))
 
 
 @pytest.mark.parametrize("function", [boosting.lightgbm, boosting.xgboost])

@@ -417,7 +417,8 @@ def test_softmax_focal_loss(fl, dtype, gamma, classes, order):
     # u**gamma stays a normal number.
     normal = size > 1e3 * np.finfo(dtype).tiny
     grad, hess = fl.softmax_focal_loss_grad_and_hess(np.array(x, order=order), target, gamma=gamma)
-    limit = 4.0 + 3.0 * gamma if dtype == "float64" else LIMIT
+    # What the exponentials are off, u**gamma is gamma times.
+    limit = LIMIT + (3.0 if dtype == "float64" else 1.0) * gamma
     for got, want, terms in ((grad, want_grad, grad_size), (hess, want_hess, size)):
         assert_within(
             got[normal], Exact(want.high[normal], want.low[normal]), terms[normal], limit
@@ -441,16 +442,17 @@ def test_options_of_the_softmax_focal_loss(fl, dtype, classes):
     factor = np.where(ignored, 0, alpha[target] * weight)[:, None]
     for value, wanted in zip(got, plain, strict=True):
         assert (value[ignored] == 0).all()
+        # Second derivatives are sums of terms of two signs.
         np.testing.assert_allclose(
             value[~ignored], (wanted * factor)[~ignored],
-            rtol=8 * epsilon(dtype), atol=np.finfo(dtype).tiny,
+            rtol=1e3 * epsilon(dtype), atol=np.finfo(dtype).tiny,
         )  # fmt: skip
     first = fl.softmax_focal_loss_grad_and_hess(
         np.ascontiguousarray(x.T), target, gamma=1.5, axis=0
     )
     for value, wanted in zip(first, plain, strict=True):
         np.testing.assert_allclose(
-            value.T, wanted, rtol=8 * epsilon(dtype), atol=np.finfo(dtype).tiny
+            value.T, wanted, rtol=1e3 * epsilon(dtype), atol=np.finfo(dtype).tiny
         )
 
 
