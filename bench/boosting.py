@@ -58,9 +58,10 @@ def by_hand(np, classes, factor):
         log = -np.log1p(-q)
         r = 1 - q
         slope = q**gamma + gamma * q ** (gamma - 1) * r * log
-        bend = gamma * q ** (gamma - 1) * r * (2 - log) + gamma * (gamma - 1) * q ** (
-            gamma - 2
-        ) * r * r * log
+        bend = (
+            gamma * q ** (gamma - 1) * r * (2 - log)
+            + gamma * (gamma - 1) * q ** (gamma - 2) * r * r * log
+        )
         return sign * a * slope * q, a * (slope * q * r + bend * q * q)
 
     return {"cross-entropy": softmax, "BCE": sigmoid, "focal": focal}
@@ -149,8 +150,8 @@ def rounds(threads):
         own = isinstance(objective, str)
         data = lightgbm.Dataset(x, y, free_raw_data=False).construct()
         settings = {
-            "objective": objective if own else "none", "num_class": CLASSES, "num_leaves": LEAVES, "verbosity": -1,
-            "num_threads": threads, "metric": "None",
+            "objective": objective if own else "none", "num_class": CLASSES,
+            "num_leaves": LEAVES, "num_threads": threads, "verbosity": -1, "metric": "None",
         }  # fmt: skip
         model = lightgbm.Booster(settings, data)
 

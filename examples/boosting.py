@@ -236,7 +236,9 @@ def main() -> None:
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(EXPERIMENTS)
     if unknown:
-        parser.error(f"no experiment {', '.join(sorted(unknown))}: there are {', '.join(EXPERIMENTS)}")
+        parser.error(
+            f"no experiment {', '.join(sorted(unknown))}: there are {', '.join(EXPERIMENTS)}"
+        )
     everything = {}
     for name in arguments.names or EXPERIMENTS:
         everything[name] = run(name, rounds=arguments.rounds, seeds=arguments.seeds)

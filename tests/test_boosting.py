@@ -237,6 +237,8 @@ def test_cross_val_score(request, library, kind):
 def test_classes_and_training_functions_agree(request, library, kind):
     x, y, weight = data(kind)
     criterion = BINARY if kind == "binary" else CLASSES
+    if library == "xgboost" and request.getfixturevalue("xgb").__version__.startswith("2.0."):
+        weight = None  # its classes keep weights from a custom objective
     model = classifier(request, library, criterion).fit(x, y, sample_weight=weight)
     copy = pickle.loads(pickle.dumps(model))
     if library == "lightgbm":
@@ -534,16 +536,20 @@ def test_num_class_that_does_not_fit(request, library):
     """Fewer classes than the labels have, or a loss over classes for a single score."""
     module = request.getfixturevalue("lgb" if library == "lightgbm" else "xgb")
     x, y, _ = data("multiclass")
-    for classes, error, message in ((3, IndexError, "3"), (1, ValueError, "set num_class")):
-        with pytest.raises(error, match=message):
-            if library == "lightgbm":
-                parameters = {"verbosity": -1, "num_class": classes}
-                parameters["objective"] = boosting.lightgbm(CLASSES)
-                module.train(parameters, module.Dataset(x, y), 1)
-            else:
-                parameters = {"base_score": 0, **({"num_class": classes} if classes > 1 else {})}
-                matrix = module.DMatrix(x, y)
-                module.train(parameters, matrix, 1, obj=boosting.xgboost(CLASSES))
+
+    def train(classes):
+        if library == "lightgbm":
+            parameters = {"verbosity": -1, "num_class": classes}
+            parameters["objective"] = boosting.lightgbm(CLASSES)
+            module.train(parameters, module.Dataset(x, y), 1)
+        else:
+            parameters = {"base_score": 0, **({"num_class": classes} if classes > 1 else {})}
+            module.train(parameters, module.DMatrix(x, y), 1, obj=boosting.xgboost(CLASSES))
+
+    with pytest.raises(IndexError, match="3"):
+        train(3)
+    with pytest.raises(ValueError, match="set num_class"):
+        train(1)
 
 
 @pytest.mark.parametrize("function", [boosting.lightgbm, boosting.xgboost])

@@ -420,9 +420,7 @@ def test_softmax_focal_loss(fl, dtype, gamma, classes, order):
     # What the exponentials are off, u**gamma is gamma times.
     limit = LIMIT + (3.0 if dtype == "float64" else 1.0) * gamma
     for got, want, terms in ((grad, want_grad, grad_size), (hess, want_hess, size)):
-        assert_within(
-            got[normal], Exact(want.high[normal], want.low[normal]), terms[normal], limit
-        )
+        assert_within(got[normal], Exact(want.high[normal], want.low[normal]), terms[normal], limit)
     if gamma >= 1.0 and classes > 2:
         assert (hess < 0).any()  # exact also where the loss is concave
 

@@ -120,8 +120,8 @@ def lightgbm(
 
     Notes
     -----
-    The second derivative of losses over C classes is multiplied by C / (C - 1), as in LightGBM's own
-    objective.  LightGBM starts custom objectives at 0: see `init_score`.
+    The second derivative of losses over C classes is multiplied by C / (C - 1), as in LightGBM's
+    own objective.  LightGBM starts custom objectives at 0: see `init_score`.
 
     Examples
     --------
@@ -196,6 +196,10 @@ def sklearn(
         If the criterion has no second derivatives.
     ValueError
         If there is no such library.
+
+    Notes
+    -----
+    XGBoost 2.0 keeps sample weights from the objectives of its classes: take `xgboost.train` there.
 
     Examples
     --------
@@ -503,7 +507,9 @@ def _scores(criterion: Criterion, scores: Any) -> Array:
     scores = np.asarray(scores)
     if _over_classes(criterion):
         if scores.ndim != 2:
-            binary = BCEWithLogitsLoss if isinstance(criterion, CrossEntropyLoss) else SigmoidFocalLoss
+            binary = (
+                BCEWithLogitsLoss if isinstance(criterion, CrossEntropyLoss) else SigmoidFocalLoss
+            )
             raise ValueError(
                 f"{type(criterion).__name__} needs scores of shape (N, C), got {scores.shape}: set"
                 f" num_class, or use {binary.__name__} for a single score"

@@ -1,7 +1,7 @@
 # Gradient and second derivative of the binary cross-entropy, of which the loss is not wanted.
 #
-# One exponential e = exp(-|x|) does for both: sigmoid(-|x|) = e / (1 + e), and p (1 - p), with p the
-# sigmoid of x, is e / (1 + e)**2, where nothing is subtracted.
+# One exponential e = exp(-|x|) does for both: sigmoid(-|x|) = e / (1 + e), and p (1 - p), with p
+# the sigmoid of x, is e / (1 + e)**2, where nothing is subtracted.
 
 from .element_endings cimport BLOCK, Desk, minus_abs
 from .vecmath cimport exp_negative, real

@@ -812,8 +812,8 @@ def evaluate(
     bint given,                      # IN   whether they hold something that an error must leave
     int threads,
     double floor=-INFINITY,          # IN   least second derivative
-    float[::1] grad32=None,          # OUT  in the place of `grad` and `hess`, of double logits: new
-    float[::1] hess32=None,          #      arrays that overlap nothing
+    float[::1] grad32=None,          # OUT  both in the place of `grad` and `hess`, for double
+    float[::1] hess32=None,          # OUT  logits: new arrays, which overlap nothing
 ):
     """Return (what, where, sum of the losses, sum of the sample weights of what is not ignored).
 

@@ -92,7 +92,8 @@ def evaluate(
         else:
             p64 = soft
     elif kind == CROSS_ENTROPY and (
-        z_loss != 0.0 or (shape[2] == 1 and shape[1] > _FEW)
+        z_loss != 0.0
+        or (shape[2] == 1 and shape[1] > _FEW)
         or (label_smoothing != 0.0 and weights is not None)
         if hessian
         else label_smoothing != 0.0
