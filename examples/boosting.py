@@ -25,7 +25,8 @@ from fastloss import boosting
 
 Array = np.ndarray
 SETTINGS = {
-    "learning_rate": 0.1, "num_leaves": 15, "verbosity": -1, "num_threads": 1, "metric": "None",
+    "learning_rate": 0.1, "num_leaves": 15, "max_bin": 63, "num_threads": 1, "metric": "None",
+    "verbosity": -1,
 }  # fmt: skip
 
 
