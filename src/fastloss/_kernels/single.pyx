@@ -9,11 +9,12 @@
 
 from libc.string cimport memcpy
 
-from .element_endings cimport bce_soft
+from .element_endings cimport minus_abs, sigmoid, softplus
 from .group cimport Group, divide, in_two_parts, settle
 from .sums cimport LANES, RunningSum, Sum, sum_add, sum_begin, sum_end, two_sum
 from .vecmath cimport (
-    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, real,
+    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_negative, exp_scaled, exponent_of, mul_add,
+    real,
 )
 
 cdef enum:
@@ -165,11 +166,20 @@ cdef inline double bce_block(
     """Sum of the losses; losses and gradients are written where there is a place for them."""
     cdef real loss[HELD]
     cdef real slope[HELD]
+    cdef real e, t, v, a, b
     cdef double high = 0, low = 0
     cdef Py_ssize_t i, first = 0, m
     while first < n:
         m = min(n - first, <Py_ssize_t>HELD)
-        bce_soft(x + first, target + first, <double *>NULL, &loss[0], &slope[0], m)
+        for i in range(m):
+            v = x[first + i]
+            t = target[first + i]
+            e = exp_negative(minus_abs(v))
+            # A target of exactly 0 or 1 leaves a term out, an infinite one too.
+            a = <real>0 if t == 0 else t * softplus(-v, e)
+            b = <real>0 if t == 1 else (<real>1 - t) * softplus(v, e)
+            loss[i] = a + b
+            slope[i] = (<real>1 - t) * sigmoid(v, e) - t * sigmoid(-v, e)
         for i in range(m):
             two_sum(<double>0, &high, &low, loss[i])
         if losses != NULL:
