@@ -378,6 +378,113 @@ def test_ignored_and_weighted_elements(fl, name):
         np.testing.assert_allclose(value[~ignored], (plain * weights)[~ignored], rtol=1e-15)
 
 
+@cache
+def exact_softmax_focal(dtype: str, classes: int, gamma: float):
+    """Both derivatives of rows() by the formulas of the docstring, and the sizes of their terms."""
+    x, target = rows(dtype, classes, 40)
+    grads, hesses, grad_sizes, sizes = [], [], [], []
+    with mpmath.workprec(3 * oracle.PRECISION):
+        g = mpmath.mpf(gamma)
+        for row, t in zip(x, target, strict=True):
+            p, q, nll = oracle.exact_softmax_parts(row)
+            with mpmath.workprec(3 * oracle.PRECISION):
+                u, pt, loss = q[t], p[t], nll[t]
+                slope = [u**g, g * u ** (g - 1) * pt * loss if g else mpmath.mpf(0)]
+                bend = [mpmath.mpf(0)]
+                if g:
+                    bend = [2 * g * u ** (g - 1) * pt, -g * u ** (g - 1) * pt * loss]
+                    bend += [g * (g - 1) * u ** (g - 2) * pt**2 * loss]
+                d = [-u if c == t else p[c] for c in range(classes)]
+                grads.append([sum(slope) * v for v in d])
+                grad_sizes.append([float(sum(slope) * abs(v)) for v in d])
+                hesses.append([
+                    sum(bend) * v * v + sum(slope) * p[c] * q[c] for c, v in enumerate(d)
+                ])  # fmt: skip
+                sizes.append([
+                    float(sum(abs(b) for b in bend) * v * v + sum(slope) * p[c] * q[c])
+                    for c, v in enumerate(d)
+                ])  # fmt: skip
+    return oracle.as_exact(grads), oracle.as_exact(hesses), np.array(grad_sizes), np.array(sizes)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.7])
+@pytest.mark.parametrize("classes", [2, 10, 150])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_softmax_focal_loss(fl, dtype, gamma, classes, order):
+    x, target = rows(dtype, classes, 40)
+    want_grad, want_hess, grad_size, size = exact_softmax_focal(dtype, classes, gamma)
+    # u**gamma stays a normal number.
+    normal = size > 1e3 * np.finfo(dtype).tiny
+    grad, hess = fl.softmax_focal_loss_grad_and_hess(np.array(x, order=order), target, gamma=gamma)
+    # What the exponentials are off, u**gamma is gamma times.
+    limit = LIMIT + (3.0 if dtype == "float64" else 1.0) * gamma
+    for got, want, terms in ((grad, want_grad, grad_size), (hess, want_hess, size)):
+        assert_within(got[normal], Exact(want.high[normal], want.low[normal]), terms[normal], limit)
+    if gamma >= 1.0 and classes > 2:
+        assert (hess < 0).any()  # exact also where the loss is concave
+
+
+@pytest.mark.parametrize("classes", [3, 40, 200])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_options_of_the_softmax_focal_loss(fl, dtype, classes):
+    x, target = rows(dtype, classes, 40)
+    plain = fl.softmax_focal_loss_grad_and_hess(x, target, gamma=1.5)
+    rng = np.random.default_rng(0)
+    alpha, weight = rng.uniform(0.5, 2, classes), rng.uniform(0.5, 2, 40)
+    ignored = np.arange(40) % 5 == 2
+    got = fl.softmax_focal_loss_grad_and_hess(
+        np.where(ignored[:, None], np.nan, x), np.where(ignored, -7, target), gamma=1.5,
+        alpha=alpha, sample_weight=weight, ignore_index=-7,
+    )  # fmt: skip
+    factor = np.where(ignored, 0, alpha[target] * weight)[:, None]
+    for value, wanted in zip(got, plain, strict=True):
+        assert (value[ignored] == 0).all()
+        # Second derivatives are sums of terms of two signs.
+        np.testing.assert_allclose(
+            value[~ignored], (wanted * factor)[~ignored],
+            rtol=1e3 * epsilon(dtype), atol=np.finfo(dtype).tiny,
+        )  # fmt: skip
+    first = fl.softmax_focal_loss_grad_and_hess(
+        np.ascontiguousarray(x.T), target, gamma=1.5, axis=0
+    )
+    for value, wanted in zip(first, plain, strict=True):
+        np.testing.assert_allclose(
+            value.T, wanted, rtol=1e3 * epsilon(dtype), atol=np.finfo(dtype).tiny
+        )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ["cross_entropy", "softmax_focal_loss"])
+@pytest.mark.parametrize("classes", [2, 5, 200])
+def test_special_logits(fl, dtype, name, classes):
+    """Ties, masked classes and targets; a row that has no answer is NaN alone."""
+    second = getattr(fl, f"{name}_grad_and_hess")
+    x = np.zeros((6, classes), dtype)
+    x[1, 1:] = -np.inf  # one class is left, the target
+    x[2, 0] = -np.inf  # the target is masked
+    x[3, 1] = np.nan
+    x[4, 1] = np.inf
+    x[5] = -np.inf
+    target = np.zeros(6, int)
+    grad, hess = second(x, target)
+    assert np.isnan(grad[3:]).all() and np.isnan(hess[3:]).all()
+    assert (grad[1] == 0).all() and (hess[1] == 0).all()
+    p = 1 / (classes - 1)
+    np.testing.assert_allclose(grad[2], np.where(np.arange(classes) == 0, -1, p), rtol=1e-6)
+    np.testing.assert_allclose(
+        hess[2], np.where(np.arange(classes) == 0, 0, p * (1 - p)), rtol=1e-6, atol=1e-12
+    )
+    # All alike: the target's is one less.
+    u, log = 1 - 1 / classes, np.log(classes)
+    slope = 1.0 if name == "cross_entropy" else u * u + 2 * u / classes * log
+    np.testing.assert_allclose(
+        grad[0], slope * np.where(np.arange(classes) == 0, -u, 1 / classes), rtol=1e-6
+    )
+    if name == "cross_entropy":
+        np.testing.assert_allclose(hess[0], u / classes, rtol=1e-6)
+
+
 # ---- e) derivatives taken numerically, and a peer --------------------------------------------
 
 
@@ -406,6 +513,50 @@ def test_cross_entropy_against_its_own_gradient(fl, options):
             ]
 
         np.testing.assert_allclose(hess[:, c], five_point(slope, x[:, c]), atol=1e-10)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0, 2.0, 3.0])
+def test_softmax_focal_loss_against_its_own_gradient(fl, gamma):
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((8, 5)) * 2, rng.integers(0, 5, 8)
+    options = {"gamma": gamma, "alpha": rng.uniform(0.5, 2, 5)}
+    grad, hess = fl.softmax_focal_loss_grad_and_hess(x, target, **options)
+    gradient = fl.softmax_focal_loss_value_and_grad
+    np.testing.assert_allclose(
+        grad, gradient(x, target, reduction="sum", **options)[1], rtol=1e-13, atol=1e-15
+    )
+    for c in range(5):
+
+        def slope(v, c=c):
+            moved = x.copy()
+            moved[:, c] = v
+            return gradient(moved, target, reduction="sum", **options)[1][:, c]
+
+        np.testing.assert_allclose(hess[:, c], five_point(slope, x[:, c]), atol=1e-10)
+
+
+def test_jax(fl):
+    """JAX's Hessians of the losses, their diagonals."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((6, 4)) * 2, rng.integers(0, 4, 6)
+
+    def cross_entropy(z, t):
+        return -jax.nn.log_softmax(z)[t]
+
+    def focal(z, t):
+        return (1 - jax.nn.softmax(z)[t]) ** 2.5 * cross_entropy(z, t)
+
+    for loss, ours in (
+        (cross_entropy, fl.cross_entropy_grad_and_hess(x, target)),
+        (focal, fl.softmax_focal_loss_grad_and_hess(x, target, gamma=2.5)),
+    ):
+        for row, t, grad, hess in zip(x, target, *ours, strict=True):
+            np.testing.assert_allclose(grad, jax.grad(loss)(row, t), rtol=1e-10)
+            np.testing.assert_allclose(
+                hess, np.diag(jax.hessian(loss)(row, t)), rtol=1e-9, atol=1e-12
+            )
 
 
 @pytest.mark.parametrize(
@@ -543,6 +694,7 @@ def test_bits_do_not_depend_on_threads(fl):
 @pytest.mark.parametrize(
     ("criterion", "function", "options"),
     [("CrossEntropyLoss", "cross_entropy", {"weight": [1.0, 2.0, 3.0], "label_smoothing": 0.1}),
+     ("SoftmaxFocalLoss", "softmax_focal_loss", {"alpha": [1.0, 2.0, 3.0], "gamma": 1.5}),
      ("BCEWithLogitsLoss", "binary_cross_entropy_with_logits", {"pos_weight": 3.0}),
      ("SigmoidFocalLoss", "sigmoid_focal_loss", {"gamma": 1.5, "alpha": 0.4})],
 )  # fmt: skip
@@ -550,9 +702,10 @@ def test_bits_do_not_depend_on_threads(fl):
 def test_criterions(fl, criterion, function, options, reduction):
     """The same numbers, whatever the reduction."""
     x = np.linspace(-2, 2, 12).reshape(4, 3)
-    target = np.array([0, 1, 2, 1]) if function == "cross_entropy" else (x > 0.5)
+    over_classes = function in ("cross_entropy", "softmax_focal_loss")
+    target = np.array([0, 1, 2, 1]) if over_classes else (x > 0.5)
     weights = np.array([1.0, 2.0, 0.5, 3.0])
-    weights = weights if function == "cross_entropy" else weights[:, None]
+    weights = weights if over_classes else weights[:, None]
     made = getattr(fl, criterion)(reduction=reduction, **options)
     got = made.grad_and_hess(x, target, weights)
     want = getattr(fl, f"{function}_grad_and_hess")(x, target, sample_weight=weights, **options)
@@ -560,7 +713,7 @@ def test_criterions(fl, criterion, function, options, reduction):
         np.testing.assert_array_equal(value, wanted)
 
 
-@pytest.mark.parametrize("criterion", ["NLLLoss", "BCELoss", "KLDivLoss", "SoftmaxFocalLoss"])
+@pytest.mark.parametrize("criterion", ["NLLLoss", "BCELoss", "KLDivLoss"])
 def test_losses_without_second_derivatives(criterion):
     with pytest.raises(TypeError, match=f"{criterion} has no second derivatives"):
         getattr(fastloss, criterion)().grad_and_hess(np.full((1, 2), 0.5), [0])

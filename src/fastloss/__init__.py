@@ -68,6 +68,7 @@ from fastloss.losses.second_order import (
     binary_cross_entropy_with_logits_grad_and_hess,
     cross_entropy_grad_and_hess,
     sigmoid_focal_loss_grad_and_hess,
+    softmax_focal_loss_grad_and_hess,
 )
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 
@@ -75,7 +76,7 @@ if not _typing.TYPE_CHECKING:  # To a type checker a name that is missing is an 
 
     def __getattr__(name: str) -> object:
         """Say which names have to be imported before they are there."""
-        if name in ("dask", "data"):
+        if name in ("boosting", "dask", "data"):
             raise AttributeError(f"fastloss.{name} is a module of its own: import fastloss.{name}")
         raise AttributeError(f"module 'fastloss' has no attribute {name!r}")
 
@@ -140,6 +141,7 @@ __all__ = [
     "softmax",
     "softmax_focal_loss",
     "softmax_focal_loss_backward",
+    "softmax_focal_loss_grad_and_hess",
     "softmax_focal_loss_value_and_grad",
     "softplus",
 ]

@@ -166,6 +166,17 @@ def pair(out: Any) -> tuple[Any, Any]:
     return out
 
 
+def bent(grad: Array, hess: Array, curve: float, floor: float) -> None:
+    """Multiply second derivatives by `curve`, and raise those below `floor` to it, in place.
+
+    What has neither derivative stays without effect.
+    """
+    if curve != 1.0:
+        hess *= curve
+    if hess.size and not hess.min() >= floor:
+        np.maximum(hess, floor, out=hess, where=(hess != 0) | (grad != 0))
+
+
 def _check_output(out: Any, x: Array, original: Any) -> None:
     """Say what is wrong with `out`, if anything is."""
     if not isinstance(out, np.ndarray):

@@ -24,7 +24,13 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays
 from fastloss._arrays import Array
-from fastloss.losses.criterions import Criterion, CrossEntropyLoss
+from fastloss.losses.criterions import (
+    BCEWithLogitsLoss,
+    Criterion,
+    CrossEntropyLoss,
+    SigmoidFocalLoss,
+    SoftmaxFocalLoss,
+)
 from fastloss.special import sigmoid, softmax
 
 __all__ = ["init_score", "lightgbm", "metric", "predict_proba", "sklearn", "xgboost"]
@@ -35,6 +41,7 @@ Library = Literal["lightgbm", "xgboost"]
 _FLOOR = 1e-16
 #: Probabilities are kept this far from 0 and 1, as LightGBM does it.
 _LEAST = 1e-15
+_NO_PROBABILITIES = "SoftmaxFocalLoss needs a class for each sample, not probabilities"
 
 
 # ---- a) objectives ---------------------------------------------------------------------------
@@ -53,20 +60,18 @@ class _Objective:
     def derivatives(self, scores: Any, labels: Any, weight: Any) -> tuple[Array, Array]:
         scores = _scores(self.criterion, scores)
         target = _target(self.criterion, labels, scores)
-        grad, hess = self.criterion.grad_and_hess(
-            scores, target, _weights(self.criterion, weight, scores)
-        )
-        factor = self._factor(scores)
-        if factor != 1:
-            hess *= factor
-        if self.floor is not None and hess.size and not hess.min() >= self.floor:
-            # What has no weight or is ignored stays without effect.
-            np.maximum(hess, self.floor, out=hess, where=(hess != 0) | (grad != 0))
+        options = {k: v for k, v in self.criterion._options.items() if k != "reduction"}
+        grad, hess = self.criterion._loss.grad_and_hess(
+            scores, target, None, sample_weight=_weights(self.criterion, weight, scores),
+            curve=self._factor(scores), floor=-math.inf if self.floor is None else self.floor,
+            # LightGBM keeps floats, and would round to them itself.
+            narrow=self.library == "lightgbm", **options,
+        )  # fmt: skip
         return (grad.ravel(), hess.ravel()) if self.flat else (grad, hess)
 
     def _factor(self, scores: Array) -> float:
         """What the library's own objective multiplies the second derivative by."""
-        if not isinstance(self.criterion, CrossEntropyLoss) or scores.shape[1] < 2:
+        if not _over_classes(self.criterion) or scores.shape[1] < 2:
             return 1.0
         return scores.shape[1] / (scores.shape[1] - 1) if self.library == "lightgbm" else 2.0
 
@@ -94,7 +99,7 @@ def lightgbm(
 
     Parameters
     ----------
-    criterion : fastloss.CrossEntropyLoss, fastloss.BCEWithLogitsLoss or SigmoidFocalLoss
+    criterion : CrossEntropyLoss, SoftmaxFocalLoss, BCEWithLogitsLoss or SigmoidFocalLoss
         Its `reduction` has no effect: boosting takes the derivatives of each sample.
     floor : float or None, default 1e-16
         Second derivatives below it, negative ones of the focal loss among them, become `floor`.
@@ -103,8 +108,8 @@ def lightgbm(
     Returns
     -------
     callable
-        ``objective(preds, dataset)``, which returns gradient and second derivatives.  It takes
-        labels and weights from the dataset, and pickles.
+        ``objective(preds, dataset)``, which returns gradient and second derivatives, float32 as
+        LightGBM keeps them.  It takes labels and weights from the dataset, and pickles.
 
     Raises
     ------
@@ -115,8 +120,8 @@ def lightgbm(
 
     Notes
     -----
-    The second derivative of cross-entropy is multiplied by C / (C - 1), as in LightGBM's own
-    objective.  LightGBM starts custom objectives at 0: see `init_score`.
+    The second derivative of losses over C classes is multiplied by C / (C - 1), as in LightGBM's
+    own objective.  LightGBM starts custom objectives at 0: see `init_score`.
 
     Examples
     --------
@@ -152,7 +157,7 @@ def xgboost(
 
     Notes
     -----
-    The second derivative of cross-entropy is multiplied by 2, as in XGBoost's own objective.
+    The second derivative of losses over classes is multiplied by 2, as in XGBoost's own objective.
     Give ``base_score=0``, or a ``base_margin`` from `init_score`.
 
     Examples
@@ -191,6 +196,10 @@ def sklearn(
         If the criterion has no second derivatives.
     ValueError
         If there is no such library.
+
+    Notes
+    -----
+    XGBoost 2.0 keeps sample weights from the objectives of its classes: take `xgboost.train` there.
 
     Examples
     --------
@@ -310,12 +319,12 @@ def init_score(
     sample_weight : array_like, optional
         Weights (N,).
     num_class : int, optional
-        Number of classes of `CrossEntropyLoss`; default: one more than the largest label.
+        Number of classes of a loss over classes; default: one more than the largest label.
 
     Returns
     -------
     float or ndarray
-        One score, or for `CrossEntropyLoss` one for each class.  A class without samples gets the
+        One score, or for a loss over classes one for each class.  A class without samples gets the
         logarithm of 1e-15, and a single score lies within ±34.5.
 
     Raises
@@ -343,7 +352,7 @@ def init_score(
     labels = np.asarray(y)
     if not labels.size:
         raise ValueError("init_score needs labels, and y is empty")
-    if isinstance(criterion, CrossEntropyLoss):
+    if _over_classes(criterion):
         return _init_scores(criterion, labels, sample_weight, num_class)
     if num_class is not None:
         raise ValueError(f"num_class={num_class!r} has no meaning for {type(criterion).__name__}")
@@ -368,9 +377,15 @@ def init_score(
 
 
 def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: Any) -> Array:
-    """The scores of `CrossEntropyLoss`: the logarithms of the classes' shares of the targets."""
+    """The scores of losses over classes.
+
+    For the cross-entropy they are the logarithms of the classes' shares of the targets.
+    """
     target: Array
+    focal = isinstance(criterion, SoftmaxFocalLoss)
     if labels.ndim == 2:
+        if focal:
+            raise ValueError(f"{_NO_PROBABILITIES}, got y of shape {labels.shape}")
         classes = labels.shape[1]
         if num_class is not None and num_class != classes:
             raise ValueError(f"num_class={num_class!r}, and y has {classes} columns")
@@ -393,18 +408,49 @@ def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: A
         share = weights @ target
     else:
         share = np.bincount(target[live], weights[live], classes)
-    smoothing = criterion.label_smoothing
+    smoothing = 0.0 if focal else criterion.label_smoothing
     share = (1 - smoothing) * share + smoothing / max(classes, 1) * share.sum()
-    if criterion.weight is not None:
-        share = share * _arrays.class_weights(criterion.weight, classes, "weight")
+    option = "alpha" if focal else "weight"
+    if criterion._options[option] is not None:
+        share = share * _arrays.class_weights(criterion._options[option], classes, option)
     total = share.sum()
     if not total > 0:
         raise ValueError("init_score needs a label whose weight is positive")
+    if focal:
+        return _focal_scores(share / total, criterion.gamma)
     scores = criterion.temperature * np.log(np.maximum(share / total, _LEAST))
     if criterion.softcap is not None:
         most = np.nextafter(1.0, 0.0)
         scores = criterion.softcap * np.arctanh(np.clip(scores / criterion.softcap, -most, most))
     return scores
+
+
+def _focal_scores(share: Array, gamma: float) -> Array:
+    """Logarithms of the probabilities that have the least focal loss for these shares.
+
+    There share_c F'(p_c) / p_c, with F the focal loss as a function of the cross-entropy, is the
+    same for all classes: that number is halved out, and each p_c for it.
+    """
+    live = share > 0
+
+    def log_probs(level: float) -> Array:
+        low, high = np.full(share.shape, math.log(_LEAST)), np.full(share.shape, -_LEAST)
+        for _ in range(60):
+            x = (low + high) / 2
+            p, u = np.exp(x), -np.expm1(x)
+            slope = u**gamma * (1 - gamma * p / u * x)
+            more = share * slope > level * p
+            low, high = np.where(more, x, low), np.where(more, high, x)
+        return np.where(live, (low + high) / 2, math.log(_LEAST))
+
+    least, most = -40.0, 40.0  # logarithms of the number
+    for _ in range(60):
+        middle = (least + most) / 2
+        if np.exp(log_probs(math.exp(middle))).sum() > 1:
+            least = middle
+        else:
+            most = middle
+    return log_probs(math.exp((least + most) / 2))
 
 
 def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
@@ -414,7 +460,7 @@ def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
     ----------
     criterion : see `lightgbm`
     raw : array_like
-        Raw scores: (N, C) of `CrossEntropyLoss`, (N,) of the binary losses.
+        Raw scores: (N, C) of the losses over classes, (N,) of the binary losses.
 
     Returns
     -------
@@ -436,11 +482,13 @@ def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
     """
     _check(criterion)
     scores = _arrays.floating(raw, "raw")
-    if isinstance(criterion, CrossEntropyLoss):
+    if _over_classes(criterion):
         z = _scores(criterion, scores)
-        if criterion.softcap is not None:
-            z = criterion.softcap * np.tanh(z / criterion.softcap)
-        return np.asarray(softmax(z / criterion.temperature, axis=1))
+        if isinstance(criterion, CrossEntropyLoss):
+            if criterion.softcap is not None:
+                z = criterion.softcap * np.tanh(z / criterion.softcap)
+            z = z / criterion.temperature
+        return np.asarray(softmax(z, axis=1))
     if scores.ndim != 1:
         raise ValueError(f"raw must have shape (N,), got {scores.shape}")
     return np.stack([sigmoid(-scores), sigmoid(scores)], axis=1)
@@ -457,11 +505,14 @@ def _contents(dataset: Any) -> tuple[Any, Any]:
 def _scores(criterion: Criterion, scores: Any) -> Array:
     """Check the shape of raw scores."""
     scores = np.asarray(scores)
-    if isinstance(criterion, CrossEntropyLoss):
+    if _over_classes(criterion):
         if scores.ndim != 2:
+            binary = (
+                BCEWithLogitsLoss if isinstance(criterion, CrossEntropyLoss) else SigmoidFocalLoss
+            )
             raise ValueError(
-                f"CrossEntropyLoss needs scores of shape (N, C), got {scores.shape}: set num_class,"
-                " or use BCEWithLogitsLoss for a single score"
+                f"{type(criterion).__name__} needs scores of shape (N, C), got {scores.shape}: set"
+                f" num_class, or use {binary.__name__} for a single score"
             )
     elif scores.ndim == 2 and scores.shape[1] == 1:
         scores = scores[:, 0]
@@ -475,8 +526,10 @@ def _target(criterion: Criterion, labels: Any, scores: Array) -> Array:
         raise ValueError("the dataset has no labels")
     if labels.size == scores.size and scores.ndim == 2 and scores.shape[1] > 1:
         labels = labels.reshape(scores.shape)  # several columns of labels come as one
-    if isinstance(criterion, CrossEntropyLoss):
+    if _over_classes(criterion):
         if labels.shape == scores.shape:
+            if isinstance(criterion, SoftmaxFocalLoss):
+                raise ValueError(f"{_NO_PROBABILITIES}, got labels of shape {labels.shape}")
             return labels
         if labels.shape != scores.shape[:1]:
             raise ValueError(f"scores of shape {scores.shape} do not fit {labels.shape} labels")
@@ -486,6 +539,8 @@ def _target(criterion: Criterion, labels: Any, scores: Array) -> Array:
             f"{type(criterion).__name__} needs one score for each label, got scores of shape"
             f" {scores.shape} and labels of shape {labels.shape}"
         )
+    if not labels.size or (labels.min() >= 0 and labels.max() <= 1):
+        return labels
     wrong = ~((labels >= 0) & (labels <= 1))
     if criterion.ignore_index is not None:
         wrong &= labels != criterion.ignore_index
@@ -503,7 +558,7 @@ def _classes(labels: Array) -> Array:
         return labels
     with np.errstate(invalid="ignore"):  # NaN, which differs from what it becomes
         classes = labels.astype(np.int64)
-    wrong = classes != labels
+        wrong = classes.astype(labels.dtype) != labels
     if wrong.any():
         place = int(np.flatnonzero(wrong)[0])
         raise ValueError(f"label {labels[place]} at position {place} is no whole number")
@@ -517,7 +572,7 @@ def _weights(criterion: Criterion, weight: Any, scores: Array) -> Any:
     weight = np.asarray(weight)
     if weight.shape != scores.shape[:1]:
         raise ValueError(f"weights must have shape {scores.shape[:1]}, got {weight.shape}")
-    if scores.ndim == 2 and not isinstance(criterion, CrossEntropyLoss):
+    if scores.ndim == 2 and not _over_classes(criterion):
         return weight[:, None]  # a loss for each column
     return weight
 
@@ -533,12 +588,17 @@ def _check(criterion: Any) -> None:
     if not criterion._loss.second_order:
         raise TypeError(
             f"{type(criterion).__name__} has no second derivatives: take CrossEntropyLoss,"
-            " BCEWithLogitsLoss or SigmoidFocalLoss"
+            " SoftmaxFocalLoss, BCEWithLogitsLoss or SigmoidFocalLoss"
         )
     if criterion._options.get("axis") not in (None, 1, -1):
         raise ValueError(
             f"axis={criterion.axis} has no meaning for boosting: scores have the shape (N, C)"
         )
+
+
+def _over_classes(criterion: Criterion) -> bool:
+    """Whether a loss belongs to a sample with a score for each class."""
+    return criterion._loss.over_classes
 
 
 def _mean(criterion: Criterion) -> Criterion:

@@ -32,7 +32,7 @@ LEVELS: dict[str, Callable[[], bool]] = {
 }
 
 #: Modules that every level has.
-KERNELS = ("classes", "elements", "pairs", "vecmath")
+KERNELS = ("classes", "elements", "pairs", "single", "vecmath")
 
 
 def load(level: str) -> dict[str, ModuleType]:

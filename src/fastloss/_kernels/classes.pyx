@@ -7,6 +7,7 @@
 #
 #   rows      rows.pxi       the classes of a sample lie side by side, FIRST_ROW of them or more
 #   tiles     tiles.pxi      any other shape
+#   second    second.pxi     second derivatives of class indices
 #   tempered  tempered.pxi   the softmax is taken of logits changed by temperature or softcap, or in
 #                            double
 #
@@ -29,7 +30,7 @@ from .samples cimport (
 )
 from .storage cimport bfloat16, emit, float16, narrow, storage, stream_end, value_at
 from .sums cimport LANES, Sum, Tally, add, clear, count, folded, value_of
-from .vecmath cimport real
+from .vecmath cimport INFINITY, real
 from .workspace cimport (
     FINE, NO_MEMORY, OVERLAPS, PROBS_OUTSIDE, Status, TARGET_OUTSIDE, WRONG_INDEX, WRONG_TARGET,
     Workspace, give_back, part_of, take,
@@ -44,6 +45,7 @@ include "class_endings.pxi"
 include "drain.pxi"
 include "rows.pxi"
 include "tiles.pxi"
+include "second.pxi"
 include "tempered.pxi"
 include "scores.pxi"
 
@@ -144,6 +146,7 @@ cdef Py_ssize_t scratch_size(const Job *job, bint written_too, Py_ssize_t size) 
     cdef TemperedSpace held
     cdef RowSpace rows
     cdef TileSpace tiles
+    cdef SecondSpace second
     cdef Py_ssize_t nbytes = 0
     if job.kind == NLL:
         return 0
@@ -151,6 +154,8 @@ cdef Py_ssize_t scratch_size(const Job *job, bint written_too, Py_ssize_t size) 
         nbytes = tempered_space(&held, NULL, job, written_too)
     if tempered(job):
         return nbytes
+    if makes_second(job):
+        return max(nbytes, second_space(&second, NULL, job, size))
     if job.inner == 1 and job.classes >= FIRST_ROW:
         return max(nbytes, rows_space(&rows, NULL, job, written_too, size))
     return max(nbytes, tiles_space(&tiles, NULL, job, size))
@@ -165,6 +170,8 @@ cdef inline void send(
         nll_item(x, losses, job, start, stop, result)
     elif tempered(job):
         tempered_item(x, out, losses, job, start, stop, result, scratch)
+    elif makes_second(job):
+        second_item(x, out, job, start, stop, result, scratch, <real>0)
     elif job.inner == 1 and job.classes >= FIRST_ROW:
         rows_item(x, out, losses, job, start, stop, result, scratch)
     else:
@@ -336,7 +343,8 @@ def evaluate(
     object factor=None,        # IN   double (outer, inner), multiplies each loss
     object p32=None,           # IN   (outer, C, inner), float probabilities of SOFT
     object p64=None,           # IN   the same in double
-    object hess=None,          # OUT  as `out`, second derivatives of SOFT
+    object hess=None,          # OUT  as `out`, second derivatives of cross-entropy or FOCAL; the
+                               #      losses are not to be had with those of class indices
     object numbers=None,       # OUT  double (outer, inner) of LOGSUMEXP
     tuple scores=None,         # OUT  arrays of SCORE, None what is not asked for (see SCORES)
     int64_t ignore_index=-1,
@@ -348,6 +356,10 @@ def evaluate(
     double temperature=1,
     double softcap=0,          # IN   0: none
     int threads=1,
+    double curve=1,            # IN   multiplies second derivatives, but those of SOFT
+    double floor=-INFINITY,    # IN   least of them; not of SOFT
+    bint narrow=False,         # IN   whether `out` and `hess` are float arrays for double logits;
+                               #      with class indices, temperature and softcap as they are here
     Py_ssize_t top_k=0,        # IN   of SCORE: likeliest classes of each sample
     bint wide=False,           # IN   of SCORE: whether all is computed in double and given so
 ):
@@ -356,7 +368,7 @@ def evaluate(
     cdef Status status
     cdef Sum total
     cdef double weights
-    cdef Py_ssize_t outer, elements, nbytes
+    cdef Py_ssize_t outer, elements, nbytes, written_bytes
     cdef const void *x
     cdef void *to
     cdef void *each
@@ -367,15 +379,19 @@ def evaluate(
     if job.samples == 0:
         return FINE, 0, 0.0, 0.0
     nbytes = elements * (8 if type == 1 else 4 if type == 0 else 2)
+    written_bytes = nbytes // 2 if narrow else nbytes
     x = address(logits, nbytes)
-    to = address(out, nbytes)
+    to = address(out, written_bytes)
     each = address(losses, job.samples * (8 if type == 1 else 4))
     job.target = <const int64_t *>address(target, job.samples * 8)
     job.weight = <const double *>address(weight, job.classes * 8)
     job.factor = <const double *>address(factor, job.samples * 8)
     job.p32 = <const float *>address(p32, elements * 4)
     job.p64 = <const double *>address(p64, elements * 8)
-    job.second = address(hess, nbytes)
+    job.second = address(hess, written_bytes)
+    job.narrow = narrow
+    job.curve = curve
+    job.floor = floor
     job.number = <double *>address(numbers, job.samples * 8)
     job.top_k = 0
     job.place = 0

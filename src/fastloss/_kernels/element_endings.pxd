@@ -55,6 +55,7 @@ cdef struct Job:
     Operand operands[OPERANDS]
     double gamma
     double scale             # of the gradient
+    double floor             # least second derivative, -inf: none
     double ignored           # target that takes an element out
     bint ignoring            # whether there is one
     bint integral            # whether a target other than 0, 1 and `ignored` is wrong
@@ -68,6 +69,7 @@ cdef struct Job:
     bint check               # whether what is read is still to be checked
     bint weigh               # whether sample weights are still to be added up
     bint look                # only these two are to be done
+    bint narrow              # what is written are floats though x are doubles
     bint streaming
 
 # A thread's scratch. Arrays that are fields of one struct do not overlap, and the compiler knows.
@@ -175,17 +177,6 @@ cdef inline void add_softplus(
             a = (<real>0 if t[i] == 0 else t[i] * positive[i]) + (<real>1 - t[i])
             c = <real>0 if a == 0 else a * c
         loss[i] = c + loss[i]
-
-
-cdef inline void bce_hess(Desk *desk, const double *positive, Py_ssize_t n) noexcept nogil:
-    """(t * positive + 1 - t) * p * (1 - p)."""
-    cdef Py_ssize_t i
-    cdef double e, r, t
-    for i in range(n):
-        t = desk.t[i]
-        e = exp_negative(minus_abs(desk.x[i]))
-        r = 1 / (1 + e)
-        desk.hess[i] = ((0.0 if t == 0 else t * positive[i]) + (1 - t)) * (e * r * r)
 
 
 cdef inline real probability_slope(real p, real t) noexcept nogil:

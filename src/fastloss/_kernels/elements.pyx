@@ -22,10 +22,11 @@ from libc.string cimport memcpy
 from .element_endings cimport (
     AHEAD, ALPHA, BCE, BCE_WITH_LOGITS, BLOCK, DOUBLES, FOCAL, KEPT, KL, KL_LOG_TARGET,
     LOG_SIGMOID, OPERANDS, POS_WEIGHT, SAMPLE_WEIGHT, SIGMOID, SOFTPLUS, TARGET, UPSTREAM, WEIGHT,
-    Desk, Job, add_logarithms, add_softplus, bce, bce_hess, bce_probabilities,
+    Desk, Job, add_logarithms, add_softplus, bce, bce_probabilities,
     bce_probabilities32, focal, focal32, function, good, hard_bits, kl, kl32, kl_log_target,
     largest_logit, odds_in_range, probability_odds,
 )
+from .element_second cimport bce_second, raise_to
 from .operands cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64,
     Operand, fetch, floats, type_of, widen,
@@ -685,6 +686,20 @@ cdef inline void find_alpha(
             desk.by[i] = 1
 
 
+cdef inline void in_second(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Gradients and second derivatives of binary cross-entropy in place of losses."""
+    cdef Py_ssize_t i
+    if job.operands[POS_WEIGHT].data != NULL:
+        find_positive(job, desk, first, n)
+        bce_second(&desk.x[0], &desk.t[0], &desk.by[0], &desk.grad[0], &desk.hess[0], n)
+    else:
+        bce_second(&desk.x[0], &desk.t[0], <double *>NULL, &desk.grad[0], &desk.hess[0], n)
+    for i in range(n):
+        desk.loss[i] = 0
+
+
 cdef void in_double(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n, bint exact
 ) noexcept nogil:
@@ -698,7 +713,9 @@ cdef void in_double(
         for i in range(n):
             desk.t[i] = desk.t[i] if desk.kept[i] != 0 else 0.0
     if job.kind == BCE_WITH_LOGITS:
-        if job.operands[POS_WEIGHT].data != NULL:
+        if job.want_hess:
+            in_second(job, desk, first, n)
+        elif job.operands[POS_WEIGHT].data != NULL:
             find_positive(job, desk, first, n)
             bce(
                 &desk.x[0], &desk.t[0], &desk.by[0], &desk.e[0], &desk.loss[0], &desk.grad[0], 1.0,
@@ -717,9 +734,6 @@ cdef void in_double(
                     <double *>NULL, 1.0, n,
                 )
             add_softplus(&desk.e[0], &desk.t[0], <double *>NULL, &desk.loss[0], n)
-        if job.want_hess:
-            find_positive(job, desk, first, n)
-            bce_hess(desk, &desk.by[0], n)
     elif job.kind == BCE and job.want_gradient:
         bce_probabilities(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
     elif job.kind == BCE:
@@ -766,6 +780,19 @@ cdef inline void on_desk_in_float(
     find_good(job, &at, &desk.by32[0], n)
 
 
+cdef inline bint second_in_float(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """Derivatives in float, the second one in loss32; False if the targets are no floats."""
+    fetch(&desk.t32[0], &job.operands[TARGET], first, n)
+    if not floats(&job.operands[TARGET]) and not job.integral:
+        return False
+    bce_second(
+        &desk.x32[0], &desk.t32[0], <double *>NULL, &desk.grad32[0], &desk.loss32[0], n
+    )
+    return True
+
+
 cdef void compute(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n, real unused
 ) noexcept nogil:
@@ -787,6 +814,10 @@ cdef void compute(
                 desk.x32[i] = desk.x32[i] if desk.kept[i] != 0 else <float>0
             else:
                 desk.x[i] = desk.x[i] if desk.kept[i] != 0 else 0.0
+    if real is float and job.kind == BCE_WITH_LOGITS and job.want_hess:
+        # Without any factor a float does for both derivatives.
+        if not job.factored and not job.ignoring and second_in_float(job, desk, first, n):
+            return
     if real is float:
         for i in range(n):
             desk.x[i] = desk.x32[i]
@@ -802,6 +833,10 @@ cdef void compute(
     if real is float and job.want_gradient:
         for i in range(n):
             desk.grad32[i] = <float>desk.grad[i]
+    if real is float and job.want_hess:
+        # In the place of losses, of which there are none then.
+        for i in range(n):
+            desk.loss32[i] = <float>desk.hess[i]
 
 
 # ---- e) the traversal ------------------------------------------------------------------------
@@ -870,16 +905,23 @@ cdef void item(
                     fetch_ahead(x, &job.operands[TARGET], job.size, first + n)
                     compute(job, desk, first, n, <float>0)
                 if grad != NULL:
-                    if storage is double:
+                    if storage is double and job.narrow:
+                        emit(<float *>grad + first, &desk.grad[0], n, job.streaming)
+                    elif storage is double:
                         emit(grad + first, &desk.grad[0], n, job.streaming)
                     else:
                         emit(grad + first, &desk.grad32[0], n, job.streaming)
-                if hess != NULL:
-                    if storage is double:
-                        emit(hess + first, &desk.hess[0], n, job.streaming)
+                if hess != NULL and storage is double:
+                    if job.floor > -INFINITY:
+                        raise_to(&desk.grad[0], &desk.hess[0], n, job.floor)
+                    if job.narrow:
+                        emit(<float *>hess + first, &desk.hess[0], n, job.streaming)
                     else:
-                        narrow(&desk.t32[0], &desk.hess[0], n)
-                        emit(hess + first, &desk.t32[0], n, job.streaming)
+                        emit(hess + first, &desk.hess[0], n, job.streaming)
+                elif hess != NULL:
+                    if job.floor > -INFINITY:
+                        raise_to(&desk.grad32[0], &desk.loss32[0], n, job.floor)
+                    emit(hess + first, &desk.loss32[0], n, job.streaming)
                 if losses32 != NULL:
                     narrow(losses32 + first, &desk.loss[0], n)
                 if losses64 != NULL:
@@ -977,6 +1019,9 @@ def evaluate(
     storage[::1] hess,               # OUT  second derivative, or None
     bint given,                      # IN   whether they hold something that an error must leave
     int threads,
+    double floor=-INFINITY,          # IN   least second derivative
+    float[::1] grad32=None,          # OUT  both in the place of `grad` and `hess`, for double
+    float[::1] hess32=None,          # OUT  logits: new arrays, which overlap nothing
 ):
     """Return (what, where, sum of the losses, sum of the sample weights of what is not ignored).
 
@@ -1005,6 +1050,7 @@ def evaluate(
         if k != TARGET and k != POS_WEIGHT and k != ALPHA:
             job.factored = job.factored or job.operands[k].data != NULL
     job.gamma = gamma
+    job.floor = floor
     job.ignoring = ignored is not None
     job.ignored = ignored if job.ignoring else 0.0
     job.integral = integral
@@ -1012,8 +1058,9 @@ def evaluate(
     nbytes = job.size * <Py_ssize_t>sizeof(storage)
     job.x = Operand(<const uint8_t *>source, type_of(source), 1, job.size, nbytes)
     job.want_loss = want_loss
-    job.want_gradient = grad is not None
-    job.want_hess = hess is not None
+    job.narrow = hess32 is not None
+    job.want_gradient = grad is not None or job.narrow
+    job.want_hess = hess is not None or job.narrow
     job.check = kind == BCE or integral
     job.weigh = job.operands[SAMPLE_WEIGHT].data != NULL or job.ignoring
     job.look = False
@@ -1029,6 +1076,9 @@ def evaluate(
         h = &hess[0]
         if overlaps(h, source, &job, nbytes) or overlap(g, nbytes, h, nbytes):
             return OVERLAPS, 0, 0.0, 0.0
+    if job.narrow:
+        g = <storage *>&grad32[0]
+        h = <storage *>&hess32[0]
     job.streaming = g != NULL and nbytes >= STREAM
     # A power makes of an error of its base one that is so many times as large.
     job.floats = (

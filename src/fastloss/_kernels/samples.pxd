@@ -66,7 +66,10 @@ cdef struct Job:
     bint precise             # whether all of it is computed in double
     Py_ssize_t top_k         # 0: none
     Py_ssize_t place         # in these arrays, of the first sample
-    void *second             # OUT, second derivatives, as the gradient lies; of SOFT, or NULL
+    void *second             # OUT, second derivatives, as the gradient lies, or NULL
+    double curve             # multiplies them, but those of SOFT
+    double floor             # least of them where there is a gradient, -inf: none; not of SOFT
+    bint narrow              # whether both are floats though the logits are doubles: new arrays
     bint streaming           # what is written is larger than the caches
     double heaviest          # largest class weight, times the gradient's scale if that is above 1
     bint heavy               # whether some sample's factor is huge
@@ -171,7 +174,7 @@ cdef inline bint out_overlaps(
 ) noexcept nogil:
     """Whether what is written shares memory with what is read; all of the logits is allowed."""
     cdef Py_ssize_t elements = job.samples * job.classes
-    if out == NULL:
+    if out == NULL or job.narrow:
         return False
     return (
         (out != logits and overlap(out, nbytes, logits, nbytes))

@@ -12,7 +12,7 @@
 from .samples cimport Job, offset_of
 from .storage cimport emit, load, storage, value_at
 from .sums cimport LANES, Sum, add
-from .vecmath cimport exp_negative, exp_tail, fma, real
+from .vecmath cimport INFINITY, exp_negative, exp_tail, fma, real
 from .workspace cimport lines
 
 cdef enum:
@@ -38,6 +38,9 @@ cdef inline Job job_of_held(const Job *job, Py_ssize_t n) noexcept nogil:
         rest.scale = job.scale / job.temperature
     rest.temperature = 1
     rest.softcap = 0
+    rest.narrow = False
+    rest.curve = 1
+    rest.floor = -INFINITY
     rest.heavy = False
     rest.precise = False
     rest.streaming = False
@@ -62,6 +65,7 @@ cdef inline Py_ssize_t tempered_space(
     cdef Py_ssize_t at = 0, held = lines(held_samples(job) * job.classes * sizeof(double))
     cdef RowSpace rows
     cdef TileSpace tiles
+    cdef SecondSpace second
     space.z = <double *>(scratch + at)
     at += held
     space.slope = <double *>(scratch + at)
@@ -73,6 +77,8 @@ cdef inline Py_ssize_t tempered_space(
     space.probabilities = <double *>(scratch + at)
     at += held if job.p32 != NULL or job.p64 != NULL else 0
     space.rest = scratch + at
+    if makes_second(job):
+        return at + second_space(&second, space.rest, &rest, sizeof(double))
     if job.classes < FIRST_ROW:
         return at + tiles_space(&tiles, space.rest, &rest, sizeof(double))
     return at + rows_space(&rows, space.rest, &rest, written_too, sizeof(double))
@@ -168,6 +174,18 @@ cdef void second_by_slope(
             h[i] = h[i] * slope[i] * slope[i] + (g[i] * bend[i] if g[i] != 0 else 0.0)
 
 
+cdef void curve_held(
+    double *h, const double *g, Py_ssize_t n, double curve, double floor
+) noexcept nogil:
+    """Second derivatives times `curve`, and none below the floor but where there is no gradient."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        h[i] = h[i] * curve
+    if floor > -INFINITY:
+        for i in range(n):
+            h[i] = floor if (h[i] < floor) & ((h[i] != 0) | (g[i] != 0)) else h[i]
+
+
 cdef void tempered_item(
     const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
     Py_ssize_t stop, Sum *result, char *scratch
@@ -209,18 +227,22 @@ cdef void tempered_item(
             z, space.slope, space.bend if job.second != NULL else <double *>NULL, count,
             job.temperature, job.softcap,
         )
-        if job.classes < FIRST_ROW:
+        if makes_second(&rest):
+            second_item(z, written, &rest, 0, n, &part, space.rest, <double>0)
+        elif job.classes < FIRST_ROW:
             tiles_item(z, written, &part_losses[0], &rest, 0, n, &part, space.rest)
         else:
             rows_item(z, written, &part_losses[0], &rest, 0, n, &part, space.rest)
         result[0] = add(result[0], part)
-        if losses != NULL:
+        if losses != NULL and not makes_second(&rest):
             for i in range(n):
                 losses[first + i] = <real>part_losses[i]
         if job.second != NULL:
             second_by_slope(
                 space.second, z, space.slope, space.bend, count, job.temperature, job.softcap
             )
+            if makes_second(job):
+                curve_held(space.second, z, count, job.curve, job.floor)
             scatter(<storage *>job.second, space.second, job, first, n)
         if out != NULL:
             if job.softcap != 0:

@@ -21,6 +21,9 @@ FOCAL: int = _kernels.KINDS["softmax_focal_loss"]
 #: What `CROSS_ENTROPY` is to the kernel where every class has a target.
 _SOFT: int = _kernels.KINDS["soft_cross_entropy"]
 
+#: From more classes on second derivatives of rows come from the traversal of rows, which is SOFT's.
+_FEW = 128
+
 _TYPES = _kernels.TYPES
 #: The upstream gradient where there is none.
 _ONE = object()
@@ -31,12 +34,15 @@ def evaluate(
     ignore_index: Any = -100, reduction: Any = "mean", label_smoothing: Any = 0.0,
     temperature: Any = 1.0, softcap: Any = None, z_loss: Any = 0.0, gamma: Any = 0.0,
     axis: Any = None, value: bool = True, gradient: bool = False, hessian: bool = False,
-    upstream: Any = _ONE, out: Any = None,
+    upstream: Any = _ONE, out: Any = None, curve: float = 1.0,
+    floor: float = -np.inf, narrow: bool = False,
 ) -> tuple[Any, Any, Totals]:  # fmt: skip
     """Return (loss, gradient, totals); loss and gradient are None where not asked for.
 
-    With `hessian`, of `CROSS_ENTROPY` alone, the diagonal of the Hessian comes with the gradient:
-    both it and `out` are pairs.
+    With `hessian`, of `CROSS_ENTROPY` and `FOCAL`, the diagonal of the Hessian comes with the
+    gradient, and no loss: both the gradient and `out` are pairs.  It is multiplied by `curve`, and
+    what is below `floor` becomes that, but where loss and gradient are constant.  With `narrow`
+    both are float32 where the logits are float64.
 
     `kind` is `CROSS_ENTROPY`, `NLL` or `FOCAL`; `weight` is the alpha of `FOCAL`.  The options are
     those of the losses.  `upstream` is a gradient with respect to the loss, of the loss's shape.
@@ -91,15 +97,6 @@ def evaluate(
             scale = upstream
         else:
             factor = _arrays.combined(factor, upstream, (shape[0], shape[2]))
-    grad = hess = view = second = None
-    if hessian:
-        out, out_second = _arrays.pair(out)
-        hess = _arrays.output(out_second, x, original)
-        second = _arrays.exported(hess)
-    if gradient:
-        grad = _arrays.output(out, x, original)
-        view = _arrays.exported(grad)
-    losses = np.zeros((shape[0], shape[2]), storage.loss) if value and none else None
     p32 = p64 = None
     if soft is not None:
         kind = _SOFT
@@ -107,18 +104,44 @@ def evaluate(
             p32 = soft
         else:
             p64 = soft
-    elif label_smoothing != 0.0 or hessian:
+    elif kind == CROSS_ENTROPY and (
+        z_loss != 0.0
+        or (shape[2] == 1 and shape[1] > _FEW)
+        or (label_smoothing != 0.0 and weights is not None)
+        if hessian
+        else label_smoothing != 0.0
+    ):
         kind = _SOFT
+    grad = hess = view = second = None
+    narrow = narrow and x.dtype == np.float64
+    if hessian and narrow and kind != _SOFT and temperature == 1.0 and softcap is None:
+        grad, hess = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
+        view, second, narrow = grad, hess, False
+        written_narrow = True
+    else:
+        written_narrow = False
+        if hessian:
+            out, out_second = _arrays.pair(out)
+            hess = _arrays.output(out_second, x, original)
+            second = _arrays.exported(hess)
+        if gradient:
+            grad = _arrays.output(out, x, original)
+            view = _arrays.exported(grad)
+    losses = np.zeros((shape[0], shape[2]), storage.loss) if value and none else None
     # 2. Kernel.
     what, where, total, divisor = _kernels.evaluate(
         kind, _TYPES[storage.kernel], _arrays.exported(x), shape, indices, view, losses, weights,
         factor, p32, p64, second, None, None, ignore_index, scale, reduction == "mean",
         label_smoothing, z_loss, gamma, temperature, 0.0 if softcap is None else softcap,
-        _threads.for_work(x.size),
+        _threads.for_work(x.size), curve, floor, written_narrow,
     )  # fmt: skip
     if what:
         target = None if indices is None else indices.reshape(samples)
         _arrays.failed(what, where, target=target, classes=shape[1])
+    if kind == _SOFT and hess is not None and (curve != 1.0 or floor != -np.inf):
+        _arrays.bent(grad, hess, curve, floor)
+    if narrow:
+        grad, hess = grad.astype(np.float32), hess.astype(np.float32)
     # 3. Reduction.
     totals = tuple.__new__(Totals, (total, divisor))  # half the time of Totals(...)
     loss = reduced(reduction, totals, losses, storage.loss, samples) if value else None

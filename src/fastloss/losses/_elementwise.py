@@ -40,10 +40,16 @@ def evaluate(
     hessian: bool = False,
     upstream: Any = _NO_UPSTREAM,
     out: Any = None,
+    curve: float = 1.0,
+    floor: float = -np.inf,
+    narrow: bool = False,
 ) -> tuple[Any, Any, Totals]:
     """Return (loss, gradient, totals); loss and gradient are None where not asked for.
 
     With `hessian` the second derivatives come with the gradient: both it and `out` are pairs.
+    `curve`, which multiplies those of losses over classes, is 1 here; what is below `floor` becomes
+    that, but where loss and gradient are constant.  With `narrow` both are float32 where the logits
+    are float64.
 
     `in_unit` says that `x` and `target` lie in [0, 1], as the kernel checks where the kind is BCE;
     `batchmean` allows that reduction.
@@ -85,11 +91,15 @@ def evaluate(
             raise ValueError("reduction='batchmean' needs a batch axis, got a 0-d array")
         scale = scale / shape[0] if shape[0] else 0.0
     grad = hess = view = second = None
-    if hessian:
+    narrow32 = ()
+    if hessian and narrow and storage.kernel == "double" and x.size:
+        grad, hess = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        narrow32 = grad.reshape(-1), hess.reshape(-1)
+    elif hessian:
         out, out_second = _arrays.pair(out)
         hess = _arrays.output(out_second, x, original)
         second = _arrays.seen_by_kernel(hess, -1)
-    if gradient:
+    if gradient and grad is None:
         grad = _arrays.output(out, x, original)
         view = _arrays.seen_by_kernel(grad, -1)
     losses = losses32 = losses64 = None
@@ -116,6 +126,8 @@ def evaluate(
         second,
         out is not None,
         _threads.for_work(x.size),
+        floor,
+        *narrow32,
     )
     if what:
         _arrays.failed(what, where, target=t[0], probs=x, name=name, ignore_index=ignore_index)

@@ -158,7 +158,7 @@ NLL_LOSS = Specification(
 SOFTMAX_FOCAL_LOSS = Specification(
     "softmax_focal_loss", _evaluate_softmax_focal,
     {"alpha": _CLASS_WEIGHT, "gamma": _GAMMA, "ignore_index": _IGNORE_INDEX, "axis": _AXIS},
-    likelihood=_evaluate_cross_entropy,
+    second_order=True, likelihood=_evaluate_cross_entropy,
 )  # fmt: skip
 BINARY_CROSS_ENTROPY = Specification(
     "binary_cross_entropy", partial(_elementwise.evaluate, Kind.BCE, name="probs", in_unit=True),

@@ -1,7 +1,8 @@
 """Gradients with second derivatives, as gradient boosting and Newton steps need them.
 
-`cross_entropy_grad_and_hess`, `binary_cross_entropy_with_logits_grad_and_hess` and
-`sigmoid_focal_loss_grad_and_hess`: of each loss by itself, never reduced, in one pass.
+`cross_entropy_grad_and_hess`, `softmax_focal_loss_grad_and_hess`,
+`binary_cross_entropy_with_logits_grad_and_hess` and `sigmoid_focal_loss_grad_and_hess`: of each
+loss by itself, never reduced, in one pass.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from fastloss.losses._specification import (
     BINARY_CROSS_ENTROPY_WITH_LOGITS,
     CROSS_ENTROPY,
     SIGMOID_FOCAL_LOSS,
+    SOFTMAX_FOCAL_LOSS,
 )
 
 __all__ = [
     "binary_cross_entropy_with_logits_grad_and_hess",
     "cross_entropy_grad_and_hess",
     "sigmoid_focal_loss_grad_and_hess",
+    "softmax_focal_loss_grad_and_hess",
 ]
 
 
@@ -64,6 +67,54 @@ def cross_entropy_grad_and_hess(
         logits, target, out, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, temperature=temperature, softcap=softcap, z_loss=z_loss,
         axis=axis,
+    )  # fmt: skip
+
+
+def softmax_focal_loss_grad_and_hess(
+    logits: ArrayLike, target: ArrayLike, *, alpha: ArrayLike | None = None, gamma: float = 2.0,
+    sample_weight: ArrayLike | None = None, ignore_index: int = -100, axis: int | None = None,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    r"""Gradient of the focal loss of each sample, and the diagonal of its Hessian.
+
+    Parameters
+    ----------
+    logits, target, alpha, gamma : see `softmax_focal_loss`
+    sample_weight, ignore_index, axis : see `softmax_focal_loss`
+    out : pair of ndarray, optional
+        Where both are written: of the logits' shape and dtype, and laid out like them.
+
+    Returns
+    -------
+    grad : ndarray
+        Derivative of each sample's loss, alpha and sample weight included, with respect to its
+        logits: shape and dtype of the logits.
+    hess : ndarray
+        Second derivative with respect to the same logit.  It is exact, and negative where the loss
+        is concave.
+
+    Notes
+    -----
+    The loss :math:`F = u^\gamma L` is a function of the cross-entropy :math:`L` alone, with
+    :math:`p_t = e^{-L}` and :math:`u = 1 - p_t`.  With the softmax :math:`p`, :math:`d_c = p_c` and
+    :math:`d_t = p_t - 1` the gradient is :math:`F' d_c` and the second derivative
+    :math:`F' p_c (1 - p_c) + F'' d_c^2`, where
+
+    .. math::
+
+        F' &= u^\gamma + \gamma u^{\gamma-1} p_t L \\
+        F'' &= \gamma u^{\gamma-2} p_t \left(u (2 - L) + (\gamma - 1)\, p_t L\right)
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> grad, hess = fastloss.softmax_focal_loss_grad_and_hess([[1.0, 2.0]], [0])
+    >>> grad.round(4), hess.round(4)
+    (array([[-0.8083,  0.8083]]), array([[0.0843, 0.0843]]))
+    """
+    return SOFTMAX_FOCAL_LOSS.grad_and_hess(
+        logits, target, out, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
+        ignore_index=ignore_index, axis=axis,
     )  # fmt: skip
 
 
