@@ -548,6 +548,7 @@ cdef void add_soft(
     cdef const real *xs = widened(wide, x, n)
     cdef real part[LANES]
     cdef real few[LANES]
+    cdef real d
     cdef Py_ssize_t i = 0, j, m
     while i + LANES <= n:
         if ahead != NULL:
@@ -558,8 +559,8 @@ cdef void add_soft(
                 part[j] = top - xs[i + j]
         else:
             for j in range(LANES):
-                part[j] = a[i + j] * (top - xs[i + j])
-                part[j] = part[j] if a[i + j] != 0 else <real>0
+                d = a[i + j] * (top - xs[i + j])
+                part[j] = d if a[i + j] != 0 else <real>0
             sum_add(mass, a + i, 0, own - i)
         sum_add(distance, &part[0], 0, -1)
         i += LANES
@@ -573,8 +574,8 @@ cdef void add_soft(
         else:
             for j in range(m):
                 few[j] = a[i + j]
-                part[j] = few[j] * (top - xs[i + j])
-                part[j] = part[j] if few[j] != 0 else <real>0
+                d = few[j] * (top - xs[i + j])
+                part[j] = d if few[j] != 0 else <real>0
             sum_add(mass, &few[0], 0, own - i)
         sum_add(distance, &part[0], 0, -1)
 

@@ -461,6 +461,19 @@ cdef inline double log1p_positive(double y) noexcept nogil:
     return log_parts(y, k, mul_add(y, scale, scale - 1), 0.0)
 
 
+cdef inline double log1p_wide(double y) noexcept nogil:
+    """log(1 + y): at most 2**-27 of it off for 0 <= y <= 1e300; NaN stays NaN."""
+    cdef uint64_t i = (bits64(1 + y) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
+    cdef double k = double_of(i + 0x4330000000000000ull) - (4503599627370496.0 + 1023.0)
+    # 2**-k: y times that is exact, and so is 1 less up to k = 53; then y * scale is all of 1 + f.
+    cdef double scale = double_of((2046ull - i) << 52)
+    cdef double f = mul_add(y, scale, scale - 1)
+    cdef float narrow = <float>f
+    # As in log_wide: only the cubic terms have a float's rounding errors.
+    f = f - 0.5 * f * f + log_cubic(narrow, narrow * narrow)
+    return mul_add(k, <double>0.6931471805599453, f)
+
+
 cdef inline real log1p_unit(real e) noexcept nogil:
     """log(1 + e): at most 1.5 ulp off for 0 <= e <= 1 (e = exp(-|x|)); NaN stays NaN."""
     cdef real f, k
