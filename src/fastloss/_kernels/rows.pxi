@@ -21,12 +21,12 @@ from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of
 from .storage cimport emit, load, prefetch_bytes, storage, value_at
 from .sums cimport (
-    EXP_TABLE, LANES, RunningSum, Sum, Tally, add, clear, exp_add64, folded, max16, sum_add,
-    sum_begin, sum_end, value_of,
+    LANES, RunningSum, Sum, Tally, add, clear, exp_add64, folded, max16, sum_add, sum_begin,
+    sum_end, value_of,
 )
 from .vecmath cimport (
-    INFINITY, NAN, exp_capped, exp_high, exp_limit, exp_low, exp_magic, exponent_of, fma, mul_add,
-    power_of_two, real,
+    EXP_TABLE, INFINITY, NAN, exp_capped, exp_high, exp_limit, exp_low, exp_magic, exponent_of, fma,
+    mul_add, power_of_two, real,
 )
 from .workspace cimport LINE, lines
 
@@ -586,6 +586,7 @@ cdef void add_spread(
     """Add e * (top - x) to `distance`, 0 where e is."""
     cdef const real *xs = widened(wide, x, n)
     cdef real part[LANES]
+    cdef real d
     cdef Py_ssize_t i = 0, j, m
     while i < n:
         m = min(n - i, <Py_ssize_t>LANES)
@@ -593,8 +594,8 @@ cdef void add_spread(
             for j in range(LANES):
                 part[j] = 0
         for j in range(m):
-            part[j] = e[i + j] * (top - xs[i + j])
-            part[j] = part[j] if e[i + j] != 0 else <real>0
+            d = e[i + j] * (top - xs[i + j])
+            part[j] = d if e[i + j] != 0 else <real>0
         sum_add(distance, &part[0], 0, -1)
         i += m
 

@@ -97,14 +97,9 @@ cdef extern from "simd/lanes.h" nogil:
     float max16 "fastloss_max16"(const float *) noexcept
 
 cdef extern from "simd/exp.h" nogil:
-    const int EXP_TABLE "FASTLOSS_EXP_TABLE"
-    float table_magic "fastloss_exp_magic"(float magic) noexcept
     void exp_add64 "fastloss_exp_add64"(
         Lanes *, float *to, const float *, int first, int skip, float magic, float low, float high,
         bint keep,
-    ) noexcept
-    void exp64 "fastloss_exp64"(
-        float *to, const float *, const float *magic, const float *low
     ) noexcept
 
 

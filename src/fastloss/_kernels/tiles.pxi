@@ -18,11 +18,10 @@ from libc.string cimport memcpy
 from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of, offset_of
 from .storage cimport emit, load, prefetch_bytes, storage, transpose
-from .sums cimport (
-    EXP_TABLE, LANES, Sum, Tally, add, clear, exp64, folded, table_magic, two_sum,
-)
+from .sums cimport LANES, Sum, Tally, add, clear, folded, two_sum
 from .vecmath cimport (
-    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, real,
+    EXP_TABLE, INFINITY, NAN, exp_by_table, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of,
+    mul_add, real, table_magic,
 )
 from .workspace cimport lines
 
@@ -252,7 +251,7 @@ cdef void tile_exp(
             prefetch_bytes(ahead + (c + i) * stride, LANES * sizeof(storage))
             x = xs + i * width
             if real is float and EXP_TABLE:
-                exp64(&e[i * LANES], x, magic, low_x)
+                exp_by_table(&e[i * LANES], x, magic, low_x)
             else:
                 for lane in range(LANES):
                     e[i * LANES + lane] = exp_scaled(x[lane], magic[lane], low_x[lane])

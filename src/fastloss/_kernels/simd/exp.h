@@ -1,9 +1,9 @@
 /* Exponentials of floats by a table that lies in one register, and their sums.
  *
  *   e**x = 2**(k / N) * e**r, k the integer nearest to N x / ln 2: the lowest bits of k choose one
- * of N powers of two, the others are the exponent. With |r| <= ln 2 / (2 N) a cubic will do.
+ * of N powers of two, the others are the exponent. With |r| <= ln 2 / (2 N) few terms of a series do.
  *
- * N is 8 with AVX2 and 16 with AVX-512. Elsewhere FASTLOSS_EXP_TABLE is 0 and none of this is
+ * N is 8 with AVX2, and the polynomial of degree 4; with AVX-512 16 and 3. Elsewhere FASTLOSS_EXP_TABLE is 0 and none of this is
  * called: without permutations by a variable the polynomial of vecmath.pxd is faster.
  *
  * Arguments are those of exp_capped in vecmath.pxd. An entry of the table is the bits of
@@ -60,8 +60,9 @@ static inline __m256 fastloss_exp(__m256 x, __m256 magic, __m256 low, __m256 hig
     r = _mm256_fmadd_ps(p, _mm256_set1_ps(-0.693147182464599609375f / 8), x);
     r = _mm256_fmadd_ps(p, _mm256_set1_ps(1.90465429995776e-09f / 8), r);
     square = _mm256_mul_ps(r, r);
-    p = _mm256_fmadd_ps(r, _mm256_set1_ps(0.16668036580085754f),
-                        _mm256_set1_ps(0.5000652074813843f));
+    p = _mm256_fmadd_ps(r, _mm256_set1_ps(0.041668232530355453f),
+                        _mm256_set1_ps(0.16668036580085754f));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
     p = _mm256_fmadd_ps(p, square, r);
     power = _mm256_add_epi32(_mm256_permutevar8x32_epi32(table, _mm256_castps_si256(k)),
                              _mm256_slli_epi32(_mm256_castps_si256(k), 20));
