@@ -199,7 +199,9 @@ def test_log1p_positive(fl):
 
 
 def test_log1p_wide(fl):
-    x = np.concatenate([magnitudes("float64", 1e-300, 1e300, 18), magnitudes("float64", 0.1, 9, 19)])
+    x = np.concatenate(
+        [magnitudes("float64", 1e-300, 1e300, 18), magnitudes("float64", 0.1, 9, 19)]
+    )
     edge = np.sqrt(2.0) * np.exp2(np.arange(0.0, 990.0, 7.0)) - 1.0
     x = np.concatenate([x, np.nextafter(edge, 0.0), edge, np.nextafter(edge, np.inf), [0.0]])
     got, _ = call(fl, "log1p_wide", x)

@@ -2,10 +2,10 @@
 #
 # Layout: a) numbers in two parts, b) sums of losses, c) sums of a row's exponentials.
 #
-# A sum of 100,000 exponentials would lose 5 digits if added up one after the other. Four vectors are
-# added, and that sum goes to a double (compute type float), or two and their sum goes to a pair of
-# doubles by Knuth's two-sum (compute type double), so that the error does not grow with the number
-# of classes.
+# A sum of 100,000 exponentials would lose 5 digits if added up one after the other. Four vectors
+# are added, and that sum goes to a double (compute type float), or two and their sum goes to a pair
+# of doubles by Knuth's two-sum (compute type double), so that the error does not grow with the
+# number of classes.
 
 from .vecmath cimport Pair, pair_sum, real
 

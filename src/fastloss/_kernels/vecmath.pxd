@@ -8,9 +8,10 @@
 # half as many that wait for each other, which is what the loops' speed hangs on.
 #
 # Every function is branch-free (its ternaries become selects), calls nothing but the others here
-# (and exp_by_table a form with intrinsics), and states its largest error and its valid range; tests/test_vecmath.py holds it to both. An ulp
-# is the spacing of the result's type at the exact value. The polynomials come from
-# bench/fit_polynomials.py. Where the processor has a fused multiply-add (FMA is a constant of the
+# (and exp_by_table a form with intrinsics), and states its largest error and its valid range;
+# tests/test_vecmath.py holds it to both. An ulp is the spacing of the result's type at the exact
+# value. The polynomials come from bench/fit_polynomials.py. Where the processor has a fused
+# multiply-add (FMA is a constant of the
 # C compiler) it is asked for by name: nothing depends on what the compiler contracts.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t

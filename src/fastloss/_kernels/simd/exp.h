@@ -1,10 +1,12 @@
 /* Exponentials of floats by a table that lies in one register, and their sums.
  *
  *   e**x = 2**(k / N) * e**r, k the integer nearest to N x / ln 2: the lowest bits of k choose one
- * of N powers of two, the others are the exponent. With |r| <= ln 2 / (2 N) few terms of a series do.
+ * of N powers of two, the others are the exponent. With |r| <= ln 2 / (2 N) few terms of a series
+ * do.
  *
- * N is 8 with AVX2, and the polynomial of degree 4; with AVX-512 16 and 3. Elsewhere FASTLOSS_EXP_TABLE is 0 and none of this is
- * called: without permutations by a variable the polynomial of vecmath.pxd is faster.
+ * N is 8 with AVX2, and the polynomial of degree 4; with AVX-512 16 and 3. Elsewhere
+ * FASTLOSS_EXP_TABLE is 0 and none of this is called: without permutations by a variable the
+ * polynomial of vecmath.pxd is faster.
  *
  * Arguments are those of exp_capped in vecmath.pxd. An entry of the table is the bits of
  * 2**(j / N), less the exponent of 1 and less j where k's lowest bits come to lie when k is shifted
@@ -24,9 +26,9 @@ typedef __m512 fastloss_v;
 #define fastloss_store _mm512_storeu_ps
 #define fastloss_all _mm512_set1_ps
 static inline __m512 fastloss_exp(__m512 x, __m512 magic, __m512 low, __m512 high) {
-    const __m512i table = _mm512_set_epi32(
-        -187011, -343865, -471841, -572163, -646004, -694486, -718684, -719629, -698305, -655657,
-        -592590, -509968, -408621, -289342, -152893, 0);
+    const __m512i table =
+        _mm512_set_epi32(-187011, -343865, -471841, -572163, -646004, -694486, -718684, -719629,
+                         -698305, -655657, -592590, -509968, -408621, -289342, -152893, 0);
     __m512 k, p, r, square;
     __m512i power;
     x = _mm512_max_ps(low, _mm512_min_ps(high, x)); /* the second where one is a NaN */
@@ -35,7 +37,8 @@ static inline __m512 fastloss_exp(__m512 x, __m512 magic, __m512 low, __m512 hig
     r = _mm512_fmadd_ps(p, _mm512_set1_ps(-0.693147182464599609375f / 16), x);
     r = _mm512_fmadd_ps(p, _mm512_set1_ps(1.90465429995776e-09f / 16), r);
     square = _mm512_mul_ps(r, r);
-    p = _mm512_fmadd_ps(r, _mm512_set1_ps(0.1666700839996338f), _mm512_set1_ps(0.5000163316726685f));
+    p = _mm512_fmadd_ps(r, _mm512_set1_ps(0.16666847467422485f),
+                        _mm512_set1_ps(0.5000163316726685f));
     p = _mm512_fmadd_ps(p, square, r);
     power = _mm512_add_epi32(_mm512_permutexvar_epi32(_mm512_castps_si512(k), table),
                              _mm512_slli_epi32(_mm512_castps_si512(k), 19));
@@ -50,8 +53,8 @@ typedef __m256 fastloss_v;
 #define fastloss_store _mm256_storeu_ps
 #define fastloss_all _mm256_set1_ps
 static inline __m256 fastloss_exp(__m256 x, __m256 magic, __m256 low, __m256 high) {
-    const __m256i table = _mm256_set_epi32(-343865, -572163, -694486, -719629, -655657, -509968,
-                                           -289342, 0);
+    const __m256i table =
+        _mm256_set_epi32(-343865, -572163, -694486, -719629, -655657, -509968, -289342, 0);
     __m256 k, p, r, square;
     __m256i power;
     x = _mm256_max_ps(low, _mm256_min_ps(high, x)); /* the second where one is a NaN */
@@ -60,8 +63,8 @@ static inline __m256 fastloss_exp(__m256 x, __m256 magic, __m256 low, __m256 hig
     r = _mm256_fmadd_ps(p, _mm256_set1_ps(-0.693147182464599609375f / 8), x);
     r = _mm256_fmadd_ps(p, _mm256_set1_ps(1.90465429995776e-09f / 8), r);
     square = _mm256_mul_ps(r, r);
-    p = _mm256_fmadd_ps(r, _mm256_set1_ps(0.041668232530355453f),
-                        _mm256_set1_ps(0.16668036580085754f));
+    p = _mm256_fmadd_ps(r, _mm256_set1_ps(0.04166823625564575f),
+                        _mm256_set1_ps(0.16668038070201874f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
     p = _mm256_fmadd_ps(p, square, r);
     power = _mm256_add_epi32(_mm256_permutevar8x32_epi32(table, _mm256_castps_si256(k)),
@@ -99,7 +102,8 @@ static inline void fastloss_exp64(float *to, const float *x, const float *magic,
     int i;
     for (i = 0; i < 64; i += FASTLOSS_EXP_TABLE) {
         fastloss_v v = fastloss_load(x + i);
-        fastloss_store(to + i, fastloss_exp(v, fastloss_load(magic + i), fastloss_load(low + i), v));
+        fastloss_store(to + i,
+                       fastloss_exp(v, fastloss_load(magic + i), fastloss_load(low + i), v));
     }
 }
 

@@ -5,6 +5,7 @@
 #define FASTLOSS_SIMD_LANES_H
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__AVX512DQ__)
 #include <immintrin.h>
@@ -88,7 +89,10 @@ static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, int f
     float kept[64];
     int j;
     if (first > 0 || skip >= 0) {
-        for (j = 0; j < 64; j++) kept[j] = (j >= first) & (j != skip) ? a[j] : 0;
+        memcpy(kept, a, sizeof kept);
+        if (first > 0)
+            for (j = 0; j < 64; j++) kept[j] = j >= first ? a[j] : 0;
+        if (skip >= 0) kept[skip] = 0;
         a = kept;
     }
     for (j = 0; j < 16; j++) s->a[j] += (a[j] + a[j + 16]) + (a[j + 32] + a[j + 48]);
