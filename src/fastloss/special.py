@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
@@ -25,8 +25,8 @@ from fastloss.losses._elementwise import Kind, function
 
 __all__ = ["log_sigmoid", "log_softmax", "logsumexp", "sigmoid", "softmax", "softplus"]
 
-
 Axes = int | tuple[int, ...] | None
+F = TypeVar("F", np.float32, np.float64)
 #: (outer, C, inner), the axes of the classes in ascending order, and the order of axes in which the
 #: array has that shape, None where it has it as it lies.
 _Layout = tuple[tuple[int, int, int], tuple[int, ...], tuple[int, ...] | None]
@@ -261,6 +261,16 @@ def _weighted(
 
 
 @overload
+def logsumexp(a: NDArray[F], axis: None = None) -> F: ...
+
+
+@overload
+def logsumexp(
+    a: NDArray[F], axis: Axes = None, *, keepdims: Literal[True], out: NDArray[F] | None = None
+) -> NDArray[F]: ...
+
+
+@overload
 def logsumexp(
     a: ArrayLike,
     axis: Axes = None,
@@ -415,9 +425,17 @@ def _softmax_like(kind: str, x: ArrayLike, axis: Axes, out: Array | None) -> Any
     return _scalar(y) if out is None else out
 
 
+@overload
+def softmax(x: NDArray[F], axis: Axes = None, *, out: NDArray[F] | None = None) -> NDArray[F]: ...
+
+
+@overload
 def softmax(
     x: ArrayLike, axis: Axes = None, *, out: Array | None = None
-) -> np.floating[Any] | Array:
+) -> np.floating[Any] | Array: ...
+
+
+def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None) -> Any:
     r"""Softmax :math:`e^{x_c} / \sum_k e^{x_k}` over one or more axes.
 
     Parameters
@@ -432,7 +450,8 @@ def softmax(
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.  A NaN, a +inf or -inf alone make their own sample NaN.
+        Shape and dtype of `x`.  A sample that contains NaN or +inf, or nothing
+        but -inf, is NaN.
 
     Raises
     ------
@@ -466,9 +485,19 @@ def softmax(
     return _softmax_like("softmax", x, axis, out)
 
 
+@overload
+def log_softmax(
+    x: NDArray[F], axis: Axes = None, *, out: NDArray[F] | None = None
+) -> NDArray[F]: ...
+
+
+@overload
 def log_softmax(
     x: ArrayLike, axis: Axes = None, *, out: Array | None = None
-) -> np.floating[Any] | Array:
+) -> np.floating[Any] | Array: ...
+
+
+def log_softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None) -> Any:
     r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`, over one or more axes.
 
     Parameters
@@ -483,7 +512,8 @@ def log_softmax(
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.  A NaN, a +inf or -inf alone make their own sample NaN.
+        Shape and dtype of `x`.  A sample that contains NaN or +inf, or nothing
+        but -inf, is NaN.
 
     Raises
     ------
@@ -526,7 +556,15 @@ def _each(kind: int, x: ArrayLike, out: Array | None) -> Any:
     return function(kind, x, out)
 
 
-def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
+@overload
+def sigmoid(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: ...
+
+
+@overload
+def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
+
+
+def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Any:
     r"""Logistic sigmoid :math:`1 / (1 + e^{-x})` of each element.
 
     Parameters
@@ -557,7 +595,15 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Arr
     return _each(Kind.SIGMOID, x, out)
 
 
-def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
+@overload
+def log_sigmoid(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: ...
+
+
+@overload
+def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
+
+
+def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> Any:
     r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, of each element.
 
     Parameters
@@ -588,7 +634,15 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] |
     return _each(Kind.LOG_SIGMOID, x, out)
 
 
-def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
+@overload
+def softplus(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: ...
+
+
+@overload
+def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
+
+
+def softplus(x: ArrayLike, *, out: Array | None = None) -> Any:
     r"""Softplus :math:`\log(1 + e^x)` of each element.
 
     Parameters
