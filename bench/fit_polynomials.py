@@ -101,6 +101,20 @@ def main() -> None:
             ),
         )
 
+    # The same with a table of powers of two: of 8 entries, and of 16.
+    for entries, degree in ((8, 2), (16, 1)):
+        show(
+            f"exp float32, {entries} entries",
+            *fit_rounded(
+                exp_tail,
+                lambda r: r**2 / mpmath.exp(r) if r else Real(10) ** -30,
+                list(range(degree + 1)),
+                -half / entries,
+                half / entries,
+                np.float32,
+            ),
+        )
+
     # log(1 + f) = f - f**2 / 2 + f**3 * q(f), relative to log(1 + f).
     def log_tail(f: Real) -> Real:
         if abs(f) < 1e-12:

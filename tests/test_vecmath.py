@@ -26,7 +26,7 @@ def stated_error(function: str, dtype: str) -> float:
     """The number in the function's docstring: "at most N ulp" or "at most N ulp (float: M)"."""
     text = SOURCE.read_text()
     docstring = re.search(
-        rf'cdef inline (?:real|double) {function}\(.*?"""(.*?)"""', text, re.DOTALL
+        rf'cdef inline (?:real|double|void) {function}\(.*?"""(.*?)"""', text, re.DOTALL
     )
     assert docstring, f"vecmath.pxd has no documented {function}"
     found = re.search(r"at most ([\d.]+) ulp(?: \(float: ([\d.]+)\))?", docstring[1])
@@ -100,9 +100,23 @@ def test_exp_negative_at_the_ends(fl, dtype):
     np.testing.assert_array_equal(got, [1, 1, 0, 0, 0, np.nan])
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+#: The exponential of a row, and its form with a table: float32 alone, on levels that have one.
+SCALED = [
+    ("exp_scaled", "float32"),
+    ("exp_scaled", "float64"),
+    ("exp_by_table", "float32"),
+]
+
+
+def check_scaled(fl, name, x, m):
+    # Without a table it is exp_scaled that is called, whose bound then holds.
+    table = fl._kernels.vecmath.EXP_LANES > 0
+    check(fl, name if table else "exp_scaled", mpmath.exp, x, m)
+
+
+@pytest.mark.parametrize(("name", "dtype"), SCALED)
 @pytest.mark.parametrize("m", [0.0, 0.3, -0.4, 17.0, -90.0, 333.3, -999.0, 1000.0])
-def test_exp_scaled(fl, dtype, m):
+def test_exp_scaled(fl, name, dtype, m):
     """Terms of a row with maximum m, down to what is no normal number relative to it."""
     m = float(np.dtype(dtype).type(m))
     rng = np.random.default_rng(3)
@@ -111,15 +125,15 @@ def test_exp_scaled(fl, dtype, m):
         [rng.uniform(m - span, m, COUNT), rng.uniform(m - 1.0, m, COUNT // 4), [m]]
     ).astype(dtype)
     x = np.concatenate([x, halves_of_log2(dtype, m - span, m)])
-    check(fl, "exp_scaled", mpmath.exp, x[x <= m], m)
+    check_scaled(fl, name, x[x <= m], m)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("name", "dtype"), SCALED)
 @pytest.mark.parametrize("m", [0.0, 500.0, -1000.0])
-def test_exp_scaled_at_the_ends(fl, dtype, m):
+def test_exp_scaled_at_the_ends(fl, name, dtype, m):
     """Far below the maximum: exactly 0. NaN stays NaN."""
     x = np.array([m - 2000.0, -1e30, -np.inf, np.nan], dtype)
-    got, _ = call(fl, "exp_scaled", x, m)
+    got, _ = call(fl, name, x, m)
     np.testing.assert_array_equal(got, [0, 0, 0, np.nan])
 
 
@@ -182,6 +196,18 @@ def test_log1p_positive(fl):
     edge = np.concatenate([np.nextafter(edge, 0.0), edge, np.nextafter(edge, np.inf)])
     check(fl, "log1p_positive", mpmath.log1p, np.concatenate([x, edge, [0.0, 1.0, 1e300]]))
     assert np.isnan(call(fl, "log1p_positive", np.array([np.nan]))[0]).all()
+
+
+def test_log1p_wide(fl):
+    x = np.concatenate(
+        [magnitudes("float64", 1e-300, 1e300, 18), magnitudes("float64", 0.1, 9, 19)]
+    )
+    edge = np.sqrt(2.0) * np.exp2(np.arange(0.0, 990.0, 7.0)) - 1.0
+    x = np.concatenate([x, np.nextafter(edge, 0.0), edge, np.nextafter(edge, np.inf), [0.0]])
+    got, _ = call(fl, "log1p_wide", x)
+    want = np.log1p(x)
+    assert (np.abs(got - want) <= 2.0**-26 * want).all()
+    assert np.isnan(call(fl, "log1p_wide", np.array([np.nan]))[0]).all()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -37,7 +37,7 @@ from .workspace cimport (
 )
 
 cdef enum:
-    FIRST_ROW = 32       # fewest classes of a row; samples of fewer are turned into tiles
+    FIRST_ROW = 64       # fewest classes of a row; samples of fewer are turned into tiles
     # What is written is written past the caches where it is larger than they are.
     STREAM = 16777216
 

@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 
 from .sums cimport LANES, Sum, add
 from .vecmath cimport (
-    NAN, exp_pair_scaled, exp_scaled, fma, log1p, log_positive, real, spare_bits,
+    NAN, exp_pair_scaled, exp_scaled, fma, log1p, log1p_wide, log_positive, real, spare_bits,
 )
 
 cdef struct Group:
@@ -75,6 +75,7 @@ cdef inline void settle(real unused, Group *group, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     cdef double magic, low, k, q, q_low
     cdef double ratio[LANES]
+    cdef bint beyond = False
     cdef double spare = <double>spare_bits(unused)
     cdef Sum own, total
     if real is float:
@@ -85,7 +86,7 @@ cdef inline void settle(real unused, Group *group, Py_ssize_t n) noexcept nogil:
             ratio[i] = group.rest[i] / group.own[i]
             group.total[i] = group.rest[i] + group.own[i]
         for i in range(n):
-            group.log_rest[i] = log1p(ratio[i])
+            group.log_rest[i] = log1p_wide(ratio[i])
     else:
         for i in range(n):
             magic = 6755399441055744.0 + (spare + 1023 - group.exponent[i])
@@ -101,6 +102,8 @@ cdef inline void settle(real unused, Group *group, Py_ssize_t n) noexcept nogil:
             ratio[i] = q
             group.log_rest[i] = log1p(q) + (q_low / (1 + q) if q_low - q_low == 0 else 0.0)
     for i in range(n):
+        beyond |= not ratio[i] <= 1e290
+    for i in range(n if beyond else 0):
         if not ratio[i] <= 1e290:
             # The exponential left out underflows: log(rest / own) without forming it.
             k = group.exponent[i] - spare

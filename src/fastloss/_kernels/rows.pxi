@@ -21,22 +21,19 @@ from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of
 from .storage cimport emit, load, prefetch_bytes, storage, value_at
 from .sums cimport (
-    LANES, RunningSum, Sum, Tally, add, clear, folded, max16, row_sum, row_sums, sum_add,
-    sum_begin, sum_end, value_of,
+    LANES, RunningSum, Sum, Tally, add, clear, exp_add64, folded, max16, sum_add, sum_begin,
+    sum_end, value_of,
 )
 from .vecmath cimport (
-    INFINITY, NAN, exp_capped, exp_high, exp_limit, exp_low, exp_magic, exponent_of, fma, mul_add,
-    power_of_two, real,
+    EXP_TABLE, INFINITY, NAN, exp_capped, exp_high, exp_limit, exp_low, exp_magic, exponent_of, fma,
+    mul_add, power_of_two, real,
 )
 from .workspace cimport LINE, lines
 
 cdef enum:
     BLOCK = 8192         # classes of a long row that are worked on at a time
-    WIDE = 1024          # classes of a row from which it is summed while exponentials are taken
     GROUP = 4096         # elements of short rows that are worked on at a time
     CHUNK = 1024         # classes whose targets are held at a time
-    STEP = 256           # classes between which more is fetched and drained
-    LOADED = 16          # classes of a narrow type that are widened at a time
     BLOCKS = 32          # most blocks of a row whose exponentials are kept
     KEPT = BLOCKS * BLOCK
 
@@ -45,7 +42,6 @@ cdef struct RowDesk:
     Group group
     Drain drain
     Tally tally
-    double parts[8 * LANES]  # of row_sums
     Sum sums[LANES]          # of rows side by side
 
 
@@ -95,7 +91,8 @@ cdef inline Py_ssize_t rows_space(
     space.row = NULL
     if keeps_row(job, written_too):
         space.row = scratch + at
-        at += lines(job.classes * size)
+        # A last block of few classes is filled up.
+        at += lines((job.classes + LANES) * size)
     return at
 
 
@@ -212,6 +209,10 @@ cdef inline void chunk_exp(
     """
     cdef real a[LANES]
     cdef Py_ssize_t j
+    if real is float and EXP_TABLE:
+        j = skip if 0 <= skip < LANES else -1
+        exp_add64(&sum.lanes, e, x, first, <int>j, magic, low_x, high_x, keep)
+        return
     for j in range(LANES):
         a[j] = exp_capped(x[j], magic, low_x, high_x)
     if keep:
@@ -269,42 +270,6 @@ cdef Sum row_exp(
     return sum_end(&sum, magic)
 
 
-cdef void block_of_exp(
-    const storage *x, real *e, Py_ssize_t n, real exponent, const storage *ahead, Drain *drain
-) noexcept nogil:
-    """e[:n] = the scaled exponentials of x[:n]; meanwhile `ahead` is fetched, `drain` written.
-
-    n >= LOADED, but for arrays of the compute type. x and e do not overlap. e may be where `drain`
-    reads from: it is ahead of what is written.
-    """
-    cdef real stage[LOADED]
-    cdef int lane
-    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent), high_x = exp_high(exponent)
-    cdef Py_ssize_t i, j, m, at, _chunk
-    i = 0
-    while i < n:
-        m = min(n - i, <Py_ssize_t>STEP)
-        # Beyond the last row that fetches nothing, and does no harm.
-        prefetch_bytes(ahead + i, m * sizeof(storage))
-        if drain != NULL:
-            for _chunk in range((m + LANES - 1) // LANES):
-                drain_some(drain, <storage *>NULL, magic)
-        if (storage is float and real is float) or (storage is double and real is double):
-            for j in range(i, i + m):
-                e[j] = exp_capped(<real>x[j], magic, low_x, high_x)
-        else:
-            j = i
-            while j < i + m:
-                # The last step overlaps the one before it.
-                at = min(j, n - LOADED)
-                load(&stage[0], x + at, LOADED, <real>0)
-                for lane in range(LOADED):
-                    stage[lane] = exp_capped(stage[lane], magic, low_x, high_x)
-                memcpy(e + at, &stage[0], LOADED * sizeof(real))
-                j += LOADED
-        i += m
-
-
 # ---- c) sums of a row ------------------------------------------------------------------------
 
 cdef inline double most(real unused) noexcept nogil:
@@ -322,24 +287,21 @@ cdef Sum sum_block(
 ) noexcept nogil:
     """Sum of a row's block, n <= BLOCK, but for x[skip], if that is in there.
 
-    With `keep` e is given the exponentials, else it is scratch, as `scratch` is.
+    With `keep` e is given the exponentials, and up to LANES elements of it are. scratch: of BLOCK.
     """
-    if shift != 0 or n < LOADED:
-        if drain != NULL:
-            drain_rest(drain, <storage *>NULL, <real>0)
-        load(scratch, x, n, shift)
-        if n >= WIDE:
-            return row_exp(scratch, e, n, skip, exponent, keep, scratch, NULL)
-        block_of_exp(scratch, e, n, exponent, scratch, NULL)
-    else:
+    cdef Py_ssize_t i
+    if shift == 0 and n >= LANES:
         # What is read next in a long row is fetched meanwhile.
-        if n >= WIDE:
-            return row_exp(x, e, n, skip, exponent, keep, x + BLOCK, drain)
-        block_of_exp(x, e, n, exponent, x + BLOCK, drain)
-    if 0 <= skip < n:
-        # Nothing more is asked of the exponential left out.
-        e[skip] = 0
-    return row_sum(e, n)
+        return row_exp(x, e, n, skip, exponent, keep, x + BLOCK, drain)
+    if drain != NULL:
+        drain_rest(drain, <storage *>NULL, <real>0)
+    load(scratch, x, n, shift)
+    for i in range(n, LANES):
+        scratch[i] = <real>(-INFINITY)
+    return row_exp(
+        scratch, e, max(n, <Py_ssize_t>LANES), skip if skip < n else -1, exponent, keep, scratch,
+        NULL,
+    )
 
 
 cdef Sum sum_row_alone(
@@ -364,7 +326,7 @@ cdef Sum sum_row_alone(
 
 cdef void sum_rows(
     const storage *x, real *e, Py_ssize_t rows, Py_ssize_t n, bint keep, real *guess, real *scratch,
-    Drain *drain, Group *group, double *parts, Sum *sums
+    Drain *drain, Group *group, Sum *sums
 ) noexcept nogil:
     """Sums of rows that lie side by side, each of more than a tile's classes, at most
     BLOCK together.
@@ -389,13 +351,6 @@ cdef void sum_rows(
     if exponent != exponent:
         if drain != NULL:
             drain_rest(drain, <storage *>NULL, <real>0)
-    elif n < WIDE:
-        block_of_exp(x, e, rows * n, exponent, x + rows * n, drain)
-        for row in range(rows):
-            # Nothing more is asked of the exponential left out.
-            if group.own_class[row] >= 0:
-                e[row * n + group.own_class[row]] = 0
-        row_sums(e, rows, n, parts, sums)
     else:
         for row in range(rows):
             i = row * n
@@ -450,7 +405,7 @@ cdef void sum_long_row(
     cdef double down
     cdef real exponents[BLOCKS]  # of the blocks
     cdef bint restarted = False
-    top = max_of(x, WIDE, <real>0)
+    top = max_of(x, CHUNK, <real>0)
     if -exp_limit(top) <= top <= exp_limit(top):
         best = top
         exponent = exponent_of(top)
@@ -601,6 +556,7 @@ cdef void add_soft(
     cdef const real *xs = widened(wide, x, n)
     cdef real part[LANES]
     cdef real few[LANES]
+    cdef real d
     cdef Py_ssize_t i = 0, j, m
     while i + LANES <= n:
         if ahead != NULL:
@@ -611,8 +567,8 @@ cdef void add_soft(
                 part[j] = top - xs[i + j]
         else:
             for j in range(LANES):
-                part[j] = a[i + j] * (top - xs[i + j])
-                part[j] = part[j] if a[i + j] != 0 else <real>0
+                d = a[i + j] * (top - xs[i + j])
+                part[j] = d if a[i + j] != 0 else <real>0
             sum_add(mass, a + i, 0, own - i)
         sum_add(distance, &part[0], 0, -1)
         i += LANES
@@ -626,8 +582,8 @@ cdef void add_soft(
         else:
             for j in range(m):
                 few[j] = a[i + j]
-                part[j] = few[j] * (top - xs[i + j])
-                part[j] = part[j] if few[j] != 0 else <real>0
+                d = few[j] * (top - xs[i + j])
+                part[j] = d if few[j] != 0 else <real>0
             sum_add(mass, &few[0], 0, own - i)
         sum_add(distance, &part[0], 0, -1)
 
@@ -877,7 +833,7 @@ cdef void short_item(
                     group.own_class[i] = largest_of(xs + i * classes, classes, wide)
         sum_rows(
             xs, e, n, classes, drains or keeps_exponentials(job), &guess, wide,
-            drain if drains else NULL, group, &space.desk.parts[0], &space.desk.sums[0],
+            drain if drains else NULL, group, &space.desk.sums[0],
         )
         if wants_distance(job):
             for i in range(n):

@@ -2,11 +2,10 @@
 #
 # Layout: a) numbers in two parts, b) sums of losses, c) sums of a row's exponentials.
 #
-# A sum of 100,000 exponentials would lose 5 digits if added up one after the other. Two vectors are
-# added, and that sum goes to a double (compute type float) or to a pair of doubles by Knuth's
-# two-sum (compute type double), so that the error does not grow with the number of classes.
-
-from libc.string cimport memcpy
+# A sum of 100,000 exponentials would lose 5 digits if added up one after the other. Four vectors
+# are added, and that sum goes to a double (compute type float), or two and their sum goes to a pair
+# of doubles by Knuth's two-sum (compute type double), so that the error does not grow with the
+# number of classes.
 
 from .vecmath cimport Pair, pair_sum, real
 
@@ -46,18 +45,9 @@ cdef inline void accumulate(
 ) noexcept nogil:
     """Add 64 numbers to 16 sums."""
     cdef Py_ssize_t i, j
-    cdef real v
-    cdef double t, z
     for i in range(0, 64, 32):  # two at a time
         for j in range(PARTS):
-            v = a[i + j] + a[i + j + PARTS]
-            if real is float:
-                high[j] = high[j] + <double>v
-            else:
-                t = high[j] + v
-                z = t - high[j]
-                low[j] = low[j] + ((high[j] - (t - z)) + (v - z))
-                high[j] = t
+            two_sum(<real>0, high + j, low + j, a[i + j] + a[i + j + PARTS])
 
 
 # ---- b) sums of losses ----------------------------------------------------------------------
@@ -103,11 +93,14 @@ cdef extern from "simd/lanes.h" nogil:
     void lanes_add64 "fastloss_lanes_add64"(
         Lanes *, const float *, int first, int skip
     ) noexcept
-    void lanes_add "fastloss_lanes_add"(Lanes *, const float *, int n) noexcept
-    void lanes_store "fastloss_lanes_store"(const Lanes *, double *to) noexcept
-    void lanes_fold8 "fastloss_lanes_fold8"(const double *, double *to) noexcept
     double lanes_fold "fastloss_lanes_fold"(const Lanes *) noexcept
     float max16 "fastloss_max16"(const float *) noexcept
+
+cdef extern from "simd/exp.h" nogil:
+    void exp_add64 "fastloss_exp_add64"(
+        Lanes *, float *to, const float *, int first, int skip, float magic, float low, float high,
+        bint keep,
+    ) noexcept
 
 
 # Running sums of a row's exponentials.
@@ -163,51 +156,3 @@ cdef inline Sum sum_end(RunningSum *sum, real unused) noexcept nogil:
         for j in range(8):
             total = add(total, Sum(sum.high[j], sum.low[j]))
     return total
-
-
-cdef inline void sum_begun(RunningSum *sum, const real *e, Py_ssize_t n) noexcept nogil:
-    """Begin a sum with e[:n]."""
-    cdef Py_ssize_t i
-    cdef real few[LANES]
-    sum_begin(sum, e[0])
-    for i in range(0, n & -64, 64):
-        sum_add(sum, e + i, 0, -1)
-    if n & 63:
-        e = e + (n & -64)
-        if real is float:
-            lanes_add(&sum.lanes, e, n & 63)
-        else:
-            for i in range(LANES):
-                few[i] = 0
-            memcpy(&few[0], e, (n & 63) * sizeof(real))
-            sum_add(sum, &few[0], 0, -1)
-
-
-cdef inline Sum row_sum(const real *e, Py_ssize_t n) noexcept nogil:
-    """Sum of e[:n]."""
-    cdef RunningSum sum
-    sum_begun(&sum, e, n)
-    return sum_end(&sum, e[0])
-
-
-cdef inline void row_sums(
-    const real *e, Py_ssize_t rows, Py_ssize_t n, double *parts, Sum *sums
-) noexcept nogil:
-    """`row_sum` of at most LANES rows side by side, bit for bit; parts: scratch, 8 for each."""
-    cdef RunningSum sum
-    cdef double high[LANES]
-    cdef Py_ssize_t row
-    if real is float:
-        # Adding up a vector takes about as long as three more of them: eight rows at once.
-        for row in range(rows):
-            sum_begun(&sum, e + row * n, n)
-            lanes_store(&sum.lanes, &parts[8 * row])
-        for row in range(8 * rows, (8 * rows + 63) // 64 * 64):
-            parts[row] = 0
-        for row in range(0, rows, 8):
-            lanes_fold8(&parts[8 * row], &high[row])
-        for row in range(rows):
-            sums[row] = Sum(high[row], 0)
-    else:
-        for row in range(rows):
-            sums[row] = row_sum(e + row * n, n)

@@ -13,19 +13,22 @@
 # found first, then sums, then gradients, block of classes by block of classes.
 
 from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memcpy
 
 from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of, offset_of
 from .storage cimport emit, load, prefetch_bytes, storage, transpose
 from .sums cimport LANES, Sum, Tally, add, clear, folded, two_sum
 from .vecmath cimport (
-    INFINITY, NAN, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of, mul_add, real,
+    EXP_TABLE, INFINITY, NAN, exp_by_table, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of,
+    mul_add, real, table_magic,
 )
 from .workspace cimport lines
 
 cdef enum:
     TILE = 128           # most classes of a tile
     WIDTH = 7            # most tiles side by side in a block
+    FOUR = 4             # classes that are added before they go to a sum
     LONG_RUN = 256       # samples side by side from which they are written past the caches
 
 cdef struct Tile:
@@ -189,15 +192,24 @@ cdef void tile_largest(
     const real *xs, Py_ssize_t m, Py_ssize_t width, Py_ssize_t first, real *top, int32_t *largest
 ) noexcept nogil:
     """`tile_max`, and which of the classes from `first` on it is."""
+    cdef real best[LANES]
+    cdef int32_t which[LANES]
     cdef Py_ssize_t lane
     cdef int32_t c, k
     cdef real x
+    for lane in range(LANES):
+        best[lane] = top[lane]
+        which[lane] = largest[lane]
     for c in range(<int32_t>m):
         k = c + <int32_t>first
         for lane in range(LANES):
             x = xs[c * width + lane]
-            largest[lane] = k if x > top[lane] else largest[lane]
-            top[lane] = x if x > top[lane] else top[lane]
+            # As a choice of k or what is there it would be a store with a branch about it.
+            which[lane] += (k - which[lane]) & -<int32_t>(x > best[lane])
+            best[lane] = x if x > best[lane] else best[lane]
+    for lane in range(LANES):
+        top[lane] = best[lane]
+        largest[lane] = which[lane]
 
 
 cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
@@ -221,35 +233,51 @@ cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
 
 # ---- c) sums ---------------------------------------------------------------------------------
 
-cdef void tile_exp(
-    real *xs, Py_ssize_t m, Py_ssize_t width, const int32_t *skip, const real *magic,
-    const real *low_x, Tile *tile, bint keep, const storage *ahead, Py_ssize_t stride
+cdef inline void add_four(
+    double *high, double *low, const real *a, const real *b, const real *c, const real *d
 ) noexcept nogil:
-    """Exponentials of m classes, added to the lanes' sums but for the class skip[lane].
+    """Add four numbers to each lane's sum."""
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        if real is float:
+            high[lane] = high[lane] + ((a[lane] + b[lane]) + (c[lane] + d[lane]))
+        else:
+            two_sum(<real>0, &high[lane], &low[lane], a[lane] + b[lane])
+            two_sum(<real>0, &high[lane], &low[lane], c[lane] + d[lane])
+
+
+cdef void tile_exp(
+    real *xs, Py_ssize_t m, Py_ssize_t width, const real *magic, const real *low_x, Tile *tile,
+    bint keep, const storage *ahead, Py_ssize_t stride
+) noexcept nogil:
+    """Exponentials of m classes, added to the lanes' sums.
 
     With `keep` they take the logits' place. What will be read next lies at `ahead`, a class each
     `stride` elements, and is fetched meanwhile.
     """
-    cdef Py_ssize_t lane
-    cdef int32_t c
-    cdef real a[LANES]
-    cdef real two[LANES]
-    for lane in range(LANES):
-        two[lane] = 0
-    for c in range(m):
-        prefetch_bytes(ahead + c * stride, LANES * sizeof(storage))
-        for lane in range(LANES):
-            a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
-        if keep:
+    cdef real e[FOUR * LANES]
+    cdef Py_ssize_t lane, c = 0, i, some
+    cdef const real *x
+    while c < m:
+        some = min(m - c, <Py_ssize_t>FOUR)
+        for i in range(some):
+            prefetch_bytes(ahead + (c + i) * stride, LANES * sizeof(storage))
+            x = xs + i * width
+            if real is float and EXP_TABLE:
+                exp_by_table(&e[i * LANES], x, magic, low_x)
+            else:
+                for lane in range(LANES):
+                    e[i * LANES + lane] = exp_scaled(x[lane], magic[lane], low_x[lane])
+            if keep:
+                memcpy(xs + i * width, &e[i * LANES], LANES * sizeof(real))
+        for i in range(some, FOUR):
             for lane in range(LANES):
-                xs[lane] = a[lane]
-        for lane in range(LANES):
-            two[lane] = two[lane] + (<real>0 if skip[lane] == c else a[lane])
-        if c & 1 == 1 or c == m - 1:
-            for lane in range(LANES):
-                two_sum(<real>0, &tile.high[lane], &tile.low[lane], two[lane])
-                two[lane] = 0
-        xs = xs + width
+                e[i * LANES + lane] = 0
+        add_four(
+            &tile.high[0], &tile.low[0], &e[0], &e[LANES], &e[2 * LANES], &e[3 * LANES]
+        )
+        xs = xs + some * width
+        c += some
 
 
 cdef void tile_targets(
@@ -284,45 +312,66 @@ cdef void tile_targets(
 
 
 cdef void tile_distance(
-    const real *xs, const real *a, Py_ssize_t m, Py_ssize_t width, const real *top, Tile *tile,
+    const real *xs, real *a, Py_ssize_t m, Py_ssize_t width, const real *top, Tile *tile,
     Group *group
 ) noexcept nogil:
-    """Add target times distance, and the targets, of m classes."""
-    cdef Py_ssize_t lane
-    cdef int32_t c
+    """Add target times distance, and the targets, of m classes.
+
+    The target of the class left out is moved to `own_a`: its distance is 0.
+    """
+    cdef Py_ssize_t lane, i, some, c = 0
     cdef real d
-    cdef real part[LANES]
-    cdef real mass[LANES]
+    cdef real part[FOUR * LANES]
+    cdef real rest[LANES]        # the targets of classes beyond the last
     for lane in range(LANES):
-        part[lane] = mass[lane] = 0
-    for c in range(m):
-        for lane in range(LANES):
-            d = a[lane] * (top[lane] - xs[lane])
-            part[lane] = part[lane] + (d if a[lane] != 0 else <real>0)
-            mass[lane] = mass[lane] + (<real>0 if tile.skip[lane] == c else a[lane])
-        if c & 1 == 1 or c == m - 1:
+        rest[lane] = 0
+        if tile.skip[lane] >= 0:
+            group.own_a[lane] = a[tile.skip[lane] * LANES + lane]
+            a[tile.skip[lane] * LANES + lane] = 0
+    while c < m:
+        some = min(m - c, <Py_ssize_t>FOUR)
+        for i in range(some):
             for lane in range(LANES):
-                two_sum(<real>0, &tile.distance[lane], &tile.distance_low[lane], part[lane])
-                two_sum(<real>0, &tile.others[lane], &tile.others_low[lane], mass[lane])
-                part[lane] = mass[lane] = 0
-        for lane in range(LANES):
-            group.own_a[lane] = a[lane] if tile.skip[lane] == c else group.own_a[lane]
-        xs = xs + width
-        a = a + LANES
+                d = a[i * LANES + lane] * (top[lane] - xs[lane])
+                part[i * LANES + lane] = d if a[i * LANES + lane] != 0 else <real>0
+            xs = xs + width
+        for i in range(some, FOUR):
+            for lane in range(LANES):
+                part[i * LANES + lane] = 0
+        add_four(
+            &tile.distance[0], &tile.distance_low[0], &part[0], &part[LANES], &part[2 * LANES],
+            &part[3 * LANES],
+        )
+        add_four(
+            &tile.others[0], &tile.others_low[0], a, a + LANES if some > 1 else &rest[0],
+            a + 2 * LANES if some > 2 else &rest[0], a + 3 * LANES if some > 3 else &rest[0],
+        )
+        a = a + FOUR * LANES
+        c += some
 
 
-cdef inline void fit_block(
+cdef void fit_block(
     Tile *tile, Group *group, const real *xs, Py_ssize_t c, Py_ssize_t m, Py_ssize_t width
 ) noexcept nogil:
     """Look for the classes left out among classes c to c + m, which are in xs."""
+    cdef Py_ssize_t lane, k
+    for lane in range(LANES):
+        k = group.own_class[lane] - c
+        tile.skip[lane] = <int32_t>k if 0 <= k < m else -1
+        if 0 <= k < m:
+            group.own_x[lane] = xs[k * width + lane]
+
+
+cdef void put_own(
+    const Tile *tile, const double *values, real *xs, Py_ssize_t width
+) noexcept nogil:
+    """Put each lane's value in the place of the class left out; of NULL that is -inf."""
     cdef Py_ssize_t lane
     for lane in range(LANES):
-        tile.skip[lane] = -1
-        if (group.own_class[lane] >= c) & (group.own_class[lane] < c + m):
-            tile.skip[lane] = <int32_t>(group.own_class[lane] - c)
-    for lane in range(LANES):
         if tile.skip[lane] >= 0:
-            group.own_x[lane] = xs[tile.skip[lane] * width + lane]
+            xs[tile.skip[lane] * width + lane] = (
+                <real>(-INFINITY) if values == NULL else <real>values[lane]
+            )
 
 
 # ---- d) from exponentials to what is written --------------------------------------------------
@@ -331,40 +380,36 @@ cdef void tile_scaled(
     real *e, Py_ssize_t m, Py_ssize_t width, const Tile *tile, const Group *group
 ) noexcept nogil:
     """e * by in place: exactly 0 for a sample that does not count."""
-    cdef Py_ssize_t lane
-    cdef int32_t c
+    cdef Py_ssize_t lane, c
     cdef real g
     cdef real by[LANES]
-    cdef real correction[LANES]
-    cdef real own[LANES]
-    cdef int32_t used[LANES]
-    cdef int32_t tiny[LANES]     # whether `by` is too small for the two parts
-    cdef double product
-    cdef int32_t any_tiny = 0
+    cdef real low[LANES]
+    cdef double at[LANES]
+    cdef bint any_tiny = False     # whether some `by` is too small for the two parts
     for lane in range(LANES):
         by[lane] = <real>group.by[lane]
-        correction[lane] = <real>group.by_low[lane]
-        own[lane] = <real>group.at[lane]
-        used[lane] = group.own_class[lane] >= 0
-        tiny[lane] = not in_two_parts(by[0], group, lane)
-        any_tiny |= tiny[lane] & (group.by[lane] != 0)
+        low[lane] = <real>group.by_low[lane]
+        at[lane] = group.at[lane] * group.by[lane]
+        if real is double:
+            at[lane] = mul_add(group.at[lane], group.by[lane], group.at[lane] * group.by_low[lane])
+        any_tiny |= (group.by[lane] != 0) & (not in_two_parts(by[0], group, lane))
     for c in range(m):
         if any_tiny:
             # Those lanes are multiplied in double; the others as ever.
             for lane in range(LANES):
-                g = own[lane] if tile.skip[lane] == c else e[lane]
-                product = (
-                    group.at[lane] if tile.skip[lane] == c else <double>e[lane]
-                ) * group.by[lane]
-                g = mul_add(g, by[lane], g * correction[lane])
-                g = <real>product if tiny[lane] else g
-                e[lane] = g if used[lane] else <real>0
+                g = mul_add(e[lane], by[lane], e[lane] * low[lane])
+                if not in_two_parts(by[0], group, lane):
+                    g = <real>(e[lane] * group.by[lane])
+                e[lane] = g
         else:
             for lane in range(LANES):
-                g = own[lane] if tile.skip[lane] == c else e[lane]
-                g = mul_add(g, by[lane], g * correction[lane])
-                e[lane] = g if used[lane] else <real>0
+                e[lane] = mul_add(e[lane], by[lane], e[lane] * low[lane])
         e = e + width
+    put_own(tile, &at[0], e - m * width, width)
+    for lane in range(LANES):
+        if group.own_class[lane] < 0:
+            for c in range(m):
+                e[(c - m) * width + lane] = 0
 
 
 cdef void tile_against_target(
@@ -553,6 +598,8 @@ cdef void tiles_item(
                 group.exponent[lane] = top[lane]
                 group.own_x[lane] = 0
                 magic[lane] = exp_magic(top[lane])
+                if real is float and EXP_TABLE and not keeps_exponentials(job):
+                    magic[lane] = table_magic(magic[lane])
                 low_x[lane] = exp_low(top[lane])
                 tile.high[lane] = tile.low[lane] = 0
             if wants_distance(job):
@@ -580,10 +627,14 @@ cdef void tiles_item(
                         next_class,
                     )
                 else:
+                    # The exponential of the class left out is 0 so, and in no sum.
+                    put_own(tile, NULL, xs + at, width)
                     tile_exp(
-                        xs + at, m, width, &tile.skip[0], &magic[0], &low_x[0], tile,
+                        xs + at, m, width, &magic[0], &low_x[0], tile,
                         whole and out != NULL and how != LOGARITHM, ahead, next_class,
                     )
+                if how == LOGARITHM:
+                    put_own(tile, &group.own_x[0], xs + at, width)
                 c += m
             # 3. What the sums come to.
             for lane in range(LANES):
@@ -619,8 +670,9 @@ cdef void tiles_item(
                         shift_tile(xs, m, width, &shift[0])
                     fit_block(tile, group, xs, c, m, width)
                     if how != LOGARITHM:
+                        put_own(tile, NULL, xs, width)
                         tile_exp(
-                            xs, m, width, &tile.skip[0], &magic[0], &low_x[0], tile, True, x, 0,
+                            xs, m, width, &magic[0], &low_x[0], tile, True, x, 0,
                         )
                     if job.kind == SOFT:
                         tile_targets(a, stage, job, first, filled, c, m)

@@ -7,16 +7,24 @@
 # Polynomials are summed in pairs and not from the top down (Estrin's way): as many operations, but
 # half as many that wait for each other, which is what the loops' speed hangs on.
 #
-# Every function is branch-free (its ternaries become selects), calls nothing but the others here,
-# and states its largest error and its valid range; tests/test_vecmath.py holds it to both. An ulp
-# is the spacing of the result's type at the exact value. The polynomials come from
-# bench/fit_polynomials.py. Where the processor has a fused multiply-add (FMA is a constant of the
+# Every function is branch-free (its ternaries become selects), calls nothing but the others here
+# (and exp_by_table a form with intrinsics), and states its largest error and its valid range;
+# tests/test_vecmath.py holds it to both. An ulp is the spacing of the result's type at the exact
+# value. The polynomials come from bench/fit_polynomials.py. Where the processor has a fused
+# multiply-add (FMA is a constant of the
 # C compiler) it is asked for by name: nothing depends on what the compiler contracts.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cdef extern from "simd/fma.h" nogil:
     const bint FMA "FASTLOSS_FMA"
+
+cdef extern from "simd/exp.h" nogil:
+    const int EXP_TABLE "FASTLOSS_EXP_TABLE"
+    float table_magic "fastloss_exp_magic"(float magic) noexcept
+    void exp64 "fastloss_exp64"(
+        float *to, const float *x, const float *magic, const float *low
+    ) noexcept
 
 cdef extern from "<math.h>" nogil:
     float fmaf(float, float, float)
@@ -253,6 +261,16 @@ cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
         r = mul_add(p, <double>-0.6931471803691238, x)
         r = mul_add(p, <double>-1.9082149292705877e-10, r)
     return exp_reduced(r, k)
+
+
+cdef inline void exp_by_table(
+    float *to, const float *x, const float *magic, const float *low
+) noexcept nogil:
+    """`exp_scaled` of 64 floats where EXP_TABLE is not 0: at most 1 ulp off.
+
+    Each has a `magic` and a `low` of its own, `magic` from `table_magic`.
+    """
+    exp64(to, x, magic, low)
 
 
 cdef inline real exp_capped(real x, real magic, real low, real high) noexcept nogil:
@@ -513,6 +531,19 @@ cdef inline double log1p_positive(double y) noexcept nogil:
     # 2**-k: y times that is exact, and so is 1 less up to k = 53; then y * scale is all of 1 + f.
     cdef double scale = double_of((2046ull - i) << 52)
     return log_parts(y, k, mul_add(y, scale, scale - 1), 0.0)
+
+
+cdef inline double log1p_wide(double y) noexcept nogil:
+    """log(1 + y): at most 2**-26 of it off for 0 <= y <= 1e300; NaN stays NaN."""
+    cdef uint64_t i = (bits64(1 + y) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
+    cdef double k = double_of(i + 0x4330000000000000ull) - (4503599627370496.0 + 1023.0)
+    # 2**-k: y times that is exact, and so is 1 less up to k = 53; then y * scale is all of 1 + f.
+    cdef double scale = double_of((2046ull - i) << 52)
+    cdef double f = mul_add(y, scale, scale - 1)
+    cdef float narrow = <float>f
+    # As in log_wide: only the cubic terms have a float's rounding errors.
+    f = f - 0.5 * f * f + log_cubic(narrow, narrow * narrow)
+    return mul_add(k, <double>0.6931471805599453, f)
 
 
 cdef inline real log1p_unit(real e) noexcept nogil:

@@ -2,6 +2,31 @@
 # tests hold them to the errors that they state.
 
 
+#: Entries of the table of `exp_by_table`; 0 where there is none.
+EXP_LANES = EXP_TABLE
+
+
+cdef by_table(const real[::1] x, real[::1] out, real magic, real low):
+    """Where a level has no table, and in double, `exp_scaled`."""
+    cdef float given[64]
+    cdef float made[64]
+    cdef float magics[64]
+    cdef float lows[64]
+    cdef Py_ssize_t first, i
+    for first in range(0, x.shape[0], 64):
+        for i in range(64):
+            magics[i] = table_magic(<float>magic)
+            lows[i] = <float>low
+            given[i] = <float>x[min(first + i, x.shape[0] - 1)]
+        if EXP_TABLE:
+            exp_by_table(&made[0], &given[0], &magics[0], &lows[0])
+        for i in range(first, min(first + 64, x.shape[0])):
+            if real is float and EXP_TABLE:
+                out[i] = made[i - first]
+            else:
+                out[i] = exp_scaled(x[i], magic, low)
+
+
 def over_array(str name, const real[::1] x, real[::1] out, real m=0):
     """out = the function of that name of x; the exponential of a row takes the row's maximum m.
 
@@ -14,6 +39,9 @@ def over_array(str name, const real[::1] x, real[::1] out, real m=0):
     if name == "exp_scaled":
         for i in range(x.shape[0]):
             out[i] = exp_scaled(x[i], magic, low)
+        return int(k) - int(spare_bits(m))
+    if name == "exp_by_table":
+        by_table(x, out, magic, low)
         return int(k) - int(spare_bits(m))
     if name == "exp_negative":
         for i in range(x.shape[0]):
@@ -31,6 +59,10 @@ def over_array(str name, const real[::1] x, real[::1] out, real m=0):
         # double alone
         for i in range(x.shape[0]):
             out[i] = <real>log1p_positive(x[i])
+    elif name == "log1p_wide":
+        # double alone
+        for i in range(x.shape[0]):
+            out[i] = <real>log1p_wide(x[i])
     elif name == "log1p_unit":
         for i in range(x.shape[0]):
             out[i] = log1p_unit(x[i])
