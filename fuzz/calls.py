@@ -19,6 +19,7 @@ functions, common.py what they share.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -76,7 +77,10 @@ def main() -> int:
     first = arguments.first if arguments.only is None else arguments.only
     finds, number = 0, first
     end = time.monotonic() + arguments.seconds
-    while time.monotonic() < end:
+    stopped: list[int] = []
+    for number_of_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number_of_signal, lambda name, _: stopped.append(name))
+    while time.monotonic() < end and not stopped:
         family = family_of(number, arguments.family)
         try:
             one_problem(levels, arguments.seed, number, family)

@@ -159,11 +159,6 @@ def exact(a: Any) -> np.ndarray:
     return np.asarray(a).astype(np.float64).astype(EXACT)
 
 
-def _power(x: np.ndarray) -> np.ndarray:
-    """The largest power of two that is at most x."""
-    return np.ldexp(EXACT(1), np.frexp(np.maximum(x, EXACT(1e-4900)))[1] - 1)
-
-
 def hold(
     got: Any, want: Any, size: Any, limit: float, what: str, key: tuple[str, ...], label: str,
     lost: Any = 0.0,
@@ -178,34 +173,33 @@ def hold(
     if not got.size:
         return
     dtype = got.dtype
-    info = ml_dtypes.finfo(dtype)
     half = dtype.itemsize == 2
     unit = np.dtype(np.float32) if half else dtype
-    least, most = np.finfo(unit).smallest_normal, float(np.finfo(unit).max)
-    value = exact(got)
+    info = np.finfo(unit)
     with np.errstate(all="ignore"):
-        magnitude = np.abs(want)
+        magnitude, size = np.abs(want).astype(np.float64), size.astype(np.float64)
         known = np.where(np.isfinite(size), np.maximum(magnitude, size), magnitude)
-        # An ulp is at most eps times the number: powers of two are where it is that.
-        scale = np.maximum(_power(known), least) * float(np.finfo(unit).eps)
-        allowed = limit * scale + lost
+        scale = np.spacing(np.maximum(known, float(info.smallest_normal)).astype(unit))
+        scale = scale.astype(np.float64)
+        error = np.abs(exact(got) - want).astype(np.float64)
+        allowed = limit * scale + np.asarray(lost).astype(np.float64)
         if half:
-            allowed = allowed + 0.5001 * np.maximum(
-                float(info.eps) * _power(magnitude), float(info.smallest_subnormal)
-            )
-        error = np.abs(value - want)
+            allowed = allowed + _half_an_ulp(magnitude, dtype)
         fine = error <= allowed
         if not fine.all():
-            top = float(info.max)
+            value, top = got.astype(np.float64), float(ml_dtypes.finfo(dtype).max)
+            eps = float(ml_dtypes.finfo(dtype).eps)
+            allowed = np.where(np.isnan(allowed), 0, allowed)
             fine |= np.isnan(value) & np.isnan(want)
             fine |= (
                 np.isinf(value)
-                & (magnitude + allowed > top * (1 - float(info.eps)))
                 & (np.sign(value) == np.sign(want))
+                & (magnitude + allowed > top * (1 - eps))
             )
             # Terms that overflow.
-            fine |= (known > most) & ~np.isnan(want) & ~np.isfinite(value)
+            fine |= (known > float(info.max)) & ~np.isnan(want) & ~np.isfinite(value)
             # Numbers below the normal ones.
+            least = float(info.smallest_normal)
             fine |= (magnitude < least) & (np.abs(value) < 2 * least)
     if not fine.all():
         i = int(np.flatnonzero(~fine.reshape(-1))[0])
@@ -219,11 +213,18 @@ def hold(
         )
     if not half:
         with np.errstate(all="ignore"):
-            ulps = np.where(np.isfinite(value) & (magnitude >= least), error / scale, 0)
-        most_off = float(ulps.max())
+            ulps = np.where(magnitude >= info.smallest_normal, error / scale, 0)
+        most_off = float(np.where(np.isfinite(ulps), ulps, 0).max())
         name = (*key, dtype.name)
         if most_off > worst.get(name, (0.0, ""))[0]:
             worst[name] = (most_off, label)
+
+
+def _half_an_ulp(magnitude: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """What rounding to a half may take."""
+    info = ml_dtypes.finfo(dtype)
+    power = np.ldexp(1.0, np.frexp(np.maximum(magnitude, 1e-300))[1] - 1)
+    return 0.5001 * np.maximum(float(info.eps) * power, float(info.smallest_subnormal))
 
 
 # ---- e) errors -------------------------------------------------------------------------------

@@ -422,7 +422,7 @@ def loss(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any]) ->
         results["first"], results["hess"] = second(x, target, **options)
     kept = {name: v for name, v in options.items() if name != "sample_weight"}
     criterion = getattr(fl, CRITERIA[kind])(reduction="none", **kept)
-    for _ in range(7):
+    for _ in range(12):
         again(fl, problem, rng, results, (value, fused, back, second, criterion))
     if x.size > 1:
         room = np.zeros(x.size + 1, x.dtype)
@@ -430,9 +430,10 @@ def loss(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any]) ->
         a[...] = x
         refused(lambda: fused(a, target, out=b, **options), "an overlap", room)
     out = np.full(x.shape, 7, x.dtype)
-    bad = {**options, **wrong_options(rng, name)}
+    wrong_one = wrong_options(rng, name)
+    bad = {**options, **wrong_one}
     if "ignore_index" not in bad or kind in ("logits", "focal") or "ignore_index" not in options:
-        refused(lambda: fused(x, target, out=out, **bad), f"{bad}", out)
+        refused(lambda: fused(x, target, out=out, **bad), f"wrong {next(iter(wrong_one))}", out)
     refused(lambda: fused(wrong_array(rng, x), target, **options), "a wrong array")
     refused(lambda: value(x, wrong_array(rng, np.asarray(target)), **options), "a wrong target")
     return results
