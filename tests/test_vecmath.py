@@ -33,7 +33,7 @@ LIMITS = {
     "exp_scaled": (1.5, 1.5),
     "exp_negative": (1.5, 1.5),
     "log_normal": (1.0, 1.0),
-    "log_positive": (1.0, 1.0),
+    "log_positive": (1.01, 1.0),
     "log1p": (1.5, 1.0),
     "log1p_positive": (1.5, 1.5),
     "log1p_unit": (1.5, 1.5),
