@@ -15,6 +15,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from guarded import guarded
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 inf, nan = np.inf, np.nan
@@ -64,7 +66,7 @@ def threads_of(rng: Generator) -> int:
 
 def another_form(rng: Generator, a: np.ndarray) -> np.ndarray:
     """The same numbers, laid out in another way."""
-    way = rng.integers(8)
+    way = rng.integers(9)
     if way == 0 and a.ndim:
         return np.repeat(a, 2, axis=-1)[..., ::2]
     if way == 1 and a.ndim > 1:
@@ -84,6 +86,8 @@ def another_form(rng: Generator, a: np.ndarray) -> np.ndarray:
         return b
     if way == 6 and a.size and a.ndim and (a == a.flat[0]).all():
         return np.broadcast_to(a.flat[0], a.shape)
+    if way == 7 and a.size:
+        return guarded(a, at_end=bool(rng.random() < 0.7))
     return a.copy()
 
 
