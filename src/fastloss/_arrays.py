@@ -558,7 +558,7 @@ def layer(
 
 def _indices(t: Array, x: Array, samples: tuple[int, ...], classes: int, ignored: int) -> Array:
     """Check class indices and return them as int64, one for each row."""
-    if t.dtype.kind not in "iu" and t.size:
+    if t.dtype.kind not in "iu" and (t.size or t.dtype.kind != "f"):
         if t.dtype.kind == "f":
             no_indices(t.dtype, f"; class probabilities need the shape {(*samples, classes)}", t)
         raise TypeError(f"target must be integers (class indices), got dtype {t.dtype}")
