@@ -3,9 +3,10 @@
     python fuzz/faults.py [memory] [threads] [disk] [kills] [--count 200]
 
 memory: each allocation of a call fails in turn, Python's, NumPy's and the kernels' own (a shim
-before malloc counts them): MemoryError, `out` as it was or complete, and the next call right. threads: none can
-be started (RLIMIT_NPROC). disk: outputs of the command on a full disk and in a folder that may not
-be written. kills: the command is killed at random moments. No half output, and inputs untouched.
+before malloc counts them): MemoryError, `out` as it was or complete, and the next call right.
+threads: none can be started (RLIMIT_NPROC). disk: outputs of the command on a full disk and in a
+folder that may not be written. kills: the command is killed at random moments. No half output, and
+inputs untouched.
 
 Needs Linux, a C compiler for the shim, and the right to mount a small disk or /dev/full.
 """
