@@ -146,7 +146,8 @@ def seeds(target: str, folder: Path) -> None:
     """A corpus to start from: files that are valid, or calls of every function."""
     if target != "calls":
         for i, content in enumerate(files.valid_files().get(f".{target}", [])):
-            (folder / f"valid-{i}").write_bytes(b"\0" + content)
+            for first in range(6):  # which chooses the options
+                (folder / f"valid-{i}-{first}").write_bytes(bytes([first]) + content)
         return
     rng = random.Random(0)
     for i in range(400):
@@ -167,7 +168,11 @@ def main() -> None:
         start.mkdir()
         seeds(target, start)
         one = one_call if target == "calls" else reader(f".{target}", folder)
-        arguments = sys.argv[:1] + ["-timeout=60", "-rss_limit_mb=4096"] + sys.argv[1:]
+        arguments = (
+            sys.argv[:1]
+            + ["-timeout=60", "-rss_limit_mb=4096", "-len_control=0", "-max_len=16384"]
+            + sys.argv[1:]
+        )
         if not any(not a.startswith("-") for a in sys.argv[1:]):
             arguments.append(str(start))
         atheris.Setup(arguments, one)
