@@ -274,7 +274,7 @@ def exactly(problem: Problem) -> Exactly:
             return np.broadcast_to(result, x.shape)
 
         def power(n: int) -> np.ndarray:
-            return np.where(m == 0, 0, m ** (g - n)) if g - n else np.ones_like(m)
+            return np.where(m < EXACT("1e-1000"), 0, m ** (g - n)) if g - n else np.ones_like(m)
 
         terms = [term(a, m**g, 1 - t, p), -term(a, m**g, t, q)]
         if g:
