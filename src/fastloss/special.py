@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, overload
+from typing import Any, Literal, Never, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
 from fastloss._kernels import classes as _kernels
+from fastloss._names import signed, unknown
 from fastloss.losses._elementwise import Kind, function
 
 __all__ = ["log_sigmoid", "log_softmax", "logsumexp", "sigmoid", "softmax", "softplus"]
@@ -284,6 +285,7 @@ def logsumexp(
 ) -> tuple[np.floating[Any] | Array, np.floating[Any] | Array]: ...
 
 
+@signed
 def logsumexp(
     a: ArrayLike,
     axis: Axes = None,
@@ -292,6 +294,7 @@ def logsumexp(
     return_sign: bool = False,
     *,
     out: Array | None = None,
+    **others: Never,
 ) -> Any:
     r"""Logarithm of a sum of exponentials, :math:`\log \sum_k b_k e^{a_k}`.
 
@@ -370,6 +373,8 @@ def logsumexp(
     >>> print(result.round(4), sign)
     1.5413 -1.0
     """
+    if others:
+        unknown(logsumexp, others)
     if b is not None:
         logs, signs, dtype = _weighted(a, b, axis, keepdims, out)
         if not return_sign:
@@ -415,8 +420,9 @@ def _softmax_like(kind: str, x: ArrayLike, axis: Axes, out: Array | None) -> Any
     return _scalar(y) if out is None else out
 
 
+@signed
 def softmax(
-    x: ArrayLike, axis: Axes = None, *, out: Array | None = None
+    x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never
 ) -> np.floating[Any] | Array:
     r"""Softmax :math:`e^{x_c} / \sum_k e^{x_k}` over one or more axes.
 
@@ -463,11 +469,14 @@ def softmax(
     array([[0.2689, 0.7311],
            [0.5   , 0.5   ]])
     """
+    if others:
+        unknown(softmax, others)
     return _softmax_like("softmax", x, axis, out)
 
 
+@signed
 def log_softmax(
-    x: ArrayLike, axis: Axes = None, *, out: Array | None = None
+    x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never
 ) -> np.floating[Any] | Array:
     r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`, over one or more axes.
 
@@ -513,6 +522,8 @@ def log_softmax(
     >>> fastloss.log_softmax([1000.0, 1.0])
     array([   0., -999.])
     """
+    if others:
+        unknown(log_softmax, others)
     return _softmax_like("log_softmax", x, axis, out)
 
 
@@ -526,7 +537,8 @@ def _each(kind: int, x: ArrayLike, out: Array | None) -> Any:
     return function(kind, x, out)
 
 
-def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
+@signed
+def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> np.floating[Any] | Array:
     r"""Logistic sigmoid :math:`1 / (1 + e^{-x})` of each element.
 
     Parameters
@@ -554,10 +566,15 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Arr
     >>> fastloss.sigmoid([-1000.0, 0.0, 1.0]).round(4)
     array([0.    , 0.5   , 0.7311])
     """
+    if others:
+        unknown(sigmoid, others)
     return _each(Kind.SIGMOID, x, out)
 
 
-def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
+@signed
+def log_sigmoid(
+    x: ArrayLike, *, out: Array | None = None, **others: Never
+) -> np.floating[Any] | Array:
     r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, of each element.
 
     Parameters
@@ -585,10 +602,15 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] |
     >>> fastloss.log_sigmoid([-100.0, 0.0]).round(4)
     array([-100.    ,   -0.6931])
     """
+    if others:
+        unknown(log_sigmoid, others)
     return _each(Kind.LOG_SIGMOID, x, out)
 
 
-def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array:
+@signed
+def softplus(
+    x: ArrayLike, *, out: Array | None = None, **others: Never
+) -> np.floating[Any] | Array:
     r"""Softplus :math:`\log(1 + e^x)` of each element.
 
     Parameters
@@ -616,4 +638,6 @@ def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Ar
     >>> fastloss.softplus([0.0, 100.0]).round(4)
     array([  0.6931, 100.    ])
     """
+    if others:
+        unknown(softplus, others)
     return _each(Kind.SOFTPLUS, x, out)
