@@ -86,7 +86,7 @@ CASES = [
     Case(CE, "probabilities, label_smoothing=0.1", "4; gradient *", "soft",
          just(label_smoothing=0.1)),
     Case(CE, "temperature=0.7", "4; float64 *", "index", just(temperature=0.7)),
-    Case(CE, "softcap=15", "4; float64 *", "index", just(softcap=15.0)),
+    Case(CE, "softcap=15", "4; float64 *, gradient 6", "index", just(softcap=15.0)),
     Case(CE, "z_loss=0.01", "4 *", "index", just(z_loss=0.01)),
     Case("softmax_focal_loss", "gamma=0.5", "5.5", "focal", focal(0.5)),
     Case("softmax_focal_loss", "gamma=2", "10", "focal", focal(2.0)),

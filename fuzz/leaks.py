@@ -2,7 +2,8 @@
 
     python fuzz/leaks.py --count 200000
 
-The slope is taken over the second half of the calls; 0.1 bytes a call are a find.
+The slope is taken over the second half of the calls. Growth of more than 96 KiB is a find: that is
+an object of 64 bytes for each call of one kind.
 """
 
 from __future__ import annotations
@@ -91,9 +92,12 @@ def main() -> int:
             half = resident()
     gc.collect()
     made = (rounds - rounds // 2 - 1) * len(calls)
-    slope = (resident() - half) / max(made, 1)
-    print(f"{rounds * len(calls):,} calls, {refused:,} refused: {slope:+.4f} bytes a call")
-    return int(slope > 0.1)
+    growth = resident() - half
+    print(
+        f"{rounds * len(calls):,} calls, {refused:,} refused: {growth:+,} bytes over the last"
+        f" {made:,}, {growth / max(made, 1):+.3f} a call"
+    )
+    return int(growth > 96 << 10)
 
 
 if __name__ == "__main__":
