@@ -54,8 +54,9 @@ def cross_entropy_grad_and_hess(
     With the softmax :math:`p` and targets :math:`a_c` of sum :math:`A` (the class weight at a class
     index) the gradient is :math:`A p_c - a_c` and the second derivative
     :math:`A\, p_c (1 - p_c)`, formed as a product of two positive numbers.  For class indices the
-    gradient is right to 4 ulp and the second derivative to 6.  Logits of shape (N, C) that lie column by column, as gradient boosting
-    libraries have them, are read where they lie, and the results lie alike.
+    gradient is right to 4 ulp and the second derivative to 6.  Logits of shape (N, C) that lie
+    column by column, as gradient boosting libraries have them, are read where they lie, and the
+    results lie alike.
 
     Examples
     --------
