@@ -76,7 +76,7 @@ static inline void fastloss_lanes_add64(fastloss_lanes *s, const float *a, int f
     float kept[64];
     int j;
     if (first > 0 || skip >= 0) {
-        for (j = 0; j < 64; j++) kept[j] = (j >= first) & (j != skip) ? a[j] : 0;
+        for (j = 0; j < 64; j++) kept[j] = ((j >= first) & (j != skip)) ? a[j] : 0;
         a = kept;
     }
     for (j = 0; j < 16; j++) s->a[j] += (double)(a[j] + a[j + 16]) + (a[j + 32] + a[j + 48]);
