@@ -5,8 +5,8 @@
     python fuzz/coverage.py npy -max_total_time=60 [CORPUS]
 
 Targets: ``calls``, and a reader each: ``npy``, ``npz``, ``safetensors``, ``parquet``, ``arrow``,
-``arrows``. Arguments after the target are libFuzzer's. Python code is followed as it is; kernels
-too, where they are compiled by clang with ``-fsanitize=fuzzer-no-link`` (CONTRIBUTING.md).
+``arrows``. Arguments after the target are libFuzzer's. Coverage is that of
+the Python code: argument checks and readers; fuzz/calls.py is for the kernels.
 
 A find is any exception but the promised ones, a warning or a crash. libFuzzer then leaves a file
 ``crash-…`` and says so; the same command with that file as last argument repeats it.
