@@ -139,12 +139,15 @@ def threads(session: nox.Session) -> None:
     GNU's runtime does not, so that with gcc every end of a loop looks like a race.
     """
     compiler = os.environ.get("CC", "clang")
+    command = [compiler, "-print-resource-dir"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    resources = Path(found.stdout.strip())
     installed(session, build="threads", CC=compiler, CFLAGS=f"-fsanitize=thread {SANITIZED}")
     env = {
         "LD_PRELOAD": working(
             runtime_of(compiler, "libclang_rt.tsan-x86_64.so"), runtime_of("gcc", "libtsan.so")
         ),
-        "OMP_TOOL_LIBRARIES": runtime_of(compiler, "libarcher.so"),
+        "OMP_TOOL_LIBRARIES": str(resources.parents[1] / "libarcher.so"),
         # Python, NumPy and the OpenMP runtime itself are not compiled for it; what the kernels
         # touch is, and nothing of theirs has to be suppressed.
         "TSAN_OPTIONS": "ignore_noninstrumented_modules=1:halt_on_error=0:exitcode=9",
