@@ -42,7 +42,8 @@ from _common import (
     spreads,
     times,
 )
-from limits import LARGE, compare_limits, losing
+from limits import LARGE, against_fastest, bridge_losing, compare_limits, losing
+from steps import steps
 
 # The sizes of the design's speed table, then small calls, then every other loss.
 TABLE: list[Cell] = [
@@ -112,6 +113,8 @@ QUICK: list[Cell] = [
     ("linear_cross_entropy", (256, 128, 4_000)),
 ]
 MODES = ("forward", "value_and_grad")
+# Of a whole training step in PyTorch.
+STEP = "training step"
 TOLERANCE = 1e-3
 
 
@@ -127,6 +130,14 @@ def run(
 
     field = peers.available(threads, wanted, missing)
     rows: list[dict[str, Any]] = []
+    for title, shape, calls in (
+        steps(threads) if wanted is None or "fastloss-torch" in wanted else ()
+    ):
+        timings = measure(calls, rounds=rounds, budget=budget)
+        rows += [
+            {"loss": title, "shape": list(shape), "mode": STEP, "peer": key, "timing": timing}
+            for key, timing in timings.items()
+        ]
     with progress_bar() as bar:
         task = bar.add_task("", total=len(cells) * len(MODES))
         for loss, shape in cells:
@@ -217,34 +228,59 @@ def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str
     rows = document["results"]
     found = medians(rows)
     spread = spreads(rows)
-    cells = list(dict.fromkeys((row["loss"], tuple(row["shape"])) for row in rows))
+    cells = list(
+        dict.fromkeys((row["loss"], tuple(row["shape"])) for row in rows if row["mode"] in MODES)
+    )
     present = {row["peer"] for row in rows}
     base = next(key for key in TITLES if key in present)
     others = [key for key in TITLES if key in present and key != base]
+    fastest = against_fastest(document)
     answer = []
     for mode in MODES:
-        heads = ["loss", "input", TITLES[base], "IQR", *(TITLES[key] for key in others)]
+        heads = ["loss", "input", TITLES[base], "IQR", "fastest other"]
+        heads += [TITLES[key] for key in others]
         body = []
-        for loss, shape in cells:
+        # What loses comes first, the worst of it on top.
+        for loss, shape in sorted(
+            cells, key=lambda cell: min(1.0, fastest.get((cell, mode), (1.0, ""))[0])
+        ):
             mine = found.get((loss, shape, mode, base))
             if mine is None:
                 continue
+            ratio, peer = fastest.get(((loss, shape), mode), (None, ""))
             line = [
                 LOSSES[loss].title,
                 size_name(shape),
                 seconds(mine),
                 f"{spread[loss, shape, mode, base]:.0%}",
+                "–" if ratio is None else f"{'LOSES: ' * (ratio < 1)}{ratio:.2f}× {TITLES[peer]}",
             ]
             for key in others:
                 theirs = found.get((loss, shape, mode, key))
                 line.append("–" if theirs is None else times(theirs / mine))
             body.append(line)
         answer.append((f"{mode}: median, and the others' time over it", heads, body))
+    body = []
+    for (loss, shape, mode, peer), theirs in found.items():
+        ours = found.get((loss, shape, mode, "fastloss-torch"))
+        if (mode, peer) == (STEP, "torch") and ours is not None:
+            line = [loss, size_name(shape), seconds(theirs), seconds(ours)]
+            body.append([*line, f"{'LOSES: ' * (ours > theirs)}{theirs / ours:.2f}×"])
+    if body:
+        heads = ["model", "logits", "PyTorch", "fastloss.torch", "PyTorch / fastloss.torch"]
+        answer.append((f"{STEP}: forward, loss, backward and update", heads, body))
     return answer
 
 
 def show(document: dict[str, Any]) -> None:
-    """Print the tables."""
+    """Print what loses, then the tables."""
+    for lost, what in (
+        (losing(document), "cells lose to another library"),
+        (bridge_losing(document), "calls and steps of fastloss.torch lose to PyTorch"),
+    ):
+        console.print(f"[bold]{len(lost)} {what}[/]")
+        for line in lost:
+            console.print(f"[red]{line}[/]", highlight=False, soft_wrap=True)
     for title, heads, body in tables(document):
         table = Table(title=title, caption=describe(document["machine"]), title_justify="left")
         for number, head in enumerate(heads):
@@ -261,7 +297,8 @@ def plot(document: dict[str, Any], path: Path) -> None:
     loss alone) and ``-losses`` (the other losses with gradient).
     """
     found = medians(document["results"])
-    cells = list(dict.fromkeys(key[:2] for key in found))
+    fastest = against_fastest(document)
+    cells = list(dict.fromkeys(key[:2] for key in found if key[2] in MODES))
     main = [
         (loss, shape)
         for loss, shape in cells
@@ -281,26 +318,38 @@ def plot(document: dict[str, Any], path: Path) -> None:
     ]
     for suffix, chosen, mode, subject in charts:
         chosen = [cell for cell in chosen if (*cell, mode, "torch") in found]
+        behind = {
+            cell: (ratio, peer)
+            for cell in chosen
+            if (best := fastest.get((cell, mode))) and (ratio := best[0]) < 1
+            for peer in [best[1]]
+        }
+        chosen.sort(key=lambda cell: behind.get(cell, (1.0, ""))[0])
         if chosen:
-            title = f"{subject}: how many times faster than PyTorch"
+            lost = "no panel" if not behind else f"{len(behind)} of {len(chosen)} panels"
+            title = (
+                f"{subject}: how many times faster than PyTorch\n"
+                f"Another library is faster than fastloss in {lost}"
+            )
             note = (
                 f"{foot}. float32, medians of interleaved rounds in one process; "
                 f"PyTorch {version.split('+')[0]} eager is 1×."
             )
             where = path.with_name(f"{path.stem}{suffix}{path.suffix}")
-            _panels(found, chosen, mode, title, note, where)
+            _panels(found, chosen, mode, title, note, where, behind)
 
 
 def _panels(
-    found: dict[Any, float], cells: list[Cell], mode: str, title: str, note: str, path: Path
-) -> None:
+    found: dict[Any, float], cells: list[Cell], mode: str, title: str, note: str, path: Path,
+    behind: dict[Cell, tuple[float, str]],
+) -> None:  # fmt: skip
     from peers import TITLES
     from problems import LOSSES
 
     plt = pyplot()
     order = [
-        "fastloss", "optax", "torch-compile", "torch", "onnxruntime", "numba", "numexpr",
-        "scikit-learn", "scipy", "numpy",
+        "fastloss", "fastloss-torch", "optax", "torch-compile", "torch", "onnxruntime", "numba",
+        "numexpr", "scikit-learn", "scipy", "numpy",
     ]  # fmt: skip
     order = [key for key in order if any((*cell, mode, key) in found for cell in cells)]
     columns = min(4, len(cells))
@@ -349,7 +398,11 @@ def _panels(
                     alpha=0.65,
                 )
         axis.axvline(1, color=INK, linewidth=0.8, linestyle=":")
-        axis.set_title(f"{LOSSES[cell[0]].title}\n{size_name(cell[1])}", fontsize=10, loc="left")
+        name = f"{LOSSES[cell[0]].title}\n{size_name(cell[1])}"
+        if cell in behind:
+            name = f"{TITLES[behind[cell][1]]} is faster\n{name}"
+        weight = "bold" if cell in behind else "normal"
+        axis.set_title(name, fontsize=10, loc="left", weight=weight)
         axis.set_yticks(range(len(order)), [TITLES[key] for key in reversed(order)])
         for label in axis.get_yticklabels():
             if label.get_text() == "fastloss":
@@ -370,11 +423,7 @@ def _panels(
 
 
 def summary(document: dict[str, Any]) -> None:
-    """Print the cells that lose to a peer, the limits that this run decides, and the means."""
-    lost = losing(document)
-    console.print(f"[bold]{len(lost)} cells lose to a peer[/]")
-    for line in lost:
-        console.print(f"[red]{line}[/]", highlight=False, soft_wrap=True)
+    """Print the limits that this run decides, and the means."""
     table = Table(title="limits", title_justify="left")
     for head in ("limit", "asked", "measured", "where", "met"):
         table.add_column(head)
@@ -413,7 +462,7 @@ def main(
         float | None, typer.Option(help="Seconds a cell and mode at most (40; quick: 1.5).")
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Write the results to this processor's file.")
+        bool, typer.Option("--keep", help="Write results and charts to this processor's folder.")
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the results to this file.")] = None,
     plot_to: Annotated[
@@ -459,6 +508,7 @@ def main(
                 raise typer.BadParameter("--keep is for full sizes and all libraries")
             name = f"compare-{threads}-thread{'s' if threads > 1 else ''}"
             json = own(name, partial=cells != TABLE + SMALL + OTHERS)
+            plot_to = plot_to or json.with_suffix(".png")
         rows = run(cells, threads, wanted, rounds, budget)
         settings = {"quick": quick, "rounds": rounds, "budget_seconds": budget}
         document = {"machine": machine(threads), "settings": settings, "results": rows}

@@ -65,8 +65,9 @@ def _layer_of(function: Any) -> str | None:
 @contextmanager
 def _listening(note: Callable[[str, Any, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
     """Put a listener before every function that a loss calls in another layer."""
-    from fastloss import _arrays, _threads, losses
+    from fastloss import _arrays, _kernels, _threads, losses
 
+    kernels = [getattr(_kernels, name) for name in ("classes", "elements")]
     families = [
         importlib.import_module(f"{losses.__name__}.{found.name}")
         for found in pkgutil.iter_modules(losses.__path__)
@@ -94,6 +95,8 @@ def _listening(note: Callable[[str, Any, tuple[Any, ...], dict[str, Any]], None]
         namespace[key] = spy(layer, namespace[key])
 
     try:
+        for module in kernels:  # looked up in the module at each call
+            replace(vars(module), "evaluate", "kernel")
         for module in (_arrays, _threads, *families):
             for name, value in list(vars(module).items()):
                 if isinstance(value, type) or name.startswith("__"):
@@ -119,6 +122,9 @@ def recorded(call: Call) -> dict[str, Call]:
 
     with _listening(note):
         call()
+    missing = [layer for layer, calls in parts.items() if not calls]
+    if missing:
+        raise LookupError(f"no call of {', '.join(missing)} was heard: have names moved?")
 
     def joined(calls: list[Call]) -> Call:
         if len(calls) == 1:

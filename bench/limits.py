@@ -35,6 +35,7 @@ MODES = ("forward", "value_and_grad")
 
 # PyTorch eager, value_and_grad, cells of a million numbers and more: each, geometric mean.
 EAGER, EAGER_MEAN = 10.0, 18.0
+EAGER_LOSSES = ("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits")
 LARGE = 1_000_000
 # Without out=: over the call with out= and the time that fresh pages take.
 NEW_ARRAY = 1.1
@@ -110,6 +111,20 @@ def losing(document: Document) -> list[str]:
     ]
 
 
+def bridge_losing(document: Document) -> list[str]:
+    """A line for each call and training step in which fastloss.torch is slower than PyTorch."""
+    found = medians(document["results"])
+    behind = sorted(
+        (found[loss, shape, mode, "torch"] / took, loss, size_name(shape), mode)
+        for (loss, shape, mode, peer), took in found.items()
+        if peer == "fastloss-torch" and found.get((loss, shape, mode, "torch"), math.inf) < took
+    )
+    return [
+        f"{loss} {size}, {mode}: PyTorch takes {ratio:.2f} of fastloss.torch's time"
+        for ratio, loss, size, mode in behind
+    ]
+
+
 def compare_limits(document: Document) -> list[Limit]:
     """What ``compare.py`` decides: every loss against the fastest library, and PyTorch."""
     rows: list[Limit] = []
@@ -152,7 +167,7 @@ def _eager_limits(document: Document) -> list[Limit]:
         for (loss, shape, mode, peer), took in found.items()
         if (mode, peer) == ("value_and_grad", "torch")
         and math.prod(shape) >= LARGE
-        and loss in ("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+        and loss in EAGER_LOSSES
         and (loss, shape, mode, "fastloss") in found
     }
     if not eager:
@@ -181,12 +196,16 @@ def _new_array_limits(document: Document) -> list[Limit]:
     found = medians(document["results"])
     costs = {
         (loss, shape): (
-            took / (found[loss, shape, mode, "fastloss"] + found[loss, shape, mode, "fresh-pages"])
+            took
+            / (
+                found[loss, shape, mode, "fastloss"]
+                + found[loss, shape, mode, "fastloss-fresh-pages"]
+            )
         )
         for (loss, shape, mode, peer), took in found.items()
         if (mode, peer) == ("value_and_grad", "fastloss-new-array")
         and math.prod(shape) >= LARGE
-        and (loss, shape, mode, "fresh-pages") in found
+        and (loss, shape, mode, "fastloss-fresh-pages") in found
     }
     if not costs:
         return []

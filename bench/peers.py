@@ -666,7 +666,7 @@ class Torch(Peer):
         function = getattr(functional, LOSSES[case.loss].function)
         return lambda x, target: function(x, target, **options)
 
-    def calls(self, case: Problem) -> Calls:
+    def calls(self, case: Problem) -> Calls | None:
         torch = self.modules["torch"]
         function = self._function(case)
         if self.compiled:
@@ -693,6 +693,37 @@ class Torch(Peer):
             return loss.detach(), grads[0] if count == 1 else grads
 
         return forward, value_and_grad if LOSSES[case.loss].gradient else None
+
+
+class FastlossTorch(Torch):
+    """fastloss.torch: PyTorch's functions on its tensors, computed by fastloss."""
+
+    # Of fastloss.torch's functions and their options; whatever else is composed of PyTorch's.
+    own = (
+        "cross_entropy", "cross_entropy_weight", "cross_entropy_smoothing",
+        "cross_entropy_probabilities", "nll_loss", "binary_cross_entropy",
+        "binary_cross_entropy_soft", "binary_cross_entropy_with_logits",
+        "binary_cross_entropy_with_logits_soft", "binary_cross_entropy_with_logits_weight",
+        "binary_cross_entropy_with_logits_pos_weight", "kl_div", "linear_cross_entropy",
+    )  # fmt: skip
+
+    def load(self) -> None:
+        super().load()
+        import fastloss.torch
+
+        self.modules["fastloss.torch"] = fastloss.torch
+
+    def _function(self, case: Problem) -> Callable[..., Any]:
+        torch = self.modules["torch"]
+        function = getattr(self.modules["fastloss.torch"], LOSSES[case.loss].function)
+        options = {
+            key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for key, value in case.options.items()
+        }
+        return lambda *given: function(*given, **options)
+
+    def calls(self, case: Problem) -> Calls | None:
+        return super().calls(case) if case.loss in self.own else None
 
 
 class TorchCompiled(Torch):
@@ -1105,6 +1136,7 @@ class NumExpr(Peer):
 PEERS: tuple[tuple[type[Peer], str, str], ...] = (
     (Fastloss, "fastloss", "fastloss"),
     (FastlossNewArray, "fastloss-new-array", "new array"),
+    (FastlossTorch, "fastloss-torch", "fastloss.torch"),
     (Numpy, "numpy", "NumPy by hand"),
     (Scipy, "scipy", "SciPy"),
     (ScikitLearn, "scikit-learn", "scikit-learn"),

@@ -12,16 +12,29 @@ each; then comes a part for each processor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from _common import RESULTS, console, load, medians, seconds, size_name
+from _common import (
+    RESULTS,
+    console,
+    geometric_mean,
+    load,
+    medians,
+    seconds,
+    size_name,
+    times,
+)
 from limits import (
+    EAGER_LOSSES,
+    LARGE,
     Limit,
     against_fastest,
+    bridge_losing,
     compare_limits,
     latency_limits,
     losing,
@@ -78,6 +91,9 @@ def losing_section(processors: dict[str, Documents]) -> str:
                 parts.append("\n".join(f"- {line}" for line in lost))
             else:
                 parts.append(f"{what}: none of {cells} cells")
+            if behind := bridge_losing(document):
+                parts.append("fastloss.torch against PyTorch:")
+                parts.append("\n".join(f"- {line}" for line in behind))
     return "\n\n".join(parts) if len(parts) > 1 else ""
 
 
@@ -116,6 +132,45 @@ def limits_section(processors: dict[str, Documents]) -> str:
         parts.append(f"{processor}: {met} of {len(here)} limits are met.")
     table = _table(["limit", "asked", *columns], body, left=2 + len(columns))
     return "\n\n".join(["### Limits", "\n".join(parts), table])
+
+
+def quote(processors: dict[str, Documents]) -> str:
+    """The sentence for the front page: the range over all processors and cells, and its worst.
+
+    Value and gradient of cross-entropy and BCE on one core, over PyTorch eager, inputs of a million
+    numbers and more.
+    """
+    ratios: dict[tuple[str, str, str], float] = {}
+    names: dict[str, str] = {}
+    for processor, documents in processors.items():
+        if (document := documents.get("compare-1-thread")) is None:
+            continue
+        names[processor] = f"{document['machine']['cpu']} ({document['machine']['level']})"
+        found = medians(document["results"])
+        for (loss, shape, mode, peer), took in found.items():
+            mine = found.get((loss, shape, mode, "fastloss"))
+            if (
+                (mode, peer) == ("value_and_grad", "torch")
+                and mine
+                and loss in EAGER_LOSSES
+                and math.prod(shape) >= LARGE
+            ):
+                ratios[processor, loss, size_name(shape)] = took / mine
+    if not ratios:
+        return ""
+    worst, best = min(ratios, key=lambda k: ratios[k]), max(ratios, key=lambda k: ratios[k])
+    each = [
+        f"{processor}, {name}: "
+        f"{times(geometric_mean(r for (p, *_), r in ratios.items() if p == processor))}"
+        for processor, name in names.items()
+    ]
+    return (
+        f"On one core, value and gradient of cross-entropy and BCE are {times(ratios[worst])} to "
+        f"{times(ratios[best])} as fast as PyTorch eager, over {len(names)} "
+        f"processor{'s' if len(names) > 1 else ''} and {len(ratios)} inputs of a million numbers "
+        f"and more; the worst is {worst[1]} of {worst[2]} on {worst[0]}. Geometric means: "
+        f"{'; '.join(each)}."
+    )
 
 
 def overview_section(processors: dict[str, Documents]) -> str:
@@ -203,6 +258,26 @@ def latency_section(document: dict[str, Any], path: Path) -> str:
     return "\n\n".join(parts)
 
 
+def linear_section(document: dict[str, Any], path: Path) -> str:
+    """Table of ``linear.py``."""
+    from linear import tables
+
+    parts = ["#### The cross-entropy of a linear layer: time and memory", _where(document)]
+    for title, heads, body in tables(document):
+        parts += [f"**{title}**", _table(heads, body, left=2)]
+    return "\n\n".join(parts)
+
+
+def new_array_section(document: dict[str, Any], path: Path) -> str:
+    """Table of ``new_array.py``."""
+    from new_array import tables
+
+    parts = ["#### What out= saves", _where(document)]
+    for title, heads, body in tables(document):
+        parts += [f"**{title}**", _table(heads, body, left=2)]
+    return "\n\n".join(parts)
+
+
 def accuracy_section(document: dict[str, Any], path: Path) -> str:
     """Table of ``accuracy.py`` and its picture."""
     from accuracy import tables
@@ -230,6 +305,9 @@ SECTIONS: dict[str, Callable[[dict[str, Any], Path], str]] = {
     "roofline": roofline_section,
     "threads-16-cores": scaling_section,
     "latency": latency_section,
+    "linear-1-thread": linear_section,
+    "linear-2-threads": linear_section,
+    "new-array": new_array_section,
     "accuracy": accuracy_section,
     "instructions": instructions_section,
 }
@@ -261,9 +339,15 @@ def section() -> str:
 
 def main(
     write: Annotated[bool, typer.Option(help="Put it into README.md.")] = False,
+    quote_only: Annotated[
+        bool, typer.Option("--quote", help="Print the sentence for the front page alone.")
+    ] = False,
     check: Annotated[bool, typer.Option(help="Fail if README.md is out of date.")] = False,
 ) -> None:
     """Print the results section of bench/README.md from the committed JSON files."""
+    if quote_only:
+        print(quote(measured()))
+        return
     made = section()
     if not (write or check):
         print(made)

@@ -19,6 +19,7 @@ its own error with e). Nothing here is written for speed.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -198,19 +199,46 @@ class LinearGradients(NamedTuple):
 def linear_cross_entropy(
     input, linear_weight, target, *, linear_bias=None, reduction="mean", grad_output=None, **options
 ):
-    """Cross-entropy of input @ linear_weight.T + linear_bias: the loss and three gradients."""
+    """Cross-entropy of input @ linear_weight.T + linear_bias: the loss and three gradients.
+
+    A weight of shape (classes, d1, ..., dK, features) makes logits (..., classes, d1, ..., dK).
+    """
     input, linear_weight = np.asarray(input, np.float64), np.asarray(linear_weight, np.float64)
-    logits = input @ linear_weight.T
+    logits = np.tensordot(input, linear_weight, (-1, -1))
     if linear_bias is not None:
         logits = logits + np.asarray(linear_bias, np.float64)
-    reference = cross_entropy(logits, target, **options)
+    axis = input.ndim - 1
+    temperature, softcap = options.pop("temperature", 1.0), options.pop("softcap", None)
+    z_loss = options.pop("z_loss", 0.0)
+    slope = np.ones_like(logits)
+    if softcap is not None:
+        slope = 1 - np.tanh(logits / softcap) ** 2
+        logits = softcap * np.tanh(logits / softcap)
+    logits, slope = logits / temperature, slope / temperature
+    reference = cross_entropy(logits, target, axis=axis, **options)
+    if z_loss:
+        lse = np.log(np.exp(logits).sum(axis=axis))
+        mass = np.ones(lse.shape) * options.get("sample_weight", 1.0)
+        if np.asarray(target).dtype.kind in "iu":
+            live = np.asarray(target) != options.get("ignore_index", -100)
+            w = options.get("weight")
+            w = np.ones(logits.shape[axis]) if w is None else np.asarray(w, np.float64)
+            mass = np.where(live, mass * w[np.where(live, target, 0)], 0.0)
+        p = np.exp(logits - np.expand_dims(lse, axis))
+        reference = dataclasses.replace(
+            reference,
+            losses=reference.losses + z_loss * lse**2 * mass,
+            gradients=reference.gradients + p * np.expand_dims(2 * z_loss * lse * mass, axis),
+        )
     loss = reference.loss(reduction)
     upstream = np.ones(np.shape(loss)) if grad_output is None else grad_output
-    g = np.atleast_2d(reference.backward(upstream, reduction))
+    g = np.asarray(reference.backward(upstream, reduction)) * slope
+    before = tuple(range(axis))
+    over = tuple(range(axis, logits.ndim))
     gradients = LinearGradients(
-        (g @ linear_weight).reshape(input.shape),
-        g.T @ np.atleast_2d(input),
-        None if linear_bias is None else g.sum(axis=0),
+        np.tensordot(g, linear_weight, (over, range(len(over)))),
+        np.tensordot(g, input, (before, before)),
+        None if linear_bias is None else g.sum(axis=before),
     )
     return loss, gradients
 
@@ -321,21 +349,63 @@ def logsumexp(x, axis=-1, keepdims=False):
 
 class Scores(NamedTuple):
     log_prob: np.ndarray
+    rank: np.ndarray
     predicted: np.ndarray
     predicted_log_prob: np.ndarray
+    margin: np.ndarray
     entropy: np.ndarray
+    logsumexp: np.ndarray
+    top_classes: np.ndarray | None = None
+    top_log_probs: np.ndarray | None = None
+    brier: np.ndarray | None = None
+    variance: np.ndarray | None = None
 
 
-def score_samples(logits, target, *, axis=None) -> Scores:
+def score_samples(
+    logits, target, *, ignore_index=-100, temperature=1.0, softcap=None, top_k=0, axis=None
+) -> Scores:
+    """What every sample got, by sorting whole rows."""
     logits, target = np.asarray(logits, np.float64), np.asarray(target)
-    x = np.moveaxis(logits, class_axis(logits.ndim, axis), -1)
-    p, _, nll = _softmax_parts(x)
-    predicted = x.argmax(axis=-1)
+    # Contiguous, so that NumPy sums in pairs.
+    z = np.ascontiguousarray(np.moveaxis(logits, class_axis(logits.ndim, axis), -1))
+    if softcap is not None:
+        z = np.where(np.isfinite(z), softcap * np.tanh(z / softcap), z)
+    z = z / temperature
+    p, q, nll = _softmax_parts(z)
+    # Stable, so that of equal logits the first comes first; NaNs come last.
+    order = np.argsort(-z, axis=-1, kind="stable")
+    live = target != ignore_index
+    index = np.where(live, target, 0)[..., None]
 
-    def pick(index):
-        return -np.take_along_axis(nll, np.asarray(index, np.intp)[..., None], axis=-1)[..., 0]
+    def pick(values, index):
+        return np.take_along_axis(values, index, axis=-1)
 
-    return Scores(pick(target), predicted, pick(predicted), _product(p, nll).sum(axis=-1))
+    own = pick(z, index)
+    others = np.where(np.arange(z.shape[-1]) == index, np.nan, z)
+    log_prob = -pick(nll, index)[..., 0]
+    known = live & ~np.isnan(log_prob)
+    predicted = order[..., 0]
+    with np.errstate(invalid="ignore"):
+        rank = (others >= own).sum(axis=-1)
+        margin = own[..., 0] - np.fmax.reduce(others, axis=-1, initial=-np.inf)
+        d = np.maximum(nll - nll.min(axis=-1, keepdims=True), 0)
+        mean = _product(p, d).sum(axis=-1, keepdims=True)
+        variance = _product(p, (d - mean) ** 2).sum(axis=-1)
+        brier = np.where(np.arange(z.shape[-1]) == index, q**2, p**2).sum(axis=-1)
+        lse = pick(z, order[..., :1])[..., 0] + nll.min(axis=-1)
+    return Scores(
+        np.where(live, log_prob, np.nan),
+        np.where(known, rank, -1),
+        predicted,
+        -pick(nll, predicted[..., None])[..., 0],
+        np.where(known, margin, np.nan),
+        _product(p, nll).sum(axis=-1),
+        lse,
+        order[..., :top_k] if top_k else None,
+        -pick(nll, order[..., :top_k]) if top_k else None,
+        np.where(live, brier, np.nan),
+        variance,
+    )
 
 
 # ---------------------------------------------------------------- e) exact values

@@ -515,8 +515,12 @@ def test_softmax_and_scores(fl, dtype, classes, samples):
     x, target = rows(dtype, classes, samples)
     want = oracle.score_samples(x, target)
     got = fl.score_samples(x, target)
-    for name in ("log_prob", "predicted_log_prob", "entropy"):
+    for name in ("log_prob", "predicted_log_prob", "entropy", "margin"):
         assert_exact(getattr(got, name), near(getattr(want, name)))
+    best = fl.score_samples(x, target, top_k=min(classes, 9)).top_log_probs
+    assert_exact(best, near(-np.sort(-oracle.log_softmax(x))[:, :9]))
+    brier = fl.brier_score(x, target, reduction="none")
+    assert_exact(brier, near(want.brier))
     assert_exact(fl.softmax(x, axis=1), near(oracle.softmax(x)))
     assert_exact(fl.log_softmax(x, axis=1), near(oracle.log_softmax(x)))
     # m + log(sum) cancels where the maximum m is negative: 4 ulp of the larger of the two.

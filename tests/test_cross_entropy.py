@@ -354,3 +354,27 @@ def test_gradient_beyond_the_caches(fl, classes, dtype):
     fl.cross_entropy_backward(upstream, in_place, target, reduction="sum", out=in_place)
     in_place[nan] = 0
     np.testing.assert_array_equal(in_place, out)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "softmax_focal_loss"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_usual_small_call_is_no_other(fl, name, dtype, reduction):
+    """What a small call takes a short way for has the same bits when an axis is named."""
+    rng = np.random.default_rng(5)
+    value, both = getattr(fl, name), getattr(fl, f"{name}_value_and_grad")
+    for shape in ((1, 1), (3, 10), (32, 10), (70, 33), (5, 1000)):
+        x = (rng.standard_normal(shape) * 4).astype(dtype)
+        target = rng.integers(0, shape[1], shape[0])
+        target[0] = -100 if shape[0] > 1 else 0
+        want_loss, want = both(x, target, reduction=reduction, axis=1)
+        out = np.empty_like(x)
+        for given in (None, out, x.copy()):
+            source = x if given is None or given is out else given
+            loss, grad = both(source, target, reduction=reduction, out=given)
+            assert loss == want_loss
+            assert type(loss) is type(want_loss)
+            np.testing.assert_array_equal(grad, want)
+            assert given is None or grad is given
+        alone = value(x, target, reduction=reduction)
+        assert alone == value(x, target, reduction=reduction, axis=1)

@@ -74,7 +74,17 @@ def calls(dtype):
         "focal": of("sigmoid_focal_loss", flat, unit),
         "softmax": lambda: [fastloss.softmax(rows, axis=1), fastloss.log_softmax(image, axis=1)],
         "logsumexp": lambda: [fastloss.logsumexp(long, axis=1)],
-        "scores": lambda: list(fastloss.score_samples(rows, rows_target)),
+        "scores": lambda: list(fastloss.score_samples(rows, rows_target, top_k=7)),
+        "scores of few classes": lambda: list(fastloss.score_samples(few, few_target, top_k=2)),
+        "scores of long rows": lambda: list(fastloss.score_samples(long, long_target, top_k=20)),
+        "scores of an image": lambda: list(fastloss.score_samples(image, image_target, top_k=3)),
+        "scores at a temperature": lambda: list(
+            fastloss.score_samples(rows, rows_target, temperature=2.0)
+        ),
+        "brier": lambda: [
+            fastloss.brier_score(x, t, reduction="none")
+            for x, t in ((few, few_target), (rows, rows_target), (long, long_target))
+        ],
     }
 
 
@@ -129,6 +139,47 @@ def test_same_bits_for_a_sample_alone(fl, classes, factor, kind):
             assert one[0] == loss[i]
             want = gradient[:, part] if turned else gradient[part]
             np.testing.assert_array_equal(g, want)
+
+
+ELEMENTWISE = {
+    "binary_cross_entropy_with_logits": ({}, {"pos_weight": 3.0}, {"weight": 0.7}),
+    "binary_cross_entropy": ({}, {"weight": 0.7}),
+    "kl_div": ({}, {"sample_weight": 0.7}, {"log_target": True}),
+    "sigmoid_focal_loss": ({}, {"gamma": 1.5, "alpha": None}, {"sample_weight": 0.7}),
+}
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_same_bits_for_an_element_beside_others(fl, name, dtype, reduction):
+    """A neighbour that a float does not do for, or with a soft target, or none at all."""
+    rng = np.random.default_rng(0)
+    n = 1300
+    x = rng.standard_normal(n) * rng.choice([0.1, 1.0, 8.0], n)
+    target = np.where(rng.random(n) < 0.5, rng.integers(0, 2, n), rng.random(n))
+    unusual = [(np.nan, 0.5), (300.0, 0.3), (-300.0, 1e-7), (1e-7, 1e-7)]
+    if name == "binary_cross_entropy":
+        x = 1 / (1 + np.exp(-x))
+        unusual = [(1e-7, 0.3), (0.0, 1.0), (1.0, 1e-7), (6e-8, 0.0)]
+    evaluate = getattr(fl, f"{name}_value_and_grad")
+    for options in ELEMENTWISE[name]:
+        t = np.log(target + 1e-3) if "log_target" in options else target
+        x, t = x.astype(dtype), t.astype(dtype)
+        loss, gradient = evaluate(x, t, reduction=reduction, **options)
+        for odd in unusual:
+            others, goals = x.copy(), t.copy()
+            others[::100], goals[::100] = odd
+            kept = np.arange(n) % 100 != 0
+            got, slopes = evaluate(others, goals, reduction=reduction, **options)
+            np.testing.assert_array_equal(slopes[kept], gradient[kept])
+            if reduction == "none":
+                np.testing.assert_array_equal(got[kept], loss[kept])
+        for part in (slice(3, 4), slice(5, 75), slice(500, 1200)):
+            got, slopes = evaluate(x[part], t[part], reduction=reduction, **options)
+            np.testing.assert_array_equal(slopes, gradient[part])
+            if reduction == "none":
+                np.testing.assert_array_equal(got, loss[part])
 
 
 def test_same_bits_on_every_call():

@@ -36,7 +36,15 @@ OTHERS = {
     "sigmoid": "(x, *, out=None)",
     "log_sigmoid": "(x, *, out=None)",
     "softplus": "(x, *, out=None)",
-    "score_samples": "(logits, target, *, axis=None)",
+    "score_samples": "(logits, target, *, ignore_index=-100, temperature=1.0, softcap=None, "
+    "top_k=0, axis=None)",
+    "brier_score": "(logits, target, *, sample_weight=None, ignore_index=-100, reduction='mean', "
+    "temperature=1.0, softcap=None, axis=None)",
+    "calibration_error": "(logits, target, *, n_bins=15, strategy='uniform', sample_weight=None, "
+    "ignore_index=-100, temperature=1.0, softcap=None, axis=None)",
+    "fit_temperature": "(logits, target, *, sample_weight=None, ignore_index=-100, axis=None)",
+    "StreamingMetrics": "(*, top_k=5, n_bins=15, ignore_index=-100, temperature=1.0, softcap=None, "
+    "axis=None)",
     "set_num_threads": "(n)",
     "get_num_threads": "()",
     "show_config": "()",

@@ -99,7 +99,10 @@ for classes, samples in (10, 700), (100, 140), (1000, 70), (20_000, 3):
         loss("nll_loss", x, t, axis=axis, **weights)
         for function in (fastloss.logsumexp, fastloss.softmax, fastloss.log_softmax):
             call(function, x, axis=axis)
-        call(fastloss.score_samples, x, t, axis=axis)
+        for options in ({}, {"top_k": min(classes, 20), "temperature": 2.0}, {"top_k": classes}):
+            call(fastloss.score_samples, x, t, axis=axis, **options)
+        call(fastloss.brier_score, x, t, axis=axis)
+        call(fastloss.calibration_error, x, t, axis=axis)
     rows = rng.standard_normal((samples, 8)).astype(dtype)
     layer = rng.standard_normal((classes, 8)).astype(dtype)
     for options in ({}, {**weights, **changed}, {"label_smoothing": 0.1}):

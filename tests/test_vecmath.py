@@ -246,17 +246,16 @@ def test_log_pair(fl):
     assert (error <= np.minimum(2.0**-57, 2.0**-54 * exact) + 2.0**-70 * exact).all()
 
 
-def test_log_wide(fl):
-    x = np.concatenate(
-        [magnitudes("float32", 1e-37, 1e38, 15), near_one("float32"), [1e-45, 1e-39]]
-    )
-    x = x.astype(np.float32).astype(np.float64)
-    got, _ = call(fl, "log_wide", x)
-    want = np.log(x)
-    assert (np.abs(got - want) <= np.minimum(2.0**-28, 2.0**-23 * np.abs(want))).all()
-    np.testing.assert_array_equal(
-        call(fl, "log_wide", np.array([np.inf, np.nan]))[0], [np.inf, np.nan]
-    )
+def test_exp_pair32(fl):
+    """Of a float, with more digits than one has."""
+    x = np.concatenate([np.linspace(-80.0, 0.0, COUNT), halves_of_log2("float32", -80.0, 0.0)])
+    x = np.concatenate([x, -magnitudes("float32", 1e-30, 1.0, 15), [0.0]])
+    x = x[x <= 0].astype(np.float32).astype(np.float64)
+    got, _ = call(fl, "exp_pair32", x)
+    want = np.exp(x)
+    assert (np.abs(got - want) <= 2.0**-25 * want).all()
+    got, _ = call(fl, "exp_pair32", np.array([-np.inf, -1e30, np.nan]))
+    np.testing.assert_array_equal(got, [0.0, 0.0, np.nan])
 
 
 # ---- d) every float --------------------------------------------------------------------------

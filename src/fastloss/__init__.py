@@ -5,7 +5,19 @@ import typing as _typing
 from fastloss._config import show_config
 from fastloss._threads import get_num_threads, set_num_threads
 from fastloss._version import __version__ as __version__
-from fastloss.evaluation import SampleScores, StreamingLoss, score_samples
+from fastloss.evaluation import (
+    CalibrationBins,
+    CalibrationError,
+    Metrics,
+    SampleScores,
+    StreamingLoss,
+    StreamingMetrics,
+    TemperatureFit,
+    brier_score,
+    calibration_error,
+    fit_temperature,
+    score_samples,
+)
 from fastloss.losses.binary import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
@@ -63,14 +75,19 @@ if not _typing.TYPE_CHECKING:  # To a type checker a name that is missing is an 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CalibrationBins",
+    "CalibrationError",
     "CrossEntropyLoss",
     "KLDivLoss",
     "LinearGradients",
+    "Metrics",
     "NLLLoss",
     "SampleScores",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
     "StreamingLoss",
+    "StreamingMetrics",
+    "TemperatureFit",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
     "binary_cross_entropy_value_and_grad",
@@ -78,10 +95,13 @@ __all__ = [
     "binary_cross_entropy_with_logits_backward",
     "binary_cross_entropy_with_logits_grad_and_hess",
     "binary_cross_entropy_with_logits_value_and_grad",
+    "brier_score",
+    "calibration_error",
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_grad_and_hess",
     "cross_entropy_value_and_grad",
+    "fit_temperature",
     "get_num_threads",
     "kl_div",
     "kl_div_backward",

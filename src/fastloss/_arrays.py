@@ -470,19 +470,23 @@ def combined(a: Array | None, b: Array | float, shape: tuple[int, int]) -> Array
 
 
 class Layer(NamedTuple):
-    """Arguments of a linear layer's cross-entropy, in float32 or float64."""
+    """Arguments of a linear layer's cross-entropy: K extents beside the classes make K axes."""
 
-    input: Array  # (rows, features), 0 in dead rows
-    linear_weight: Array  # (classes, features)
-    linear_bias: Array | None  # (classes,)
-    target: Array  # (rows,) int64, or (rows, classes) probabilities
+    input: Array  # (rows, features), in its own type
+    linear_weight: Array  # (outputs, features), in its own type; outputs = classes * extents
+    linear_bias: Array | None  # (outputs,), in the type of the products
+    target: Array  # (rows, *extents) int64, or (rows, classes, *extents) probabilities
     weight: Array | None  # (classes,)
-    factor: Array | None  # (rows,) sample weights
+    factor: Array | None  # (rows, *extents) sample weights
+    #: Type of the products.
+    kind: np.dtype[Any]
+    classes: int
+    extents: tuple[int, ...]
     samples: tuple[int, ...]
     #: What the mean divides by.
     weights: float
-    #: Rows that are ignored or weigh nothing, None where there are none.
-    dead: Array | None
+    #: Positions of the rows that count, None where all do.
+    alive: Array | None
 
 
 def layer(
@@ -495,72 +499,87 @@ def layer(
     ignored: int,
 ) -> Layer:
     """Check the arrays of a linear layer's cross-entropy."""
-    x = floating(input, "input")
-    w = floating(linear_weight, "linear_weight")
-    if x.ndim == 0 or w.ndim != 2 or x.shape[-1] != w.shape[1]:
+    x = _factor(input, "input")
+    w = _factor(linear_weight, "linear_weight")
+    if x.ndim == 0 or w.ndim < 2 or x.shape[-1] != w.shape[-1]:
         raise ValueError(
-            "input must have shape (..., features) and linear_weight (classes, features),"
-            f" got {x.shape} and {w.shape}"
+            "input must have shape (..., features) and linear_weight (classes, features) or"
+            f" (classes, d1, ..., dK, features), got {x.shape} and {w.shape}"
         )
-    classes = w.shape[0]
+    classes, extents = w.shape[0], w.shape[1:-1]
+    outputs = classes * math.prod(extents)
     kind = np.dtype(np.float64 if np.float64 in (x.dtype, w.dtype) else np.float32)
     bias = None
     if linear_bias is not None:
         bias = floating(linear_bias, "linear_bias")
-        if bias.shape != (classes,):
-            raise ValueError(f"linear_bias must have shape ({classes},), got {bias.shape}")
-        bias = bias.astype(kind, copy=False)
-    samples = x.shape[:-1]
-    rows = math.prod(samples)
+        if bias.shape != w.shape[:-1]:
+            raise ValueError(f"linear_bias must have shape {w.shape[:-1]}, got {bias.shape}")
+        bias = bias.reshape(outputs).astype(kind, copy=False)
+    before = x.shape[:-1]
+    samples = before + extents
+    rows = math.prod(before)
+    shape = (rows, *extents)
     if weight is not None:
         weight = class_weights(weight, classes)
     factor = None
     if sample_weight is not None:
         factor = as_float64(sample_weight, "sample_weight")
         try:
-            factor = np.broadcast_to(factor, samples).reshape(rows)
+            factor = np.broadcast_to(factor, samples).reshape(shape)
         except ValueError:
             raise ValueError(
                 f"sample_weight must broadcast to the samples, shape {samples}, got {factor.shape}"
             ) from None
     t = _as_array(target, "target")
-    if t.dtype.kind in "iu" or t.shape == samples:
-        t = _indices(t, x, samples, classes, ignored)
+    full = (*before, classes, *extents)
+    if t.dtype.kind in "iu" or (t.shape == samples and t.shape != full):
+        t = _indices(t, x, samples, full, classes, ignored).reshape(shape)
         alive = t != ignored
-        weights = np.zeros(rows)
+        weights = np.zeros(shape)
         weights[alive] = 1.0 if weight is None else weight[t[alive]]
     else:
         t = floating(t, "target")
-        if t.shape != (*samples, classes):
+        if t.shape != full:
             raise ValueError(
                 f"target of shape {t.shape} does not fit input of shape {x.shape}: class indices"
-                f" need shape {samples}, class probabilities (floating) {(*samples, classes)}"
+                f" need shape {samples}, class probabilities (floating) {full}"
             )
         if ignored >= 0:
             raise ValueError(
                 f"ignore_index={ignored} has no meaning for class probabilities: it must be"
                 " negative"
             )
-        t, alive, weights = t.reshape(rows, classes), np.ones(rows, bool), np.ones(rows)
+        t = t.reshape(rows, classes, *extents)
+        alive, weights = np.ones(shape, bool), np.ones(shape)
     if factor is not None:
         alive &= factor != 0
         weights[alive] *= factor[alive]
         weights[~alive] = 0.0
-    x = x.reshape(rows, x.shape[-1]).astype(kind, copy=False)
-    dead = None if alive.all() else ~alive
-    if dead is not None:
-        # Whatever such a row holds, NaN included, must not reach the gradient of the weights.
-        x = np.where(dead[:, None], kind.type(0), x)
+    # Whatever a dead row holds, NaN included, must not reach the gradient of the weights.
+    living = alive.reshape(rows, math.prod(extents)).any(axis=1)
     return Layer(
-        x, w.astype(kind, copy=False), bias, t, weight, factor, samples, float(weights.sum()), dead
-    )
+        x.reshape(rows, x.shape[-1]), w.reshape(outputs, w.shape[-1]), bias, t, weight, factor,
+        kind, classes, extents, samples, float(weights.sum()),
+        None if living.all() else np.flatnonzero(living),
+    )  # fmt: skip
 
 
-def _indices(t: Array, x: Array, samples: tuple[int, ...], classes: int, ignored: int) -> Array:
-    """Check class indices and return them as int64, one for each row."""
+def _factor(x: Any, name: str) -> Array:
+    """Return a factor of a product: `floating`, but a transposed matrix stays as it lies."""
+    if type(x) is np.ndarray and x.dtype in STORAGE and x.ndim == 2:
+        flags = x.flags
+        if flags.f_contiguous and flags.aligned:
+            return x
+    return floating(x, name)
+
+
+def _indices(
+    t: Array, x: Array, samples: tuple[int, ...], full: tuple[int, ...], classes: int, ignored: int
+) -> Array:
+    """Check class indices and return them as int64."""
     if t.dtype.kind not in "iu" and (t.size or t.dtype.kind != "f"):
         if t.dtype.kind == "f":
-            no_indices(t.dtype, f"; class probabilities need the shape {(*samples, classes)}", t)
+            no_indices(t.dtype, f"; class probabilities need the shape {full}", t)
         raise TypeError(f"target must be integers (class indices), got dtype {t.dtype}")
     if t.shape != samples:
         raise ValueError(
@@ -570,7 +589,7 @@ def _indices(t: Array, x: Array, samples: tuple[int, ...], classes: int, ignored
     bad = np.flatnonzero((t != ignored) & ((t < 0) | (t >= classes)))
     if bad.size:
         wrong_index(t, int(bad[0]), classes)
-    return t.reshape(-1).astype(np.int64, copy=False)
+    return t.astype(np.int64, copy=False)
 
 
 # ---- e) element-wise losses ------------------------------------------------------------------

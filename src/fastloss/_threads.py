@@ -31,12 +31,12 @@ d) forks.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fastloss._kernels import runtime
 
@@ -51,16 +51,26 @@ MOST_THREADS = max(64, 8 * (os.cpu_count() or 1))
 # ---- a) what the machine and the environment say ---------------------------------------------
 
 
+def _text(path: str) -> str:
+    """Return what a file holds, nothing where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError):
+        return ""
+
+
 def cgroup_quota(
-    root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")
+    root: str | os.PathLike[str] = "/sys/fs/cgroup",
+    proc: str | os.PathLike[str] = "/proc/self/cgroup",
 ) -> float:
     """Processors that the control group grants, infinity where there is no limit.
 
     Parameters
     ----------
-    root : Path
+    root : path
         Where the control group file system is mounted.
-    proc : Path
+    proc : path
         File that names the process's groups.
 
     Returns
@@ -69,31 +79,30 @@ def cgroup_quota(
         Smallest quota over the process's group and all above it, version 2 (``cpu.max``) or
         1 (``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``).
     """
-    folders: list[Path] = []
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
+    # Not pathlib, whose import takes as long as all of fastloss's own.
+    root = os.fspath(root)
+    folders: list[str] = []
+    for line in _text(os.fspath(proc)).splitlines():
         _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
-        base = root if not controllers else root / controllers
+        base = root if not controllers else os.path.join(root, controllers)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        group = base / path.lstrip("/")
-        folders += [group, *(p for p in group.parents if p == base or base in p.parents)]
+        group = os.path.join(base, path.strip("/")).rstrip("/")
+        while group.startswith(base):
+            folders.append(group)
+            group = os.path.dirname(group)
         if controllers:
-            folders += [root / "cpu" / path.lstrip("/"), root / "cpu"]
-    folders += [root, root / "cpu"]
-    quota = float("inf")
+            folders += [os.path.join(root, "cpu", path.strip("/")), os.path.join(root, "cpu")]
+    folders += [root, os.path.join(root, "cpu")]
+    quota = math.inf
     for folder in dict.fromkeys(folders):
-        try:
-            granted, period = (folder / "cpu.max").read_text().split()[:2]
-        except (OSError, ValueError):
-            try:
-                granted = (folder / "cpu.cfs_quota_us").read_text().strip()
-                period = (folder / "cpu.cfs_period_us").read_text().strip()
-            except OSError:
-                continue
+        found = _text(os.path.join(folder, "cpu.max")).split()[:2]
+        if len(found) < 2:
+            found = [
+                _text(os.path.join(folder, f"cpu.cfs_{name}_us")).strip()
+                for name in ("quota", "period")
+            ]
+        granted, period = found
         try:
             if granted != "max" and float(granted) > 0 and float(period) > 0:
                 quota = min(quota, float(granted) / float(period))

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, Never, overload
+from typing import Any, Literal, Never, TypeVar, overload
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
@@ -26,8 +26,8 @@ from fastloss.losses._elementwise import Kind, function
 
 __all__ = ["log_sigmoid", "log_softmax", "logsumexp", "sigmoid", "softmax", "softplus"]
 
-
 Axes = int | tuple[int, ...] | None
+F = TypeVar("F", np.float32, np.float64)
 #: (outer, C, inner), the axes of the classes in ascending order, and the order of axes in which the
 #: array has that shape, None where it has it as it lies.
 _Layout = tuple[tuple[int, int, int], tuple[int, ...], tuple[int, ...] | None]
@@ -262,6 +262,16 @@ def _weighted(
 
 
 @overload
+def logsumexp(a: NDArray[F], axis: None = None) -> F: ...
+
+
+@overload
+def logsumexp(
+    a: NDArray[F], axis: Axes = None, *, keepdims: Literal[True], out: NDArray[F] | None = None
+) -> NDArray[F]: ...
+
+
+@overload
 def logsumexp(
     a: ArrayLike,
     axis: Axes = None,
@@ -420,10 +430,18 @@ def _softmax_like(kind: str, x: ArrayLike, axis: Axes, out: Array | None) -> Any
     return _scalar(y) if out is None else out
 
 
-@signed
+@overload
+def softmax(x: NDArray[F], axis: Axes = None, *, out: NDArray[F] | None = None) -> NDArray[F]: ...
+
+
+@overload
 def softmax(
-    x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never
-) -> np.floating[Any] | Array:
+    x: ArrayLike, axis: Axes = None, *, out: Array | None = None
+) -> np.floating[Any] | Array: ...
+
+
+@signed
+def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never) -> Any:
     r"""Softmax :math:`e^{x_c} / \sum_k e^{x_k}` over one or more axes.
 
     Parameters
@@ -438,7 +456,8 @@ def softmax(
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.  A NaN, a +inf or -inf alone make their own sample NaN.
+        Shape and dtype of `x`.  A sample that contains NaN or +inf, or nothing
+        but -inf, is NaN.
 
     Raises
     ------
@@ -474,10 +493,22 @@ def softmax(
     return _softmax_like("softmax", x, axis, out)
 
 
+@overload
+def log_softmax(
+    x: NDArray[F], axis: Axes = None, *, out: NDArray[F] | None = None
+) -> NDArray[F]: ...
+
+
+@overload
+def log_softmax(
+    x: ArrayLike, axis: Axes = None, *, out: Array | None = None
+) -> np.floating[Any] | Array: ...
+
+
 @signed
 def log_softmax(
     x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never
-) -> np.floating[Any] | Array:
+) -> Any:
     r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`, over one or more axes.
 
     Parameters
@@ -492,7 +523,8 @@ def log_softmax(
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.  A NaN, a +inf or -inf alone make their own sample NaN.
+        Shape and dtype of `x`.  A sample that contains NaN or +inf, or nothing
+        but -inf, is NaN.
 
     Raises
     ------
@@ -537,8 +569,16 @@ def _each(kind: int, x: ArrayLike, out: Array | None) -> Any:
     return function(kind, x, out)
 
 
+@overload
+def sigmoid(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: ...
+
+
+@overload
+def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
+
+
 @signed
-def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> np.floating[Any] | Array:
+def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Logistic sigmoid :math:`1 / (1 + e^{-x})` of each element.
 
     Parameters
@@ -571,10 +611,16 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> np.fl
     return _each(Kind.SIGMOID, x, out)
 
 
+@overload
+def log_sigmoid(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: ...
+
+
+@overload
+def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
+
+
 @signed
-def log_sigmoid(
-    x: ArrayLike, *, out: Array | None = None, **others: Never
-) -> np.floating[Any] | Array:
+def log_sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, of each element.
 
     Parameters
@@ -607,10 +653,16 @@ def log_sigmoid(
     return _each(Kind.LOG_SIGMOID, x, out)
 
 
+@overload
+def softplus(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: ...
+
+
+@overload
+def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
+
+
 @signed
-def softplus(
-    x: ArrayLike, *, out: Array | None = None, **others: Never
-) -> np.floating[Any] | Array:
+def softplus(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Softplus :math:`\log(1 + e^x)` of each element.
 
     Parameters

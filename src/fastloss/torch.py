@@ -25,8 +25,8 @@ import numpy as np
 
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
+from fastloss.losses import _layer
 from fastloss.losses import _specification as losses
-from fastloss.losses._reduction import Totals, reduced
 from fastloss.losses._specification import Specification
 
 try:
@@ -88,10 +88,13 @@ def _watched() -> bool:
         or inside._len_torch_dispatch_stack()
         or inside._get_tracing_state() is not None
         or forward_ad._current_level >= 0
-        # ``with torch.device(...)`` is such a mode, too, and has no say in a loss.
-        or any(
-            not isinstance(inside._get_function_stack_at(i), DeviceContext)
-            for i in range(inside._len_torch_function_stack())
+        or (
+            inside._len_torch_function_stack()
+            # ``with torch.device(...)`` is such a mode, too, and has no say in a loss.
+            and any(
+                not isinstance(inside._get_function_stack_at(i), DeviceContext)
+                for i in range(inside._len_torch_function_stack())
+            )
         )
     )
 
@@ -289,8 +292,19 @@ def _evaluated(
 
 # ---- d) the cross-entropy of a linear layer --------------------------------------------------
 
-#: Bytes of logits that exist at a time, about.
-_BLOCK_BYTES = 32 << 20
+
+class _Products:
+    """PyTorch's matrix products, and their threads, for arrays."""
+
+    @staticmethod
+    def into(left: Array, right: Array, out: Array) -> None:
+        """Write ``left @ right`` to `out`."""
+        torch.mm(torch.from_numpy(left), torch.from_numpy(right), out=torch.from_numpy(out))
+
+    @staticmethod
+    def add(left: Array, right: Array, out: Array, step: int) -> None:
+        """Add ``left @ right`` to `out`."""
+        torch.from_numpy(out).addmm_(torch.from_numpy(left), torch.from_numpy(right))
 
 
 class _Layer(NamedTuple):
@@ -308,88 +322,28 @@ class _Layer(NamedTuple):
         target: Tensor,
         weight: Tensor | None,
         wanted: Sequence[bool],
-        upstream: Any = 1.0,
+        upstream: Any = None,
     ) -> tuple[Any, list[Tensor | None]]:
         """Return the loss, and the gradients of the layer's three tensors that are wanted.
 
-        The products are PyTorch's, and so are their threads; gradients of half-precision tensors
-        are left in float32.
+        With an upstream gradient the loss is None.
         """
-        half = self.dtype in _HALVES
-        input, linear_weight, bias = (
-            None if t is None else _array(t.float() if half else t) for t in layer
-        )
-        if half and target.is_floating_point():
-            target = target.float()
-        a = _arrays.layer(
-            input, linear_weight, _array(target), bias,
-            None if weight is None else _array(weight), None, self.options["ignore_index"],
-        )  # fmt: skip
-        x, w = torch.from_numpy(a.input), torch.from_numpy(a.linear_weight)
-        b = None if a.linear_bias is None else torch.from_numpy(a.linear_bias)
-        t = a.target
+        x, w, bias = (None if t is None else _array(t) for t in layer)
+        weights = None if weight is None else _array(weight)
+        options = losses.CROSS_ENTROPY.defaults() | self.options
+        a = _arrays.layer(x, w, _array(target), bias, weights, None, options["ignore_index"])
         none = self.reduction == "none"
-        scale: Any = _arrays.upstream(upstream, a.samples) if none and any(wanted) else upstream
-        if self.reduction == "mean":
-            scale = scale / a.weights if a.weights else 0.0
-        samples = len(x)
-        rows = None
-        if a.dead is not None:
-            # Ignored rows need no logits.
-            rows = np.flatnonzero(~a.dead)
-            x, t = torch.from_numpy(a.input[rows]), t[rows]
-        if none and any(wanted):
-            scale = np.ascontiguousarray(scale).reshape(-1)
-            scale = scale if rows is None else scale[rows]
-        values = np.zeros(len(x), a.input.dtype) if none else None
-        total = 0.0
-        gradient = any(wanted)
-        grad_x = torch.empty_like(x) if wanted[0] else None
-        grad_w = torch.zeros_like(w) if wanted[1] else None
-        grad_b = torch.zeros(len(w), dtype=torch.float64, device="cpu") if wanted[2] else None
-        block = max(1, _BLOCK_BYTES // max(len(w) * x.itemsize, 1))
-        buffer = torch.empty((min(block, len(x)), len(w)), dtype=x.dtype, device="cpu")
-        for start in range(0, len(x), block):
-            here = slice(start, start + block)
-            part = x[here]
-            logits = buffer[: len(part)]
-            if b is None:
-                torch.mm(part, w.t(), out=logits)
-            else:
-                torch.addmm(b, part, w.t(), out=logits)
-            array = logits.numpy()
-            with _torchs_threads():
-                value, _, totals = losses.CROSS_ENTROPY.evaluate(
-                    array, t[here], weight=a.weight, reduction="none" if none else "sum",
-                    gradient=gradient, out=array if gradient else None,
-                    **({"upstream": scale[here] if none else scale} if gradient else {}),
-                    **self.options,
-                )  # fmt: skip
-            total += totals.loss
-            if values is not None:
-                values[here] = value
-            if grad_x is not None:
-                torch.mm(logits, w, out=grad_x[here])
-            if grad_w is not None:
-                grad_w.addmm_(logits.t(), part)
-            if grad_b is not None:
-                grad_b += logits.sum(0, dtype=torch.float64)
-        if rows is not None:
-            if values is not None:
-                values = _scattered(values, rows, (samples,))
-            if grad_x is not None:
-                grad_x = torch.from_numpy(_scattered(grad_x.numpy(), rows, a.input.shape))
-        value = reduced(self.reduction, Totals(total, a.weights), values, a.input.dtype, a.samples)
-        if grad_x is not None:
-            grad_x = grad_x.reshape((*a.samples, w.shape[1]))
-        return value, [grad_x, grad_w, None if grad_b is None else grad_b.to(x.dtype)]
-
-
-def _scattered(part: Array, rows: Array, shape: tuple[int, ...]) -> Array:
-    """Return rows in their places, zeros elsewhere."""
-    whole = np.zeros(shape, part.dtype)
-    whole[rows] = part
-    return whole
+        scale = 1.0 if upstream is None else _arrays.upstream(upstream, a.samples if none else ())
+        with torch.no_grad(), _torchs_threads():
+            value, grads = _layer.evaluate(
+                a, _Products, reduction=self.reduction, wanted=wanted, upstream=scale,
+                value=upstream is None, **options,
+            )  # fmt: skip
+        made = (
+            None if t is None or grad is None else _tensor(grad.reshape(t.shape), self.dtype)
+            for t, grad in zip(layer, grads, strict=True)
+        )
+        return value, list(made)
 
 
 class _LinearLoss(torch.autograd.Function):  # type: ignore[misc]  # PyTorch may be absent
@@ -408,7 +362,7 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc]  # PyTorch may
         layer = input, linear_weight, linear_bias
         ctx.call = call
         ctx.save_for_backward(*layer, target, weight)
-        now = call.reduction != "none"
+        now = call.reduction != "none" and call.dtype is not torch.float16
         wanted = ctx.needs_input_grad[:3] if now else (False,) * 3
         value, grads = call.evaluate(layer, target, weight, wanted)
         if now:
@@ -432,7 +386,7 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc]  # PyTorch may
             _, grads = call.evaluate(layer, target, weight, wanted, scale)
         elif factor != 1.0:
             grads = [None if grad is None else grad.mul_(factor) for grad in grads]
-        return *(None if g is None else g.to(call.dtype) for g in grads), None, None, None
+        return *grads, None, None, None
 
 
 def _own_linear_cross_entropy(
@@ -796,17 +750,19 @@ def linear_cross_entropy(
     """Cross-entropy of a linear layer's outputs, without ever holding all of them.
 
     This is `torch.nn.functional.linear_cross_entropy`, which PyTorch has from version 2.13 on.  The
-    logits exist for a block of rows at a time, and ignored rows need none.
+    logits exist for a block of rows at a time, and ignored rows need none: beside the gradients a
+    call takes 64 MiB, or half of the weight's size if that is more.
 
     Parameters
     ----------
     input : Tensor, shape (N, features) or (features,)
         Inputs of the layer.
-    linear_weight : Tensor, shape (C, features)
-        Weight of the layer.  One of more dimensions is left to PyTorch.
+    linear_weight : Tensor, shape (C, features) or (C, d1, ..., dK, features)
+        Weight of the layer.
     target : Tensor
-        Class indices, shape (N,) or (); or class probabilities, shape (N, C) or (C,).
-    linear_bias : Tensor, shape (C,), optional
+        Class indices, shape (N,), () or (N, d1, ..., dK); or class probabilities, shape (N, C),
+        (C,) or (N, C, d1, ..., dK).
+    linear_bias : Tensor, shape (C,) or (C, d1, ..., dK), optional
         Bias of the layer.
     weight : Tensor, shape (C,), optional
         Weight of each class.
@@ -833,8 +789,8 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Half-precision tensors are multiplied in float32.  Under ``torch.autocast`` the call is
-    PyTorch's.
+    Half-precision tensors are multiplied in float32, some classes at a time.  Under
+    ``torch.autocast`` the call is PyTorch's.
 
     Examples
     --------
@@ -851,8 +807,9 @@ def linear_cross_entropy(
     layer = input, linear_weight, linear_bias
     if not (
         options is None
-        and input.dim() in (1, 2)
-        and linear_weight.dim() == 2
+        # A single sample has no further axes.
+        and linear_weight.dim() >= 2
+        and (input.dim() == 2 or (input.dim() == 1 and linear_weight.dim() == 2))
         and all(_ours(t, target, weight) and t.dtype is input.dtype for t in layer if t is not None)
         and not torch.is_autocast_enabled("cpu")
         # PyTorch has an error for this.

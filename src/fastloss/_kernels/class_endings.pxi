@@ -34,13 +34,13 @@ cdef inline Written written(const Job *job) noexcept nogil:
 
 
 cdef inline bint wants_largest(const Job *job) noexcept nogil:
-    """Whether the class that is left out of a sample's sum is its largest."""
-    return not has_indices(job) and job.kind != SOFTMAX
+    """Whether the largest class is looked for, to be left out of the sample's sum."""
+    return not has_indices(job) and job.kind != SOFTMAX and job.kind != SCORE
 
 
 cdef inline bint wants_distance(const Job *job) noexcept nogil:
     """Whether the ending reads `distance` (and of SOFT the masses)."""
-    return job.kind == SOFT or job.kind == SCORE
+    return job.kind == SOFT or wants_spread(job)
 
 
 # ---- a) before the sums ----------------------------------------------------------------------
@@ -241,24 +241,6 @@ cdef inline void logsumexp_ending(
                     break
                 largest = value if value > largest else largest
             job.number[first + i] = largest
-
-
-cdef inline void score_ending(
-    const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n, const Group *group
-) noexcept nogil:
-    cdef Py_ssize_t i, t
-    cdef double m
-    for i in range(n):
-        t = class_of(job, first + i)
-        job.number[first + i] = NAN
-        if t >= 0:
-            m = value_at(x, offset_of(job, first + i, group.own_class[i]), <double>0)
-            m = m - value_at(x, offset_of(job, first + i, t), <double>0)
-            m = 0.0 if t == group.own_class[i] else m
-            job.number[first + i] = -(m + group.log_rest[i])
-        job.predicted[first + i] = group.own_class[i]
-        job.predicted_log_prob[first + i] = -group.log_rest[i]
-        job.entropy[first + i] = group.log_rest[i] + group.distance[i] / group.total[i]
 
 
 # ---- c) the choice ---------------------------------------------------------------------------

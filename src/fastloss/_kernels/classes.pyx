@@ -7,7 +7,8 @@
 #
 #   rows      rows.pxi       the classes of a sample lie side by side, FIRST_ROW of them or more
 #   tiles     tiles.pxi      any other shape
-#   tempered  tempered.pxi   the softmax is taken of logits changed by temperature or softcap
+#   tempered  tempered.pxi   the softmax is taken of logits changed by temperature or softcap, or in
+#                            double
 #
 # These files are included, since a .pxd may hold inline functions alone: what a loop calls is
 # inlined, and a function with a loop of its own is not (see CMakeLists.txt).
@@ -16,7 +17,9 @@
 # position; indices are checked again where they are used.
 
 from cython.parallel cimport prange, threadid
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -24,7 +27,7 @@ from .samples cimport (
     CROSS_ENTROPY, FOCAL, LOGSUMEXP, LOG_SOFTMAX, NLL, SCORE, SOFT, SOFTMAX, Job, any_heavy, check,
     class_of, factor_of, is_heavy, item_size, offset_of, out_overlaps, weighted,
 )
-from .storage cimport bfloat16, emit, float16, storage, stream_end, value_at
+from .storage cimport bfloat16, emit, float16, narrow, storage, stream_end, value_at
 from .sums cimport LANES, Sum, Tally, add, clear, count, folded, value_of
 from .vecmath cimport real
 from .workspace cimport (
@@ -42,6 +45,7 @@ include "drain.pxi"
 include "rows.pxi"
 include "tiles.pxi"
 include "tempered.pxi"
+include "scores.pxi"
 
 #: What `evaluate` computes, by name.
 KINDS = {
@@ -54,6 +58,12 @@ KINDS = {
     "log_softmax": LOG_SOFTMAX,
     "score": SCORE,
 }
+
+#: What SCORE computes, in the order of `scores`.
+SCORES = (
+    "log_prob", "predicted_log_prob", "margin", "entropy", "logsumexp", "brier", "variance", "rank",
+    "predicted", "top_classes", "top_log_probs",
+)
 
 #: What a kernel reports, by name.
 STATUS = {
@@ -69,10 +79,29 @@ STATUS = {
 
 # ---- a) negative log-likelihood --------------------------------------------------------------
 
+cdef struct Place:
+    Py_ssize_t first         # where a sample's first class lies
+    Py_ssize_t inner         # its position within `inner`
+
+
+cdef inline Place place_of(const Job *job, Py_ssize_t sample) noexcept nogil:
+    return Place(offset_of(job, sample, 0), sample % job.inner)
+
+
+cdef inline void step(const Job *job, Place *place) noexcept nogil:
+    """On to the next sample: a division for each would take longer than all the rest."""
+    place.first += 1
+    place.inner += 1
+    if place.inner == job.inner:
+        place.inner = 0
+        place.first += (job.classes - 1) * job.inner
+
+
 cdef void nll_item(
     const storage *x, real *losses, const Job *job, Py_ssize_t start, Py_ssize_t stop, Sum *result
 ) noexcept nogil:
     cdef Tally tally
+    cdef Place place = place_of(job, start)
     cdef Py_ssize_t first = start, i, n, t
     cdef double loss[LANES]
     clear(&tally)
@@ -84,9 +113,11 @@ cdef void nll_item(
             if t >= 0:
                 loss[i] = weighted(
                     factor_of(job, first + i, t),
-                    -value_at(x, offset_of(job, first + i, t), <double>0),
+                    -value_at(x, place.first + t * job.inner, <double>0),
                 )
-            if losses != NULL:
+            step(job, &place)
+        if losses != NULL:
+            for i in range(n):
                 losses[first + i] = <real>loss[i]
         count(&tally, &loss[0], n)
         first += n
@@ -95,13 +126,15 @@ cdef void nll_item(
 
 cdef inline void nll_gradient(storage *grad, const Job *job, real unused) noexcept nogil:
     """The targets' gradients, over zeros."""
+    cdef Place place = place_of(job, 0)
     cdef Py_ssize_t sample, t
     cdef real g
     for sample in range(job.samples):
         t = class_of(job, sample)
         if t >= 0:
             g = <real>(-factor_of(job, sample, t) * job.scale)
-            emit(grad + offset_of(job, sample, t), &g, 1, False)
+            narrow(grad + place.first + t * job.inner, &g, 1)
+        step(job, &place)
 
 
 # ---- b) an item of work ----------------------------------------------------------------------
@@ -304,9 +337,8 @@ def evaluate(
     object p32=None,           # IN   (outer, C, inner), float probabilities of SOFT
     object p64=None,           # IN   the same in double
     object hess=None,          # OUT  as `out`, second derivatives of SOFT
-    object numbers=None,       # OUT  double (outer, inner) of LOGSUMEXP; three times that of SCORE:
-                               #      log-probabilities of target and prediction, entropy
-    object predicted=None,     # OUT  int64 (outer, inner) of SCORE
+    object numbers=None,       # OUT  double (outer, inner) of LOGSUMEXP
+    tuple scores=None,         # OUT  arrays of SCORE, None what is not asked for (see SCORES)
     int64_t ignore_index=-1,
     double scale=1,            # IN   upstream gradient, one for all samples
     bint mean=False,           # IN   whether to divide by the sum of the weights
@@ -316,6 +348,8 @@ def evaluate(
     double temperature=1,
     double softcap=0,          # IN   0: none
     int threads=1,
+    Py_ssize_t top_k=0,        # IN   of SCORE: likeliest classes of each sample
+    bint wide=False,           # IN   of SCORE: whether all is computed in double and given so
 ):
     """Return (status, its position, sum of the losses, sum of the weights)."""
     cdef Job job
@@ -342,10 +376,26 @@ def evaluate(
     job.p32 = <const float *>address(p32, elements * 4)
     job.p64 = <const double *>address(p64, elements * 8)
     job.second = address(hess, nbytes)
-    job.number = <double *>address(numbers, job.samples * (24 if kind == SCORE else 8))
-    job.predicted = <int64_t *>address(predicted, job.samples * 8)
-    job.predicted_log_prob = job.number + job.samples
-    job.entropy = job.predicted_log_prob + job.samples
+    job.number = <double *>address(numbers, job.samples * 8)
+    job.top_k = 0
+    job.place = 0
+    job.wide = wide or type == 1
+    job.precise = wide and type != 1
+    if kind == SCORE:
+        nbytes = job.samples * (8 if job.wide else 4)
+        job.log_prob = address(scores[0], nbytes)
+        job.predicted_log_prob = address(scores[1], nbytes)
+        job.margin = address(scores[2], nbytes)
+        job.entropy = address(scores[3], nbytes)
+        job.logsumexp = address(scores[4], nbytes)
+        job.brier = address(scores[5], nbytes)
+        job.variance = address(scores[6], nbytes)
+        job.rank = <int64_t *>address(scores[7], job.samples * 8)
+        job.predicted = <int64_t *>address(scores[8], job.samples * 8)
+        job.top_classes = <int64_t *>address(scores[9], job.samples * top_k * 8)
+        job.top_log_probs = address(scores[10], nbytes * top_k)
+        if job.top_classes != NULL and job.top_log_probs != NULL:
+            job.top_k = top_k
     job.ignore_index = ignore_index
     job.scale = scale
     job.keep = 1 - smoothing
@@ -372,3 +422,118 @@ def evaluate(
                 &job, <const bfloat16 *>x, <bfloat16 *>to, each, mean, threads, &total, &weights
             )
     return status.what, status.where, value_of(total), weights
+
+
+# ---- e) small calls --------------------------------------------------------------------------
+
+import numpy as np
+
+cdef object ndarray = np.ndarray
+cdef object empty = np.empty
+cdef object FLOAT32 = np.dtype(np.float32)
+cdef object FLOAT64 = np.dtype(np.float64)
+cdef object INT64 = np.dtype(np.int64)
+cdef object single = np.float32
+cdef double LARGEST = np.finfo(np.float32).max
+
+
+cdef inline bint is_number(object value, double wanted):
+    return type(value) is float and <double>value == wanted
+
+
+cdef bint lies(object array, object dtype, int ndim, Py_ssize_t *shape, void **start, int flags):
+    """Whether this is an aligned, contiguous array of such a type, and where; its shape."""
+    cdef Py_buffer view
+    cdef bint fits
+    if type(array) is not ndarray or array.dtype is not dtype:
+        return False
+    try:
+        PyObject_GetBuffer(array, &view, PyBUF_ND | flags)
+    except (ValueError, BufferError):  # not contiguous, or read-only
+        return False
+    fits = view.ndim == ndim and <size_t>view.buf % <size_t>view.itemsize == 0
+    if fits:
+        start[0] = view.buf
+        shape[0] = view.shape[0]
+        shape[1] = view.shape[1] if ndim > 1 else 1
+    PyBuffer_Release(&view)
+    return fits
+
+
+def usual(
+    int kind, object x, object target, object out, object reduction, object ignore_index,
+    bint gradient, object smoothing, object z_loss, object gamma, object temperature,
+    Py_ssize_t most,           # elements of a call on one thread
+):
+    """Return (loss, gradient, its two sums) of a small, usual call, None for any other.
+
+    A call of a few samples would take longer to check in Python than to compute. What is not
+    taken here, whatever is wrong with it, is checked and told there.
+    """
+    cdef Job job
+    cdef Status status
+    cdef Sum total
+    cdef double weights, loss
+    cdef Py_ssize_t shape[2]
+    cdef Py_ssize_t other[2]
+    cdef void *start = NULL
+    cdef void *to = NULL
+    cdef void *indices = NULL
+    cdef bint double_too
+    cdef bint mean
+    if type(reduction) is not str:
+        return None
+    mean = reduction == "mean"
+    if not (
+        (mean or reduction == "sum")
+        and type(ignore_index) is int
+        and is_number(smoothing, 0) and is_number(z_loss, 0) and is_number(temperature, 1)
+        and type(gamma) is float
+    ):
+        return None
+    double_too = type(x) is ndarray and x.dtype is FLOAT64
+    dtype = FLOAT64 if double_too else FLOAT32
+    if not lies(x, dtype, 2, shape, &start, PyBUF_SIMPLE):
+        return None
+    if not 0 < shape[0] * shape[1] < most:
+        return None
+    if not lies(target, INT64, 1, other, &indices, PyBUF_SIMPLE) or other[0] != shape[0]:
+        return None
+    if gradient:
+        if out is None:
+            out = empty((shape[0], shape[1]), dtype)
+        if (
+            not lies(out, dtype, 2, other, &to, PyBUF_WRITABLE)
+            or other[0] != shape[0] or other[1] != shape[1]
+        ):
+            return None
+    memset(&job, 0, sizeof(job))
+    try:
+        job.ignore_index = ignore_index
+    except OverflowError:
+        return None
+    job.kind = kind
+    job.samples = shape[0]
+    job.classes = shape[1]
+    job.inner = 1
+    job.target = <const int64_t *>indices
+    job.scale = 1
+    job.keep = 1
+    job.gamma = gamma
+    job.temperature = 1
+    with nogil:
+        if double_too:
+            status = run(
+                &job, <const double *>start, <double *>to, NULL, mean, 1, &total, &weights
+            )
+        else:
+            status = run(&job, <const float *>start, <float *>to, NULL, mean, 1, &total, &weights)
+    if status.what != FINE or weights == 0:
+        return None
+    loss = value_of(total)
+    sums = (loss, weights)
+    if mean:
+        loss /= weights
+    if not double_too and (loss > LARGEST or loss < -LARGEST):
+        return None
+    return (FLOAT64.type if double_too else single)(loss), out if gradient else None, sums

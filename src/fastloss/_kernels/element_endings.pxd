@@ -4,23 +4,24 @@
 # each element. Weights, the upstream gradient and the scale are multiplied in afterwards, in
 # double, in one way for all (elements.pyx).
 #
-# Layout: a) the desk, b) binary cross-entropy, c) focal loss, d) divergence, e) functions, f) hard
-# binary cross-entropy of which only the sum is wanted.
+# Layout: a) the desk, b) binary cross-entropy, c) focal loss, d) divergence, e) functions, f) what
+# a float does for, g) logarithms that a sum shares.
 
 from libc.stdint cimport int32_t, uint32_t
 
 from .operands cimport Operand
-from .storage cimport Waiting, prefetch, write_some
-from .sums cimport PARTS, accumulate
+from .sums cimport LANES, PARTS
 from .vecmath cimport (
-    INFINITY, NAN, Pair, bits32, exp_low, exp_magic, exp_negative, exp_pair, exp_scaled, float_of,
-    log1p, log1p_positive, log1p_unit, log_pair, log_positive, log_wide, mul_add, pair_inverse,
-    pair_product, pair_sum, product_low, real, spare,
+    FMA, INFINITY, NAN, Pair, Pair32, bits32, exp_negative, exp_pair, exp_pair32, float_of,
+    log1p, log1p_positive, log1p_unit, log_cubic, log_exponent, log_fraction, log_normal,
+    log_of, log_pair, log_positive, mul_add, pair_inverse, pair_product, pair_sum, product_low,
+    product_low32, real,
 )
 
 cdef enum:
     BLOCK = 512              # elements that are worked on at a time: 512, 256 or 128
-    AHEAD = 1024             # elements that f) fetches before it reads them
+    DOUBLES = 128            # and of doubles, whose desk is to stay in the nearest cache
+    AHEAD = 1024             # elements that are fetched before they are read
     KEPT = 4096              # elements of a gradient that may wait to be written
 
 # What to compute. fastloss.losses and fastloss.special name the same numbers.
@@ -60,7 +61,9 @@ cdef struct Job:
     bint want_loss
     bint want_gradient
     bint want_hess
-    bint sums_alone          # no loss by itself is wanted, nor weighted: f) may do
+    Py_ssize_t step          # elements of a block
+    bint floats              # whether float may do for elements of this call
+    bint quick               # whether float may do for whole blocks, without a look at each
     bint factored            # whether losses and gradients may be multiplied up
     bint check               # whether what is read is still to be checked
     bint weigh               # whether sample weights are still to be added up
@@ -73,14 +76,20 @@ cdef struct Desk:
     float t32[BLOCK]
     float loss32[BLOCK]
     float grad32[BLOCK]
+    float e32[BLOCK]         # what f) and g) take the logarithm of 1 and that of
+    float by32[BLOCK]        # a factor, or 0 for what float does not do for
+    float positive32[BLOCK]
+    float row32[2 * BLOCK]   # a factor that repeats, over and over
+    float alpha32[BLOCK]     # weights of the target and of what it is less than 1
+    float rest32[BLOCK]
     double x[BLOCK]
     double t[BLOCK]
+    double e[BLOCK]
     double loss[BLOCK]
     double grad[BLOCK]
     double hess[BLOCK]
     double by[BLOCK]         # a factor
     double kept[BLOCK]       # 0 for what is ignored
-    float done32[BLOCK]      # 0 for what float does not do for
     double p[BLOCK]
     double q[BLOCK]
     double u[BLOCK]
@@ -88,7 +97,7 @@ cdef struct Desk:
     double power[BLOCK]
     double d[BLOCK]
     double b[BLOCK]
-    float waiting[KEPT]      # for f) alone
+    float waiting[KEPT]      # gradient on its way past the caches
 
 
 # ---- b) binary cross-entropy -----------------------------------------------------------------
@@ -104,10 +113,13 @@ cdef inline real sigmoid(real z, real e) noexcept nogil:
 
 
 cdef inline real minus_abs(real z) noexcept nogil:
-    return z if z < 0 else -z
+    if real is float:
+        return float_of(bits32(z) | 0x80000000u)
+    else:
+        return z if z < 0 else -z
 
 
-cdef inline bint all_hard(const real *t, Py_ssize_t n) noexcept nogil:
+cdef inline bint all_hard(const double *t, Py_ssize_t n) noexcept nogil:
     """Whether every target is 0 or 1."""
     cdef Py_ssize_t i
     cdef int soft = 0
@@ -116,40 +128,53 @@ cdef inline bint all_hard(const real *t, Py_ssize_t n) noexcept nogil:
     return soft == 0
 
 
-cdef inline void bce_hard(
-    const real *x, const real *t, real *loss, real *grad, Py_ssize_t n
+cdef inline void bce(
+    const real *x, const real *t, const real *positive, real *e, real *loss, real *grad,
+    real scale, Py_ssize_t n
 ) noexcept nogil:
-    """Targets of 0 and 1: softplus(x) or softplus(-x). grad may be NULL."""
-    cdef Py_ssize_t i
-    cdef real z, e, c
-    for i in range(n):
-        z = -x[i] if t[i] != 0 else x[i]
-        e = exp_negative(minus_abs(z))
-        loss[i] = softplus(z, e)
-        if grad != NULL:
-            c = sigmoid(z, e)
-            grad[i] = -c if t[i] != 0 else c
+    """exp(-|x|), the gradient, and in `loss` what `add_softplus` adds a logarithm to.
 
-
-cdef inline void bce_soft(
-    const real *x, const real *t, const double *positive, real *loss, real *grad, Py_ssize_t n
-) noexcept nogil:
-    """Any targets, bit for bit like `bce_hard` where they are 0 or 1.
-
-    positive: weights of the term of t, or NULL; in double alone.
+    With a = t * positive and b = 1 - t the loss is a * softplus(-x) + b * softplus(x), that is
+    (a + b) * log(1 + exp(-|x|)), and |x| times a or b. Neither cancels. The slope of both has one
+    denominator. positive: weights of the term of t, or NULL; grad may be NULL.
     """
     cdef Py_ssize_t i
-    cdef real e, p, a, b
+    cdef real minus, small, a, b, c, d
     for i in range(n):
-        e = exp_negative(minus_abs(x[i]))
-        p = t[i]
+        minus = minus_abs(x[i])
+        small = exp_negative(minus)
+        e[i] = small
+        a = t[i]
         if positive != NULL:
-            p = <real>0 if p == 0 else p * <real>positive[i]
-        a = p * softplus(-x[i], e)
-        b = (<real>1 - t[i]) * softplus(x[i], e)
+            a = <real>0 if a == 0 else a * positive[i]
+        b = <real>1 - t[i]
+        c = b if x[i] > 0 else a
         # A target of exactly 0 or 1, or a weight of 0, leaves a term out, an infinite one too.
-        loss[i] = (<real>0 if p == 0 else a) + (<real>0 if t[i] == 1 else b)
-        grad[i] = (<real>1 - t[i]) * sigmoid(x[i], e) - p * sigmoid(-x[i], e)
+        loss[i] = <real>0 if c == 0 else -(c * minus)
+    if grad != NULL:
+        for i in range(n):
+            a = t[i]
+            if positive != NULL:
+                a = <real>0 if a == 0 else a * positive[i]
+            b = <real>1 - t[i]
+            c = b if x[i] > 0 else a
+            d = a if x[i] > 0 else b
+            c = mul_add(-d, e[i], c) / (<real>1 + e[i])
+            grad[i] = (c if x[i] > 0 else -c) * scale
+
+
+cdef inline void add_softplus(
+    const real *e, const real *t, const real *positive, real *loss, Py_ssize_t n
+) noexcept nogil:
+    """The rest of the loss of `bce`."""
+    cdef Py_ssize_t i
+    cdef real a, c
+    for i in range(n):
+        c = log1p_unit(e[i])
+        if positive != NULL:
+            a = (<real>0 if t[i] == 0 else t[i] * positive[i]) + (<real>1 - t[i])
+            c = <real>0 if a == 0 else a * c
+        loss[i] = c + loss[i]
 
 
 cdef inline void bce_hess(Desk *desk, const double *positive, Py_ssize_t n) noexcept nogil:
@@ -170,18 +195,19 @@ cdef inline real probability_slope(real p, real t) noexcept nogil:
 
 
 cdef inline void bce_probabilities(
-    const real *p, const real *t, real *loss, real *grad, Py_ssize_t n
+    const double *p, const double *t, double *loss, double *grad, Py_ssize_t n
 ) noexcept nogil:
     """Probabilities in [0, 1]; logarithms are clamped at -100. grad may be NULL."""
     cdef Py_ssize_t i
-    cdef real a, b
+    cdef double a, b
     for i in range(n):
         a = log_positive(p[i])
         b = log1p(-p[i])
-        a = a if a > -100 else <real>-100
-        b = b if b > -100 else <real>-100
-        loss[i] = -(t[i] * a + (<real>1 - t[i]) * b)
-        if grad != NULL:
+        a = a if a > -100 else -100.0
+        b = b if b > -100 else -100.0
+        loss[i] = -(t[i] * a + (1 - t[i]) * b)
+    if grad != NULL:
+        for i in range(n):
             grad[i] = probability_slope(p[i], t[i])
 
 
@@ -338,31 +364,28 @@ cdef inline void focal(
 
 # ---- d) divergence ---------------------------------------------------------------------------
 
-cdef inline void kl(Desk *desk, Py_ssize_t n, bint exact) noexcept nogil:
+cdef inline void kl(Desk *desk, Py_ssize_t n) noexcept nogil:
     """t * (log t - x); a target of 0 adds 0, a negative one is NaN.
 
     The logarithm has more digits than the result, so that the difference of near numbers keeps
-    some: of a double if `exact`, else of the float that t is.
+    some.
     """
     cdef Py_ssize_t i
     cdef double a, t
     cdef Pair log
     for i in range(n):
         t = desk.t[i]
-        if exact:
-            log = log_pair(Pair(t, 0))
-            a = t * ((log.high - desk.x[i]) + log.low)
-        else:
-            a = t * (log_wide(<float>t) - desk.x[i])
+        log = log_pair(Pair(t, 0))
+        a = t * ((log.high - desk.x[i]) + log.low)
         a = 0.0 if t == 0 else a
         desk.loss[i] = NAN if t < 0 else a
         desk.grad[i] = -t
 
 
 cdef inline void kl_log_target(
-    const real *x, const real *t, real *loss, real *grad, Py_ssize_t n
+    const real *x, const real *t, real *loss, real *grad, real scale, Py_ssize_t n
 ) noexcept nogil:
-    """exp(t) * (t - x); a target of -inf adds 0."""
+    """exp(t) * (t - x), the gradient times scale; a target of -inf adds 0. grad may be NULL."""
     cdef Py_ssize_t i
     cdef real e, a
     for i in range(n):
@@ -370,7 +393,8 @@ cdef inline void kl_log_target(
         e = 1 / e if t[i] > 0 else e
         a = e * (t[i] - x[i])
         loss[i] = <real>0 if e == 0 else a
-        grad[i] = -e
+        if grad != NULL:
+            grad[i] = -e * scale
 
 
 # ---- e) functions ----------------------------------------------------------------------------
@@ -389,17 +413,201 @@ cdef inline void function(const real *x, int kind, real *y, Py_ssize_t n) noexce
             y[i] = softplus(x[i], exp_negative(minus_abs(x[i])))
 
 
-# ---- f) only the sum -------------------------------------------------------------------------
+# ---- f) what a float does for ----------------------------------------------------------------
 #
-# The loss of a target of 0 or 1 is log(1 + e), where e is the odds against the target: (1 - q) / q
-# if q is its probability. The sum of 32 such losses takes one logarithm, that of the product of the
-# 1 + e. What is kept of a product is how much it exceeds 1: every term of that is positive, so
-# nothing cancels, and in double neither the product nor the sum loses a digit that a float has.
+# The same losses and gradients for float32 and narrower arrays, a whole number of times LANES
+# elements at a time. Each is as exact as in double, once it is rounded to float, for the elements
+# that `good` names; any factor may follow. Others are garbage, and done in double.
 #
-# With logits e is exp(z), z the logit of the wrong answer: -x or x. For z > 0 the loss is z more
-# than log(1 + exp(-z)).
+# What takes long is that results wait for each other: two short loops are faster than a long one.
+
+cdef inline bint good(
+    int kind, float x, float t, float positive, float most, bint factored
+) noexcept nogil:
+    """Whether float does. Not for a target that is no float, for which NaN stands, and not for what
+    is too small for a float if a factor may bring it back.
+
+    most: size of the largest logit for which that is none of it.
+    """
+    cdef bint inside = (x <= most) & (x >= -most)
+    if kind == BCE_WITH_LOGITS:
+        inside = inside & (t == t)
+        return inside & ((t == 0) | ((positive >= <float>1e-2) & (positive <= <float>1e30)))
+    elif kind == BCE:
+        inside = ((x >= <float>1.1754944e-38) | (x == 0)) & (t == t)
+        return inside & (
+            (not factored) | (t == 0) | (t == 1) | ((t >= <float>5e-20) & (x >= <float>5e-20))
+        )
+    elif kind == KL:
+        return inside & (
+            (t == 0) | ((t >= <float>1.1754944e-38) & (t <= <float>3.4028235e38))
+        )
+    elif kind == KL_LOG_TARGET:
+        return inside & (t == t) & ((not factored) | ((t >= -80) & (t <= 80)))
+    return inside & (t == t)
+
+
+cdef inline float largest_logit(const Job *job) noexcept nogil:
+    """`most` of `good`."""
+    cdef bint factored = job.factored or job.operands[POS_WEIGHT].data != NULL
+    if job.kind == FOCAL:
+        # Infinite logits meet factors of 0.
+        return <float>(80 / (1 + job.gamma)) if factored else <float>3.4028235e38
+    elif job.kind == BCE_WITH_LOGITS and factored:
+        return 80
+    return <float>3.4028235e38 if factored else <float>INFINITY
+
+
+cdef inline void bce_probabilities32(
+    const float *p, const float *t, float *loss, float *grad, float scale
+) noexcept nogil:
+    """`bce_probabilities` of LANES elements, the gradient times scale."""
+    cdef Py_ssize_t i
+    cdef int32_t k
+    cdef float u, by, c
+    for i in range(LANES):
+        c = log_normal(p[i])
+        loss[i] = t[i] * (<float>-100 if p[i] == 0 else c)
+    for i in range(LANES):
+        # log(1 - p), with 1 - p = 2**k * (1 + f): f is taken of p, which 1 - p may have lost
+        # digits of, and is exact.
+        u = <float>1 - p[i]
+        k = log_exponent(u)
+        by = float_of((127u << 23) - (<uint32_t>k << 23))
+        c = log_of(<float>k, (by - <float>1) - by * p[i])
+        loss[i] = mul_add(t[i] - <float>1, <float>-100 if u == 0 else c, -loss[i])
+    if grad != NULL:
+        for i in range(LANES):
+            grad[i] = probability_slope(p[i], t[i]) * scale
+
+
+cdef inline float less_half_square(float a, float f) noexcept nogil:
+    """a - f**2 / 2, from an exact square."""
+    cdef float high
+    if FMA:
+        return mul_add(<float>-0.5 * f, f, a)
+    high = float_of(bits32(f) & 0xfffff000u)
+    return (a - <float>0.5 * (high * high)) - <float>0.5 * (f - high) * (f + high)
+
+
+cdef inline void kl32(
+    const float *x, const float *t, float *loss, float *grad, float scale
+) noexcept nogil:
+    """`kl` of LANES elements, the gradient times scale.
+
+    With t = 2**k * (1 + f): where log t is near x, k * 355 / 512 - x and that plus f are exact, so
+    that the difference keeps the digits that log t, rounded to float, would lose.
+    """
+    cdef Py_ssize_t i
+    cdef int32_t j
+    cdef float k, f, a
+    for i in range(LANES):
+        j = log_exponent(t[i])
+        f = log_fraction(t[i], j)
+        k = <float>j
+        a = less_half_square((k * <float>0.693359375 - x[i]) + f, f)
+        a = t[i] * (a + mul_add(k, <float>-2.12194440e-4, log_cubic(f, f * f)))
+        loss[i] = <float>0 if t[i] == 0 else a
+    if grad != NULL:
+        for i in range(LANES):
+            grad[i] = -t[i] * scale
+
+
+cdef inline void focal32(
+    const float *x, const float *t, const float *alpha, const float *rest, double gamma,
+    float *loss, float *grad, float scale
+) noexcept nogil:
+    """Focal loss of LANES elements, the gradient times scale; grad may be NULL.
+
+    alpha and rest, 1 - alpha, are the weights of t and 1 - t, or NULL. What is raised to a power,
+    the probability u of the wrong answer, is in two parts.
+    """
+    cdef Py_ssize_t i
+    cdef float minus, a, b, c, d, p_low, q_low, small, inverse, inverse_low
+    cdef Pair32 e, p, q
+    cdef float ce[LANES]
+    cdef float u[LANES]
+    cdef float u_low[LANES]
+    cdef float slope[LANES]  # of the cross-entropy
+    cdef float both[LANES]   # slope of u
+    cdef double wide[LANES]
+    cdef double power[LANES]
+    cdef double g
+    for i in range(LANES):
+        minus = minus_abs(x[i])
+        e = exp_pair32(minus)
+        # 1 / (1 + e) and e / (1 + e).
+        c = <float>1 + e.high
+        d = ((<float>1 - c) + e.high) + e.low
+        inverse = <float>1 / c
+        inverse_low = -inverse * mul_add(inverse, d, product_low32(inverse, c, <float>1))
+        small = e.high * inverse
+        d = product_low32(e.high, inverse, small)
+        d = mul_add(e.low, inverse, mul_add(e.high, inverse_low, d))
+        if grad != NULL:
+            # The slope of p, and of u.
+            c = mul_add(small, inverse, mul_add(small, inverse_low, d * inverse))
+            both[i] = c * (<float>1 - <float>2 * t[i])
+        p.high = inverse if x[i] > 0 else small
+        p.low = inverse_low if x[i] > 0 else d
+        q.high = small if x[i] > 0 else inverse
+        q.low = d if x[i] > 0 else inverse_low
+        # u = p * (1 - t) + q * t
+        b = <float>1 - t[i]
+        a = p.high * b
+        p_low = product_low32(p.high, b, a)
+        p_low = mul_add(p.low, b, mul_add(p.high, (<float>1 - b) - t[i], p_low))
+        c = q.high * t[i]
+        q_low = mul_add(q.low, t[i], product_low32(q.high, t[i], c))
+        u[i] = a + c
+        d = u[i] - a
+        u_low[i] = ((a - (u[i] - d)) + (c - d)) + (p_low + q_low)
+        # The cross-entropy, but for log(1 + e), and what that loses with e.low.
+        ce[i] = mul_add(e.low, inverse, -minus * (b if x[i] > 0 else t[i]))
+        loss[i] = e.high
+        if grad != NULL:
+            slope[i] = a - c
+    for i in range(LANES):
+        ce[i] = log1p_unit(loss[i]) + ce[i]
+    if grad != NULL or gamma != 2:
+        for i in range(LANES):
+            wide[i] = <double>u[i] + <double>u_low[i]
+            power[i] = wide[i]
+    if gamma != 2:
+        for i in range(LANES):
+            g = exp_negative(gamma * log_positive(wide[i])) / wide[i]
+            power[i] = g if wide[i] > 0 else 0.0
+    if grad != NULL:
+        for i in range(LANES):
+            g = power[i] * (wide[i] * slope[i] + gamma * both[i] * ce[i])
+            grad[i] = <float>g
+    if gamma == 2:
+        for i in range(LANES):
+            a = u[i] * u[i]
+            c = mul_add(<float>2 * u[i], u_low[i], product_low32(u[i], u[i], a))
+            loss[i] = mul_add(a, ce[i], c * ce[i])
+    else:
+        for i in range(LANES):
+            loss[i] = <float>(power[i] * wide[i] * ce[i])
+    if alpha != NULL:
+        for i in range(LANES):
+            a = mul_add(alpha[i], t[i], rest[i] * (<float>1 - t[i]))
+            loss[i] = loss[i] * a
+            if grad != NULL:
+                grad[i] = grad[i] * a
+    if grad != NULL:
+        for i in range(LANES):
+            grad[i] = grad[i] * scale
+
+
+# ---- g) logarithms that a sum shares ---------------------------------------------------------
 #
-# A block that this does not fit is left to b).
+# A sum of log(1 + e) takes one logarithm for 32 of them, that of the product of the 1 + e. What is
+# kept of a product is how much it exceeds 1: every term of that is positive, so nothing cancels,
+# and in double neither the product nor the sum loses a digit that a float has.
+#
+# With logits e is exp(-|x|). Of probabilities the loss of a target of 0 or 1 is log(1 + e), where e
+# is the odds against the target: (1 - q) / q if q is its probability.
 
 cdef inline double joined(double a, double b) noexcept nogil:
     """(1 + a) * (1 + b) - 1."""
@@ -438,43 +646,23 @@ cdef inline uint32_t mask_of(float t) noexcept nogil:
     return <uint32_t>(<int32_t>(bits32(t) << 8) >> 31)
 
 
-cdef inline bint hard_bits(const float *t) noexcept nogil:
-    """Whether a block of targets is of 0 and 1 alone, told by their bits."""
+cdef inline bint hard_bits(const float *t, Py_ssize_t n) noexcept nogil:
+    """Whether n targets are of 0 and 1 alone, told by their bits."""
     cdef Py_ssize_t i
     cdef uint32_t other = 0
-    for i in range(BLOCK):
+    for i in range(n):
         other |= bits32(t[i]) ^ (mask_of(t[i]) & 0x3f800000u)
     return other == 0
-
-
-cdef inline void logit_odds(
-    const float *x, const float *t, float *e, float *z, float *grad, float scale
-) noexcept nogil:
-    """64 elements: odds, max(z, 0), and the gradient unless that is NULL."""
-    cdef Py_ssize_t j
-    cdef float magic = exp_magic(<float>0)
-    cdef float low = exp_low(<float>0)
-    cdef float wrong, a, g
-    cdef uint32_t sign
-    for j in range(64):
-        sign = mask_of(t[j]) & 0x80000000u
-        wrong = float_of(bits32(x[j]) ^ sign)
-        a = exp_scaled(float_of(bits32(x[j]) | 0x80000000u), magic, low) * spare(wrong)
-        e[j] = a
-        z[j] = wrong if wrong > 0 else <float>0
-        if grad != NULL:
-            g = (a if wrong < 0 else <float>1) / (<float>1 + a)
-            grad[j] = float_of(bits32(g) ^ sign) * scale
 
 
 cdef inline void probability_odds(
     const float *p, const float *t, float *e, float *grad, float scale
 ) noexcept nogil:
-    """64 elements: odds, and the gradient unless that is NULL."""
+    """LANES elements: odds, and the gradient unless that is NULL."""
     cdef Py_ssize_t j
     cdef float other, d, q
     cdef uint32_t mask
-    for j in range(64):
+    for j in range(LANES):
         mask = mask_of(t[j])
         other = <float>1 - p[j]
         q = p[j] if mask else other
@@ -484,52 +672,13 @@ cdef inline void probability_odds(
             grad[j] = probability_slope(p[j], t[j]) * scale
 
 
-cdef inline bint odds_in_range(const float *e) noexcept nogil:
-    """Whether a block of odds lies in [0, 1e9], where the product of 32 does not overflow.
+cdef inline bint odds_in_range(const float *e, Py_ssize_t n) noexcept nogil:
+    """Whether n odds lie in [0, 1e9], where the product of 32 does not overflow.
 
     Odds of what is no probability are negative or NaN: their bits, too, are above those of 1e9.
     """
     cdef Py_ssize_t i
     cdef uint32_t top = 0
-    for i in range(BLOCK):
+    for i in range(n):
         top = bits32(e[i]) if bits32(e[i]) > top else top
     return top <= bits32(<float>1e9)
-
-
-cdef inline bint odds_block(
-    const float *x, const float *t, const Job *job, float *grad, double *high, double *low,
-    Waiting *waiting, bint ahead
-) noexcept nogil:
-    """Add the losses of a block to the sums and write its gradient, unless that is NULL.
-
-    False, with nothing added, if it is no block for this: for a target other than 0 and 1, odds
-    that are too long, what is no probability. `ahead`: fetch what comes after x and t.
-    """
-    cdef float e[BLOCK]
-    cdef float z[64]
-    cdef Py_ssize_t i, j
-    cdef float scale = <float>job.scale
-    if not hard_bits(t):
-        return False
-    for i in range(0, BLOCK, 64):
-        if ahead:
-            for j in range(0, 64, 16):
-                prefetch(x + i + AHEAD + j)
-                prefetch(t + i + AHEAD + j)
-        write_some(waiting)
-        if job.kind == BCE_WITH_LOGITS:
-            if grad == NULL:
-                logit_odds(x + i, t + i, &e[i], &z[0], NULL, scale)
-            else:
-                logit_odds(x + i, t + i, &e[i], &z[0], grad + i, scale)
-            if job.want_loss:
-                accumulate(&z[0], high, low)
-        elif grad == NULL:
-            probability_odds(x + i, t + i, &e[i], NULL, scale)
-        else:
-            probability_odds(x + i, t + i, &e[i], grad + i, scale)
-    if job.kind == BCE and not odds_in_range(&e[0]):
-        return False
-    if job.want_loss:
-        add_logarithms(&e[0], high)
-    return True

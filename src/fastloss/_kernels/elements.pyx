@@ -7,28 +7,32 @@
 # sample weights that the gradient of a mean is divided by, are the same traversal without the
 # ending.
 #
-# What is computed in float, for arrays of float32 and narrower: hard binary cross-entropy and that
-# of probabilities. An element that a float does not do for (a float64 target, a loss so small that
-# a weight may bring it back) is done in double, beside the others of its block.
+# Arrays of float32 and narrower are computed in float, a block at a time where a float does for all
+# of it. An element that a float does not do for (a float64 target, a loss so small that a weight
+# may bring it back) is done in double, beside the others of its block.
 #
-# Layout: a) checks, b) a block on the desk, c) the traversal, d) what Python calls.
+# Layout: a) checks, b) factors, c) a block in float, d) one in which a float does not do for all,
+# e) the traversal, f) what Python calls.
 
 from cython.parallel cimport prange, threadid
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from .element_endings cimport (
-    AHEAD, ALPHA, BCE, BCE_WITH_LOGITS, BLOCK, FOCAL, KEPT, KL, KL_LOG_TARGET, LOG_SIGMOID, SIGMOID,
-    OPERANDS, POS_WEIGHT, SAMPLE_WEIGHT, SOFTPLUS, TARGET, UPSTREAM, WEIGHT, Desk, Job, all_hard,
-    bce_hard, bce_hess, bce_probabilities, bce_soft, focal, function, kl, kl_log_target, odds_block,
+    AHEAD, ALPHA, BCE, BCE_WITH_LOGITS, BLOCK, DOUBLES, FOCAL, KEPT, KL, KL_LOG_TARGET,
+    LOG_SIGMOID, OPERANDS, POS_WEIGHT, SAMPLE_WEIGHT, SIGMOID, SOFTPLUS, TARGET, UPSTREAM, WEIGHT,
+    Desk, Job, add_logarithms, add_softplus, bce, bce_hess, bce_probabilities,
+    bce_probabilities32, focal, focal32, function, good, hard_bits, kl, kl32, kl_log_target,
+    largest_logit, odds_in_range, probability_odds,
 )
 from .operands cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64,
     Operand, fetch, floats, type_of, widen,
 )
 from .storage cimport (
-    Waiting, emit, load, narrow, overlap, prefetch_bytes, storage, stream_end, write_later,
-    write_rest,
+    Waiting, emit, load, narrow, overlap, prefetch, prefetch_bytes, storage, stream_end,
+    write_later, write_rest, write_some,
 )
 from .sums cimport LANES, PARTS, Sum, accumulate, add, value_of
 from .vecmath cimport INFINITY, Pair, bits32, pair_sum, product_low, real
@@ -208,7 +212,7 @@ cdef void weigh(
     add_block(weights, &desk.by[0], n)
 
 
-# ---- b) a block on the desk ------------------------------------------------------------------
+# ---- b) factors ------------------------------------------------------------------------------
 
 cdef inline double product(double a, double by) noexcept nogil:
     """a * by, where a factor of 0 takes away what is infinite."""
@@ -263,6 +267,386 @@ cdef inline void multiply_all(
             desk.hess[i] = desk.hess[i] if desk.kept[i] != 0 else 0.0
 
 
+# ---- c) a block in float ---------------------------------------------------------------------
+
+cdef struct Sources:
+    # Where a block's floats lie: in the arrays themselves or on the desk.
+    const float *x
+    const float *t
+    const float *positive    # or NULL
+    const float *alpha       # or NULL, and 1 - alpha
+    const float *rest
+    bint ahead               # whether what follows x and t there is to be fetched
+
+
+cdef inline void proceed(const Sources *at, Py_ssize_t i, Waiting *waiting) noexcept nogil:
+    """What is done beside the computation, at each LANES elements."""
+    cdef Py_ssize_t j
+    if at.ahead:
+        for j in range(4):
+            prefetch(at.x + i + AHEAD + 16 * j)
+            prefetch(at.t + i + AHEAD + 16 * j)
+    write_some(waiting)
+
+
+# Functions of their own: in one large function the registers of all loops would be spilled.
+
+cdef void logits_in_float(
+    const Job *job, const Sources *at, float *e, float *loss, float *grad, float scale, bint sums,
+    Py_ssize_t n, Waiting *waiting
+) noexcept nogil:
+    """sums: `loss` is left without its logarithms, which are those of 1 + e."""
+    cdef Py_ssize_t i, k
+    cdef float *g
+    for k in range(n // LANES):
+        i = k * LANES
+        proceed(at, i, waiting)
+        g = NULL if grad == NULL else grad + i
+        if at.positive != NULL:
+            bce(at.x + i, at.t + i, at.positive + i, e + i, loss + i, g, scale, LANES)
+            add_softplus(e + i, at.t + i, at.positive + i, loss + i, LANES)
+        else:
+            bce(at.x + i, at.t + i, <float *>NULL, e + i, loss + i, g, scale, LANES)
+            if not sums:
+                add_softplus(e + i, at.t + i, <float *>NULL, loss + i, LANES)
+
+
+cdef void probabilities_in_float(
+    const Sources *at, float *loss, float *grad, float scale, Py_ssize_t n, Waiting *waiting
+) noexcept nogil:
+    cdef Py_ssize_t i, k
+    for k in range(n // LANES):
+        i = k * LANES
+        proceed(at, i, waiting)
+        bce_probabilities32(
+            at.x + i, at.t + i, loss + i, <float *>NULL if grad == NULL else grad + i, scale
+        )
+
+
+cdef bint odds_in_float(
+    const Sources *at, float *e, float *grad, float scale, Py_ssize_t n, Waiting *waiting
+) noexcept nogil:
+    """Odds of probabilities; False where a target is not 0 or 1, or odds are too long."""
+    cdef Py_ssize_t i, k
+    if not hard_bits(at.t, LANES) or not hard_bits(at.t, n):
+        return False
+    for k in range(n // LANES):
+        i = k * LANES
+        proceed(at, i, waiting)
+        probability_odds(at.x + i, at.t + i, e + i, NULL if grad == NULL else grad + i, scale)
+    return odds_in_range(e, n)
+
+
+cdef void divergence_in_float(
+    const Job *job, const Sources *at, float *loss, float *grad, float scale, Py_ssize_t n,
+    Waiting *waiting
+) noexcept nogil:
+    cdef Py_ssize_t i, k
+    for k in range(n // LANES):
+        i = k * LANES
+        proceed(at, i, waiting)
+        if job.kind == KL_LOG_TARGET:
+            kl_log_target(
+                at.x + i, at.t + i, loss + i, NULL if grad == NULL else grad + i, scale, LANES
+            )
+        else:
+            kl32(at.x + i, at.t + i, loss + i, NULL if grad == NULL else grad + i, scale)
+
+
+cdef void focal_in_float(
+    const Job *job, const Sources *at, float *loss, float *grad, float scale, Py_ssize_t n,
+    Waiting *waiting
+) noexcept nogil:
+    cdef Py_ssize_t i, k
+    cdef const float *alpha
+    for k in range(n // LANES):
+        i = k * LANES
+        proceed(at, i, waiting)
+        alpha = at.alpha
+        if alpha != NULL:
+            alpha = alpha + i
+        if grad == NULL:
+            focal32(at.x + i, at.t + i, alpha, at.rest + i, job.gamma, loss + i, NULL, scale)
+        else:
+            focal32(at.x + i, at.t + i, alpha, at.rest + i, job.gamma, loss + i, grad + i, scale)
+
+
+cdef inline bint plainly_good(const Job *job, const Sources *at, Py_ssize_t n) noexcept nogil:
+    """Whether float does for all of a block, told by bits, of which some say no where it does."""
+    cdef Py_ssize_t i
+    cdef uint32_t most = bits32(largest_logit(job)), top = 0, least = 0xffffffffu
+    cdef uint32_t size
+    if job.operands[TARGET].type == FLOAT64:
+        return False
+    if job.kind == BCE_WITH_LOGITS or job.kind == FOCAL or (job.kind == KL and job.factored):
+        for i in range(n):
+            size = bits32(at.x[i]) & 0x7fffffffu
+            top = size if size > top else top
+        if top > most:
+            return False
+        if job.kind != KL and at.positive == NULL:
+            return True
+        top = 0
+    if job.kind == BCE_WITH_LOGITS:
+        for i in range(n):
+            size = bits32(at.positive[i])
+            top = size if size > top else top
+            least = size if size < least else least
+        return least >= bits32(<float>1e-2) and top <= bits32(<float>1e30)
+    # Positive normal numbers, and 0, which turns into the largest of all.
+    if job.kind == KL:
+        for i in range(n):
+            size = bits32(at.t[i])
+            top = size if size > top else top
+            least = size - 1 if size - 1 < least else least
+        return least >= 0x7fffffu and top < 0x7f800000u
+    if job.kind == BCE and not job.factored:
+        for i in range(n):
+            size = bits32(at.x[i]) - 1
+            least = size if size < least else least
+        return least >= 0x7fffffu
+    return False
+
+
+cdef inline bint find_good(
+    const Job *job, const Sources *at, float *which, Py_ssize_t n
+) noexcept nogil:
+    """Whether float does for all of a block; which: 0 for what it does not do for; or NULL."""
+    cdef Py_ssize_t i
+    cdef int others = 0
+    cdef float most = largest_logit(job)
+    cdef bint factored = job.factored
+    if which != NULL:
+        for i in range(n):
+            which[i] = good(
+                job.kind, at.x[i], at.t[i],
+                <float>1 if at.positive == NULL else at.positive[i], most, factored
+            )
+    elif job.kind == BCE:
+        for i in range(n):
+            others |= not good(BCE, at.x[i], at.t[i], 1, most, factored)
+    elif job.kind == KL_LOG_TARGET:
+        for i in range(n):
+            others |= not good(KL_LOG_TARGET, at.x[i], at.t[i], 1, most, factored)
+    else:
+        for i in range(n):
+            others |= not good(
+                job.kind, at.x[i], at.t[i],
+                <float>1 if at.positive == NULL else at.positive[i], most, factored
+            )
+    return others == 0
+
+
+cdef inline void in_float(
+    const Job *job, const Sources *at, Desk *desk, float *grad, float scale, bint sums,
+    Py_ssize_t n, Waiting *waiting
+) noexcept nogil:
+    """Losses, into desk.loss32, and gradients of n elements, with no factor but this scale."""
+    if job.kind == BCE_WITH_LOGITS:
+        logits_in_float(
+            job, at, &desk.e32[0], &desk.loss32[0], grad, scale, sums, n, waiting
+        )
+    elif job.kind == BCE:
+        probabilities_in_float(at, &desk.loss32[0], grad, scale, n, waiting)
+    elif job.kind == FOCAL:
+        focal_in_float(job, at, &desk.loss32[0], grad, scale, n, waiting)
+    else:
+        divergence_in_float(job, at, &desk.loss32[0], grad, scale, n, waiting)
+
+
+cdef inline void find_alpha32(
+    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """alpha and 1 - alpha, each rounded once."""
+    cdef Py_ssize_t i
+    fetch(&desk.by[0], &job.operands[ALPHA], first, n)
+    for i in range(n):
+        desk.alpha32[i] = <float>desk.by[i]
+        desk.rest32[i] = <float>(1 - desk.by[i])
+
+
+cdef inline const float *floats_at(
+    const Operand *source, const Job *job, float *desk, Py_ssize_t first, Py_ssize_t n,
+    Py_ssize_t size, float rest
+) noexcept nogil:
+    """n of an operand's floats where they lie, or put on the desk, with `rest` up to `size`."""
+    cdef Py_ssize_t i
+    if n == size and source.type == FLOAT32 and source.div == 1 and source.mod >= job.size:
+        return <const float *>source.data + first
+    if source == &job.operands[TARGET] and job.integral and source.type >= INT64:
+        # Labels, checked: of integers of 64 bits the lower half will do.
+        for i in range(n):
+            desk[i] = <float><int32_t>(<const int64_t *>source.data)[first + i]
+    else:
+        fetch(desk, source, first, n)
+    for i in range(n, size):
+        desk[i] = rest
+    return desk
+
+
+cdef inline void fetch_ahead(
+    const storage *x, const Operand *target, Py_ssize_t size, Py_ssize_t first
+) noexcept nogil:
+    """Bring a block of both arrays into the caches, if there is one."""
+    # The target, which a function does not have, has an element for each of x.
+    cdef Py_ssize_t each = target.nbytes // size
+    if first + BLOCK <= size:
+        prefetch_bytes(x + first, BLOCK * sizeof(storage))
+        prefetch_bytes(target.data + first * each, BLOCK * each)
+
+
+cdef inline int only_weight(const Job *job) noexcept nogil:
+    """The one operand that multiplies losses and gradients, if it has floats; -1 otherwise."""
+    cdef int k, one = -1
+    for k in range(WEIGHT, UPSTREAM + 1):
+        if job.operands[k].data != NULL and k != POS_WEIGHT and k != ALPHA:
+            if one >= 0:
+                return -1
+            one = k
+    if one == WEIGHT or one == SAMPLE_WEIGHT:
+        if floats(&job.operands[one]):
+            return one
+    return -1
+
+
+cdef inline const Operand *repeating(const Job *job) noexcept nogil:
+    """The one operand of floats that repeats so soon that it is laid out over and over; or NULL."""
+    cdef int k = POS_WEIGHT if job.operands[POS_WEIGHT].data != NULL else only_weight(job)
+    if k < 0 or job.operands[k].div != 1 or job.operands[k].mod > BLOCK:
+        return NULL
+    return &job.operands[k]
+
+
+cdef inline void multiply_floats(
+    const Job *job, Desk *desk, float *grad, float *losses32, const float *by,
+    Py_ssize_t first, Py_ssize_t n, Py_ssize_t size, Running *losses
+) noexcept nogil:
+    """What `multiply_all` does for one weight, bit for bit, and the losses' sums."""
+    cdef Py_ssize_t i, j, k
+    cdef const float *loss = &desk.loss32[0]
+    cdef double scale = job.scale
+    if losses32 != NULL:
+        for i in range(n):
+            losses32[first + i] = <float>(<double>loss[i] * <double>by[i])
+    if job.want_loss:
+        for k in range(size // PARTS):
+            i = k * PARTS
+            for j in range(PARTS):
+                losses.high[j] = losses.high[j] + <double>loss[i + j] * <double>by[i + j]
+    if grad != NULL:
+        for i in range(size):
+            grad[i] = <float>(<double>grad[i] * <double>by[i] * scale)
+
+
+cdef bint quick(
+    const storage *x, storage *grad, float *losses32, const Job *job, Py_ssize_t start,
+    Py_ssize_t first, Py_ssize_t n, Desk *desk, Running *losses, Waiting *waiting,
+    Py_ssize_t *kept
+) noexcept nogil:
+    """A block of an item in float; False, with nothing written, if float does not do for all of it.
+
+    kept: elements of the gradient that wait.
+    """
+    cdef Sources at
+    cdef Py_ssize_t i, k, size = (n + LANES - 1) // LANES * LANES
+    cdef const Operand *target = &job.operands[TARGET]
+    cdef const Operand *row = repeating(job)
+    cdef const float *by = &desk.row32[0]
+    cdef float *g = NULL
+    cdef int one
+    cdef bint plain = not job.factored and losses32 == NULL
+    cdef bint sums = plain and (job.kind == BCE_WITH_LOGITS or job.kind == BCE)
+    cdef bint direct, shared = False   # shared: a logarithm for 32 elements
+    cdef float scale = <float>1 if job.factored else <float>job.scale
+    # What is behind the last element has a loss of 0.
+    cdef bint logits = job.kind == BCE_WITH_LOGITS or job.kind == FOCAL
+    at.x = floats_at(
+        &job.x, job, &desk.x32[0], first, n, size, <float>-3e38 if logits else <float>0
+    )
+    at.t = floats_at(
+        target, job, &desk.t32[0], first, n, size,
+        <float>(-INFINITY) if job.kind == KL_LOG_TARGET else <float>0,
+    )
+    direct = at.x != &desk.x32[0] and at.t != &desk.t32[0]
+    at.ahead = direct and first + AHEAD + BLOCK <= job.size
+    if not direct:
+        fetch_ahead(x, target, job.size, first + BLOCK)
+    if row != NULL:
+        by = by + (first - start) % row.mod
+    at.positive = NULL
+    if job.operands[POS_WEIGHT].data != NULL:
+        at.positive = by
+        if row == NULL:
+            at.positive = floats_at(
+                &job.operands[POS_WEIGHT], job, &desk.positive32[0], first, n, size, 0
+            )
+    at.alpha = NULL
+    at.rest = &desk.rest32[0]
+    if job.operands[ALPHA].data != NULL:
+        at.alpha = &desk.alpha32[0]
+        if job.operands[ALPHA].mod > 1:
+            find_alpha32(job, desk, first, n)
+    if job.want_gradient:
+        g = &desk.grad32[0]
+        if storage is float and job.streaming and n == BLOCK:
+            g = &desk.waiting[kept[0]]
+    # 1. Losses and gradients.
+    if job.kind == BCE and sums:
+        shared = odds_in_float(&at, &desk.e32[0], g, scale, size, waiting)
+    if not shared:
+        if job.check and checked(job, desk, first, n).what != FINE:
+            return False
+        if (
+            (job.factored or at.positive != NULL or target.type == FLOAT64 or job.kind == BCE
+             or job.kind == KL or job.kind == FOCAL)
+            and not (plainly_good(job, &at, n) or find_good(job, &at, NULL, n))
+        ):
+            return False
+        shared = sums and job.kind == BCE_WITH_LOGITS and at.positive == NULL
+        in_float(job, &at, desk, g, scale, shared, size, waiting)
+        if plain and job.want_loss:
+            for k in range(size // LANES):
+                i = k * LANES
+                accumulate(&desk.loss32[i], &losses.high[0], &losses.low[0])
+    if shared and job.want_loss:
+        for i in range(size, BLOCK):
+            desk.e32[i] = 0
+        add_logarithms(&desk.e32[0], &losses.high[0])
+    # 2. Factors.
+    one = only_weight(job)
+    if job.factored and one >= 0:
+        if row == NULL or one != <int>(row - &job.operands[0]):
+            by = floats_at(&job.operands[one], job, &desk.by32[0], first, n, size, 0)
+        multiply_floats(job, desk, g, losses32, by, first, n, size, losses)
+    elif job.factored:
+        for i in range(n):
+            desk.loss[i] = desk.loss32[i]
+        if g != NULL:
+            for i in range(n):
+                desk.grad[i] = g[i]
+        multiply_all(job, desk, first, n)
+        if g != NULL:
+            for i in range(n):
+                g[i] = <float>desk.grad[i]
+        if losses32 != NULL:
+            narrow(losses32 + first, &desk.loss[0], n)
+        if job.want_loss:
+            add_block(losses, &desk.loss[0], n)
+    elif losses32 != NULL:
+        memcpy(losses32 + first, &desk.loss32[0], n * sizeof(float))
+    # 3. The gradient.
+    if storage is float and g != NULL and g != &desk.grad32[0]:
+        write_later(
+            waiting, <char *>(grad + first), <const char *>g, BLOCK * <Py_ssize_t>sizeof(float)
+        )
+        kept[0] += BLOCK
+    elif g != NULL:
+        emit(grad + first, g, n, job.streaming)
+    return True
+
+
+# ---- d) a block in double, or in both --------------------------------------------------------
+
 cdef inline void find_positive(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
@@ -306,22 +690,32 @@ cdef void in_double(
     exact: whether they are wanted as doubles.
     """
     cdef Py_ssize_t i
-    cdef bint soft
     fetch(&desk.t[0], &job.operands[TARGET], first, n)
     if job.ignoring:
         for i in range(n):
             desk.t[i] = desk.t[i] if desk.kept[i] != 0 else 0.0
     if job.kind == BCE_WITH_LOGITS:
-        soft = job.operands[POS_WEIGHT].data != NULL or not all_hard(&desk.t[0], n)
-        if soft or job.want_hess:
+        if job.operands[POS_WEIGHT].data != NULL:
             find_positive(job, desk, first, n)
-        if soft:
-            bce_soft(&desk.x[0], &desk.t[0], &desk.by[0], &desk.loss[0], &desk.grad[0], n)
-        elif job.want_gradient:
-            bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
+            bce(
+                &desk.x[0], &desk.t[0], &desk.by[0], &desk.e[0], &desk.loss[0], &desk.grad[0], 1.0,
+                n,
+            )
+            add_softplus(&desk.e[0], &desk.t[0], &desk.by[0], &desk.loss[0], n)
         else:
-            bce_hard(&desk.x[0], &desk.t[0], &desk.loss[0], <double *>NULL, n)
+            if job.want_gradient:
+                bce(
+                    &desk.x[0], &desk.t[0], <double *>NULL, &desk.e[0], &desk.loss[0],
+                    &desk.grad[0], 1.0, n,
+                )
+            else:
+                bce(
+                    &desk.x[0], &desk.t[0], <double *>NULL, &desk.e[0], &desk.loss[0],
+                    <double *>NULL, 1.0, n,
+                )
+            add_softplus(&desk.e[0], &desk.t[0], <double *>NULL, &desk.loss[0], n)
         if job.want_hess:
+            find_positive(job, desk, first, n)
             bce_hess(desk, &desk.by[0], n)
     elif job.kind == BCE and job.want_gradient:
         bce_probabilities(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
@@ -334,167 +728,39 @@ cdef void in_double(
         else:
             focal(desk, job.gamma, n, job.want_gradient, job.want_hess, False)
     elif job.kind == KL_LOG_TARGET:
-        kl_log_target(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], n)
-    elif exact or not floats(&job.operands[TARGET]):
-        kl(desk, n, True)
+        kl_log_target(&desk.x[0], &desk.t[0], &desk.loss[0], &desk.grad[0], 1.0, n)
     else:
-        kl(desk, n, False)
+        kl(desk, n)
 
 
-cdef inline bint good(float x, float t, float least, float most) noexcept nogil:
-    return (
-        ((t == 0) | (t == 1) | ((t >= least) & (x >= least))) & (x <= most) & (x >= -most)
-    )
-
-
-cdef inline bint plain_logits(const float *x, const float *t, Py_ssize_t n) noexcept nogil:
-    """Whether all targets are 0 or 1, and all losses and slopes normal numbers of float."""
-    cdef Py_ssize_t i
-    cdef int others = 0
-    for i in range(n):
-        others |= ((t[i] != 0) & (t[i] != 1)) | (x[i] > 80) | (x[i] < -80) | (x[i] != x[i])
-    return others == 0
-
-
-cdef inline bint find_done(const Job *job, Desk *desk, Py_ssize_t n) noexcept nogil:
-    """Whether all is as good in float as in double; desk.done32: which is, if not all.
-
-    Not a target that is no float: NaN stands for it. Not what a weight may bring back when it is
-    too small for a float, unless it is the float that it comes from.
-    """
-    cdef Py_ssize_t i
-    cdef int others = 0
-    # A target other than 0 and 1, and x with it, have to be at least ..., and x at most ...
-    cdef float least = <float>(-INFINITY), most = <float>INFINITY
-    if job.operands[POS_WEIGHT].data != NULL:
-        least = <float>INFINITY
-    elif job.kind == BCE and job.factored:
-        least = <float>5e-20
-    if job.kind == BCE_WITH_LOGITS and job.factored:
-        most = <float>80
-    for i in range(n):
-        others |= not good(desk.x32[i], desk.t32[i], least, most)
-    if others == 0:
-        return True
-    for i in range(n):
-        desk.done32[i] = (
-            <float>1 if good(desk.x32[i], desk.t32[i], least, most) else <float>0
-        )
-    return False
-
-
-cdef inline int in_float(
+cdef inline void on_desk_in_float(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
-    """Losses and gradients of desk.x32 where float does, without any factor.
-
-    Whether it is all; 2 if factors are wanted and all is finite.
-    """
-    cdef Py_ssize_t i
-    cdef bint plain = False
+    """Losses and gradients of desk.x32 where float does; desk.by32: 0 where it does not."""
+    cdef Sources at
+    cdef Waiting nothing
+    cdef Py_ssize_t i, size = (n + LANES - 1) // LANES * LANES
+    at.x = &desk.x32[0]
+    at.t = &desk.t32[0]
+    at.positive = NULL
+    at.alpha = NULL
+    at.rest = &desk.rest32[0]
+    at.ahead = False
+    nothing.left = 0
     fetch(&desk.t32[0], &job.operands[TARGET], first, n)
     if job.ignoring:
         for i in range(n):
             desk.t32[i] = desk.t32[i] if desk.kept[i] != 0 else <float>0
-    if job.kind == KL_LOG_TARGET:
-        kl_log_target(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
-        return 1
-    if job.kind == BCE_WITH_LOGITS and job.factored:
-        plain = plain_logits(&desk.x32[0], &desk.t32[0], n)
-    if job.kind == BCE and job.want_gradient:
-        bce_probabilities(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
-    elif job.kind == BCE:
-        bce_probabilities(&desk.x32[0], &desk.t32[0], &desk.loss32[0], <float *>NULL, n)
-    elif not plain and not all_hard(&desk.t32[0], n):
-        bce_soft(
-            &desk.x32[0], &desk.t32[0], <double *>NULL, &desk.loss32[0], &desk.grad32[0], n
-        )
-    else:
-        if job.want_gradient:
-            bce_hard(&desk.x32[0], &desk.t32[0], &desk.loss32[0], &desk.grad32[0], n)
-        else:
-            bce_hard(&desk.x32[0], &desk.t32[0], &desk.loss32[0], <float *>NULL, n)
-        if plain:
-            return 2
-        if not job.factored:
-            return 1
-    if not job.factored and floats(&job.operands[TARGET]):
-        return 1
-    return find_done(job, desk, n)
-
-
-cdef inline void join_float(
-    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n, bint all_done
-) noexcept nogil:
-    """Results of `in_float` to those of `in_double`, with the weights of the positive."""
-    cdef Py_ssize_t i
-    if all_done and job.want_gradient:
-        for i in range(n):
-            desk.loss[i] = desk.loss32[i]
-            desk.grad[i] = desk.grad32[i]
-    elif all_done:
-        for i in range(n):
-            desk.loss[i] = desk.loss32[i]
-    else:
-        for i in range(n):
-            desk.loss[i] = desk.loss32[i] if desk.done32[i] != 0 else desk.loss[i]
-            desk.grad[i] = desk.grad32[i] if desk.done32[i] != 0 else desk.grad[i]
     if job.operands[POS_WEIGHT].data != NULL:
-        fetch(&desk.by[0], &job.operands[POS_WEIGHT], first, n)
-        for i in range(n):
-            desk.by[i] = desk.by[i] if desk.t32[i] != 0 else 1.0
-        if not all_done:
-            for i in range(n):
-                desk.by[i] = desk.by[i] if desk.done32[i] != 0 else 1.0
-        multiply(job, desk, n)
-
-
-cdef inline int only_weight(const Job *job) noexcept nogil:
-    """The one operand that multiplies losses and gradients, if it has floats; -1 otherwise."""
-    cdef int k, one = -1
-    for k in range(WEIGHT, OPERANDS):
-        if job.operands[k].data != NULL:
-            if one >= 0:
-                return -1
-            one = k
-    if one == WEIGHT or one == SAMPLE_WEIGHT or one == POS_WEIGHT:
-        if floats(&job.operands[one]):
-            return one
-    return -1
-
-
-cdef inline bint multiply_floats(
-    const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
-) noexcept nogil:
-    """What `join_float` and `multiply_all` do, bit for bit, in one pass; False if it can't.
-
-    For finite results of `in_float`, from which a factor of 0 has nothing infinite to take away.
-    """
-    cdef Py_ssize_t i
-    cdef int one = only_weight(job)
-    cdef double scale = job.scale
-    cdef const Operand *source
-    cdef const float *by = &desk.done32[0]
-    if one < 0 or job.ignoring or job.want_hess:
-        return False
-    source = &job.operands[one]
-    if one == POS_WEIGHT:
-        fetch(&desk.done32[0], source, first, n)
-        for i in range(n):
-            desk.done32[i] = desk.done32[i] if desk.t32[i] != 0 else <float>1
-    elif source.type == FLOAT32 and source.div == 1 and source.mod >= job.size:
-        # Read where they lie.
-        by = <const float *>source.data + first
-    else:
-        fetch(&desk.done32[0], source, first, n)
-    if job.want_gradient:
-        for i in range(n):
-            desk.loss[i] = <double>desk.loss32[i] * <double>by[i]
-            desk.grad32[i] = <float>(<double>desk.grad32[i] * <double>by[i] * scale)
-    else:
-        for i in range(n):
-            desk.loss[i] = <double>desk.loss32[i] * <double>by[i]
-    return True
+        fetch(&desk.positive32[0], &job.operands[POS_WEIGHT], first, n)
+        at.positive = &desk.positive32[0]
+    if job.operands[ALPHA].data != NULL:
+        find_alpha32(job, desk, first, n)
+        at.alpha = &desk.alpha32[0]
+    for i in range(n, size):
+        desk.x32[i] = desk.t32[i] = 0
+    in_float(job, &at, desk, &desk.grad32[0], 1, False, size, &nothing)
+    find_good(job, &at, &desk.by32[0], n)
 
 
 cdef void compute(
@@ -505,15 +771,6 @@ cdef void compute(
     An element's results do not depend on what else is in its block.
     """
     cdef Py_ssize_t i
-    cdef float scale
-    cdef bint all_done = False, finite = False, try_float = False
-    cdef int done
-    if real is float:
-        try_float = (
-            job.kind == BCE
-            or (job.kind == BCE_WITH_LOGITS and not job.want_hess)
-            or (job.kind == KL_LOG_TARGET and floats(&job.operands[TARGET]) and not job.factored)
-        )
     if job.kind == SIGMOID or job.kind == LOG_SIGMOID or job.kind == SOFTPLUS:
         if real is float:
             function(&desk.x32[0], job.kind, &desk.grad32[0], n)
@@ -527,94 +784,24 @@ cdef void compute(
                 desk.x32[i] = desk.x32[i] if desk.kept[i] != 0 else <float>0
             else:
                 desk.x[i] = desk.x[i] if desk.kept[i] != 0 else 0.0
-    if real is float and try_float:
-        done = in_float(job, desk, first, n)
-        all_done = done != 0
-        finite = done == 2 or (all_done and job.kind == BCE)
-        if all_done and not job.factored and not job.ignoring:
-            scale = <float>job.scale
+    if real is float:
+        for i in range(n):
+            desk.x[i] = desk.x32[i]
+        in_double(job, desk, first, n, False)
+        if job.floats:
+            on_desk_in_float(job, desk, first, n)
             for i in range(n):
-                desk.loss[i] = desk.loss32[i]
-            if job.want_gradient:
-                for i in range(n):
-                    desk.grad32[i] = desk.grad32[i] * scale
-            return
-        if finite and multiply_floats(job, desk, first, n):
-            return
-    if not all_done:
-        if real is float:
-            for i in range(n):
-                desk.x[i] = desk.x32[i]
-        in_double(job, desk, first, n, real is double)
-    if real is float and try_float:
-        join_float(job, desk, first, n, all_done)
+                desk.loss[i] = desk.loss32[i] if desk.by32[i] != 0 else desk.loss[i]
+                desk.grad[i] = desk.grad32[i] if desk.by32[i] != 0 else desk.grad[i]
+    else:
+        in_double(job, desk, first, n, True)
     multiply_all(job, desk, first, n)
     if real is float and job.want_gradient:
         for i in range(n):
             desk.grad32[i] = <float>desk.grad[i]
 
 
-# ---- c) the traversal ------------------------------------------------------------------------
-
-cdef inline void fetch_ahead(
-    const storage *x, const Operand *target, Py_ssize_t size, Py_ssize_t first
-) noexcept nogil:
-    """Bring a block of both arrays into the caches, if there is one."""
-    # The target, which a function does not have, has an element for each of x.
-    cdef Py_ssize_t each = target.nbytes // size
-    if first + BLOCK <= size:
-        prefetch_bytes(x + first, BLOCK * sizeof(storage))
-        prefetch_bytes(target.data + first * each, BLOCK * each)
-
-
-cdef bint sum_block(
-    const float *x, const float *t, const Job *job, float *grad, Running *losses,
-    Waiting *waiting, bint ahead
-) noexcept nogil:
-    # A function of its own: in a larger one the registers of its loops would be spilled.
-    return odds_block(x, t, job, grad, &losses.high[0], &losses.low[0], waiting, ahead)
-
-
-cdef inline bint summed(
-    const storage *x, storage *grad, const Job *job, Py_ssize_t first, Desk *desk,
-    Running *losses, Waiting *waiting, Py_ssize_t *kept
-) noexcept nogil:
-    """A whole block by `sum_block`; False, with nothing done, if it is none for that.
-
-    kept: elements of the gradient that wait.
-    """
-    # Read where they lie, if they are float there.
-    cdef const float *source = &desk.x32[0]
-    cdef const float *target = &desk.t32[0]
-    cdef float *g = NULL
-    cdef bint direct
-    if storage is float:
-        source = x + first
-    else:
-        load(&desk.x32[0], x + first, BLOCK, <float>0)
-    if job.operands[TARGET].type == FLOAT32:
-        target = <const float *>job.operands[TARGET].data + first
-    else:
-        fetch(&desk.t32[0], &job.operands[TARGET], first, BLOCK)
-    direct = storage is float and job.operands[TARGET].type == FLOAT32
-    if not direct:
-        fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
-    if grad != NULL:
-        g = &desk.waiting[kept[0]]
-    if not sum_block(
-        source, target, job, g, losses, waiting,
-        direct and first + AHEAD + BLOCK <= job.size,
-    ):
-        return False
-    if storage is float and job.streaming:
-        write_later(
-            waiting, <char *>(grad + first), <const char *>g, BLOCK * <Py_ssize_t>sizeof(float)
-        )
-        kept[0] += BLOCK
-    elif grad != NULL:
-        emit(grad + first, g, BLOCK, job.streaming)
-    return True
-
+# ---- e) the traversal ------------------------------------------------------------------------
 
 cdef void item(
     const storage *x, storage *grad, storage *hess, float *losses32, double *losses64,
@@ -624,26 +811,44 @@ cdef void item(
     cdef Py_ssize_t stop = min(job.size, start + job.item)
     cdef Py_ssize_t first = start, n
     cdef Py_ssize_t kept = 0
-    cdef Py_ssize_t passed = start   # up to here `summed` is not tried
+    cdef Py_ssize_t passed = start   # up to here `quick` is not tried
     cdef bint done
+    cdef const Operand *row
     cdef Running losses, weights
     cdef Waiting waiting
     part.status = Status(FINE, 0)
     waiting.left = 0
     begin(&losses)
     begin(&weights)
+    if storage is not double:
+        if job.quick:
+            row = repeating(job)
+            if row != NULL:
+                fetch(
+                    &desk.row32[0], row, start,
+                    min(<Py_ssize_t>2 * BLOCK, stop - start + LANES + row.mod),
+                )
+            if job.operands[ALPHA].data != NULL and job.operands[ALPHA].mod == 1:
+                find_alpha32(job, desk, start, BLOCK)
     while first < stop:
-        n = min(stop - first, <Py_ssize_t>BLOCK)
+        n = min(stop - first, job.step)
         done = False
         if storage is not double:
-            if job.sums_alone and n == BLOCK and first >= passed:
-                done = summed(x, grad, job, first, desk, &losses, &waiting, &kept)
-                if not done:
-                    # Such blocks come in runs.
-                    passed = first + KEPT
+            if job.quick:
+                if first >= passed:
+                    done = quick(
+                        x, grad, losses32, job, start, first, n, desk, &losses, &waiting, &kept
+                    )
+                    if not done:
+                        # Such blocks come in runs.
+                        passed = first + KEPT
                 if kept == KEPT or not done:
                     write_rest(&waiting)
                     kept = 0
+                if not done:
+                    n = min(n, <Py_ssize_t>DOUBLES)
+                elif job.weigh:
+                    weigh(job, desk, &weights, first, n)
         if not done:
             if job.check:
                 part.status = checked(job, desk, first, n)
@@ -655,11 +860,11 @@ cdef void item(
                 # The next block is fetched while this one is worked on.
                 if storage is double:
                     load(&desk.x[0], x + first, n, <double>0)
-                    fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
+                    fetch_ahead(x, &job.operands[TARGET], job.size, first + n)
                     compute(job, desk, first, n, <double>0)
                 else:
                     load(&desk.x32[0], x + first, n, <float>0)
-                    fetch_ahead(x, &job.operands[TARGET], job.size, first + BLOCK)
+                    fetch_ahead(x, &job.operands[TARGET], job.size, first + n)
                     compute(job, desk, first, n, <float>0)
                 if grad != NULL:
                     if storage is double:
@@ -715,7 +920,7 @@ cdef Part traverse(
     return part
 
 
-# ---- d) what Python calls --------------------------------------------------------------------
+# ---- f) what Python calls --------------------------------------------------------------------
 
 cdef int take_operand(Operand *operand, object spec) except -1:
     """Fill in the operand of (array, type, div, mod), or of None.
@@ -794,7 +999,7 @@ def evaluate(
         return FINE, 0, 0.0, 0.0
     for k in range(OPERANDS):
         take_operand(&job.operands[k], operands[k])
-        if k != TARGET:
+        if k != TARGET and k != POS_WEIGHT and k != ALPHA:
             job.factored = job.factored or job.operands[k].data != NULL
     job.gamma = gamma
     job.ignoring = ignored is not None
@@ -822,6 +1027,14 @@ def evaluate(
         if overlaps(h, source, &job, nbytes) or overlap(g, nbytes, h, nbytes):
             return OVERLAPS, 0, 0.0, 0.0
     job.streaming = g != NULL and nbytes >= STREAM
+    # A power makes of an error of its base one that is so many times as large.
+    job.floats = (
+        kind <= KL_LOG_TARGET
+        and not job.want_hess
+        and gamma <= 4
+        and floats(&job.operands[POS_WEIGHT])
+        and (floats(&job.operands[TARGET]) or (kind != KL and kind != KL_LOG_TARGET))
+    )
     with nogil:
         job.item = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)
         items = (job.size + job.item - 1) // job.item
@@ -842,7 +1055,8 @@ def evaluate(
         ):
             # Before anything is written.
             job.look = True
-            job.sums_alone = False
+            job.quick = False
+            job.step = BLOCK
             whole = traverse(
                 source, g, h, out32, out64, &job, items, parts, &space, threads
             )
@@ -861,13 +1075,10 @@ def evaluate(
                     # As a block in float multiplies by it.
                     scale = <float>scale
             job.scale = scale
-            job.sums_alone = (
-                (kind == BCE or kind == BCE_WITH_LOGITS)
-                and not job.factored
-                and not job.ignoring
-                and not job.want_hess
-                and out32 == NULL
-            )
+            job.quick = job.floats and not job.ignoring
+            job.step = BLOCK
+            if storage is double or (kind <= KL_LOG_TARGET and not job.quick):
+                job.step = DOUBLES
             whole = traverse(
                 source, g, h, out32, out64, &job, items, parts, &space, threads
             )

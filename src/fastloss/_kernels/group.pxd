@@ -10,6 +10,8 @@
 # For compute type float all of this is double, and so exact enough. For double it is pairs of
 # doubles: of the 4 ulp that a result may be off, the exponentials in `rest` need two.
 
+from libc.stdint cimport int64_t
+
 from .sums cimport LANES, Sum, add
 from .vecmath cimport (
     NAN, exp_pair_scaled, exp_scaled, fma, log1p, log_positive, real, spare_bits,
@@ -30,6 +32,14 @@ cdef struct Group:
     double others[LANES]     # sum of the targets without the class left out, and what it lost
     double others_low[LANES]
     double own_a[LANES]      # target of the class left out
+    # Of scores (see scores.pxi):
+    double gap[LANES]        # how far the target is below the largest; NaN: there is none
+    double margin[LANES]     # how far it is above the largest of the others
+    Py_ssize_t rank[LANES]   # how many of the others are as large
+    double spread[LANES]     # sum of exponential times distance**2
+    double squares[LANES]    # sum of exponential**2 without the class left out
+    int64_t *ranked          # scratch for the likeliest classes
+    int64_t *list            # and for those that may be
     # Made by `settle`:
     double own[LANES]        # exponential of the class left out, scaled
     double total[LANES]      # sum over all classes, scaled

@@ -14,7 +14,7 @@
 # source and destination may be one array (out=logits), which a loop that reads one and writes the
 # other could not be vectorised for.
 
-from libc.stdint cimport int16_t, int32_t
+from libc.stdint cimport int16_t, int32_t, int64_t
 from libc.string cimport memcpy
 
 from .group cimport Group, in_two_parts
@@ -55,6 +55,12 @@ cdef struct RowSpace:
     void *wide           # classes as they are computed with, where memory has another type
     void *targets        # CHUNK targets, of SOFT
     void *row            # a long row's exponentials, or NULL
+    void *ranked         # the likeliest classes of a group's rows, where they are asked for
+
+
+cdef inline real far(real unused) noexcept nogil:
+    """A distance from the largest logit at which an exponential is 0; its square is finite."""
+    return <real>1e18
 
 
 cdef inline Py_ssize_t group_rows(const Job *job) noexcept nogil:
@@ -67,7 +73,7 @@ cdef inline bint keeps_row(const Job *job, bint written_too) noexcept nogil:
     """Whether a long row's exponentials are kept."""
     return (
         BLOCK < job.classes <= KEPT
-        and ((written_too and written(job) != LOGARITHM) or job.kind == SCORE)
+        and ((written_too and written(job) != LOGARITHM) or keeps_exponentials(job))
     )
 
 
@@ -84,6 +90,8 @@ cdef inline Py_ssize_t rows_space(
     at += lines(max(block, <Py_ssize_t>CHUNK) * size)
     space.targets = scratch + at
     at += lines(CHUNK * size) if job.kind == SOFT else 0
+    space.ranked = scratch + at
+    at += lines(list_bytes(job) + ranked_bytes(job, min(job.samples, group_rows(job))))
     space.row = NULL
     if keeps_row(job, written_too):
         space.row = scratch + at
@@ -630,6 +638,7 @@ cdef void add_spread(
     """Add e * (top - x) to `distance`, 0 where e is."""
     cdef const real *xs = widened(wide, x, n)
     cdef real part[LANES]
+    cdef real d
     cdef Py_ssize_t i = 0, j, m
     while i < n:
         m = min(n - i, <Py_ssize_t>LANES)
@@ -637,8 +646,9 @@ cdef void add_spread(
             for j in range(LANES):
                 part[j] = 0
         for j in range(m):
-            part[j] = e[i + j] * (top - xs[i + j])
-            part[j] = part[j] if e[i + j] != 0 else <real>0
+            # Where it is as far, e is 0: less than infinity times that is 0.
+            d = top - xs[i + j]
+            part[j] = e[i + j] * (d if d < far(top) else far(top))
         sum_add(distance, &part[0], 0, -1)
         i += m
 
@@ -850,18 +860,23 @@ cdef void short_item(
     cdef bint drains = out != NULL and how != LOGARITHM
     cdef const storage *xs
     cdef real guess = <real>NAN
+    group.list = <int64_t *>space.ranked
+    group.ranked = group.list + list_bytes(job) // 8
     drain_start(drain, job.streaming)
     clear(tally)
     while first < stop:
         n = min(stop - first, most_rows)
         xs = x + first * classes
         begin(job, first, n, group)
-        if wants_largest(job):
+        if job.kind == SCORE:
+            for i in range(n):
+                stand(xs + i * classes, job, first + i, i, wide, group)
+        elif wants_largest(job):
             for i in range(n):
                 if group.own_class[i] >= 0:
                     group.own_class[i] = largest_of(xs + i * classes, classes, wide)
         sum_rows(
-            xs, e, n, classes, drains or job.kind == SCORE, &guess, wide,
+            xs, e, n, classes, drains or keeps_exponentials(job), &guess, wide,
             drain if drains else NULL, group, &space.desk.parts[0], &space.desk.sums[0],
         )
         if wants_distance(job):
@@ -870,6 +885,9 @@ cdef void short_item(
                     distance_of_row(
                         xs + i * classes, job, first + i, i, e + i * classes, wide, a, group
                     )
+        if wants_moments(job):
+            for i in range(n):
+                moments_of_row(xs + i * classes, job, i, e + i * classes, wide, group)
         end(x, job, first, n, out != NULL, group, tally, losses)
         if drains:
             drain_rest(drain, out, <real>0)
@@ -931,21 +949,29 @@ cdef void long_item(
     cdef bint drains = out != NULL and row != NULL and how != LOGARITHM
     cdef const storage *xs
     cdef storage *to
+    group.list = <int64_t *>space.ranked
+    group.ranked = group.list + list_bytes(job) // 8
     drain_start(drain, job.streaming)
     clear(tally)
     for index in range(start, stop):
         xs = x + index * classes
         begin(job, index, 1, group)
-        if wants_largest(job) and group.own_class[0] >= 0:
+        if job.kind == SCORE:
+            stand(xs, job, index, 0, wide, group)
+        elif wants_largest(job) and group.own_class[0] >= 0:
             group.own_class[0] = largest_of(xs, classes, wide)
         group.rest[0] = group.rest_low[0] = group.exponent[0] = group.own_x[0] = 0
         group.shift[0] = 0
         if group.own_class[0] >= 0:
             sum_long_row(xs, wide, block, row, classes, drain if drains else NULL, group)
-            if job.kind == SCORE and row == NULL:
+            if wants_spread(job) and row == NULL:
                 spread_of_long_row(xs, job, block, wide, group)
             elif wants_distance(job):
                 distance_of_row(xs, job, index, 0, row, wide, a, group)
+            if wants_moments(job) and row == NULL:
+                moments_of_long_row(xs, job, block, wide, group)
+            elif wants_moments(job):
+                moments_of_row(xs, job, 0, row, wide, group)
         end(x, job, index, 1, out != NULL, group, tally, losses)
         if out == NULL:
             continue

@@ -49,11 +49,23 @@ cdef struct Job:
     double gamma             # of FOCAL
     double temperature
     double softcap           # 0: none
-    # OUT, of SCORE and LOGSUMEXP, by sample.
-    double *number           # the target's log-probability, or the logsumexp
+    double *number           # OUT, of LOGSUMEXP, by sample
+    # OUT, of SCORE, by sample; NULL what is not asked for. Numbers are float, or double if `wide`.
+    void *log_prob
+    void *predicted_log_prob
+    void *margin
+    void *entropy
+    void *logsumexp
+    void *brier
+    void *variance           # of the logits, under the softmax
+    int64_t *rank
     int64_t *predicted
-    double *predicted_log_prob
-    double *entropy
+    int64_t *top_classes     # top_k for each sample, the likeliest first
+    void *top_log_probs
+    bint wide
+    bint precise             # whether all of it is computed in double
+    Py_ssize_t top_k         # 0: none
+    Py_ssize_t place         # in these arrays, of the first sample
     void *second             # OUT, second derivatives, as the gradient lies; of SOFT, or NULL
     bint streaming           # what is written is larger than the caches
     double heaviest          # largest class weight, times the gradient's scale if that is above 1
@@ -130,7 +142,7 @@ cdef inline Status check(const Job *job, double *weights) noexcept nogil:
             index = job.target[i]
             known = index != job.ignore_index
             kept += known
-            bad |= known & (index < 0 or index >= job.classes)
+            bad |= known & ((index < 0) | (index >= job.classes))
         if bad:
             for i in range(job.samples):
                 index = job.target[i]

@@ -2,7 +2,8 @@
 #
 #   z = softcap * tanh(x / softcap) / temperature
 #
-# Samples of a huge weight come this way as well, where floats would do for others.
+# Samples of a huge weight come this way as well, where floats would do for others, and scores that
+# are asked for in double.
 #
 # Some samples at a time are turned into rows of z, in double whatever the logits' type, and the
 # other traversals do the rest there: the gradient takes the place of z, and is multiplied by dz/dx
@@ -19,8 +20,8 @@ cdef enum:
 
 
 cdef inline bint tempered(const Job *job) noexcept nogil:
-    """Whether the softmax is taken of something else than the logits."""
-    return job.temperature != 1 or job.softcap != 0
+    """Whether the softmax is taken of something else than the logits as they are."""
+    return job.temperature != 1 or job.softcap != 0 or job.precise
 
 
 cdef inline Py_ssize_t held_samples(const Job *job) noexcept nogil:
@@ -38,6 +39,7 @@ cdef inline Job job_of_held(const Job *job, Py_ssize_t n) noexcept nogil:
     rest.temperature = 1
     rest.softcap = 0
     rest.heavy = False
+    rest.precise = False
     rest.streaming = False
     return rest
 
@@ -188,6 +190,7 @@ cdef void tempered_item(
         n = min(stop - first, most)
         count = n * job.classes
         rest = job_of_held(job, n)
+        rest.place = job.place + first
         if job.target != NULL:
             rest.target = job.target + first
         if job.factor != NULL:

@@ -12,7 +12,7 @@
 # Up to TILE classes are held. If that is all of them, they are read once. If not, the maxima are
 # found first, then sums, then gradients, block of classes by block of classes.
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 
 from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of, offset_of
@@ -36,6 +36,18 @@ cdef struct Tile:
     double distance_low[LANES]
     double others[LANES]
     double others_low[LANES]
+    double spread[LANES]
+    double spread_low[LANES]
+    double squares[LANES]
+    double squares_low[LANES]
+
+
+# Of SCORE (see scores.pxi), while the blocks of classes go by.
+cdef struct Standing:
+    int32_t target[LANES]        # -1: it has none
+    double value[LANES]          # the target's logit, as the compute type
+    double second[LANES]         # the largest after the first of the largest, the same
+    int32_t count[LANES]         # classes that are `value` or more
 
 
 # Scratch of a thread that works on tiles; what follows it in memory is in `TileSpace`.
@@ -43,6 +55,7 @@ cdef struct TileDesk:
     Group group
     Tally tally
     Tile tile
+    Standing standing
 
 
 cdef struct TileSpace:
@@ -51,6 +64,7 @@ cdef struct TileSpace:
     void *stage          # the same in the order of memory
     void *targets        # targets of a tile, of SOFT
     void *second         # second derivatives of a block, where they are asked for
+    void *ranked         # the likeliest classes of LANES samples, where they are asked for
 
 
 cdef inline Py_ssize_t width_of(Py_ssize_t classes, Py_ssize_t inner) noexcept nogil:
@@ -80,6 +94,8 @@ cdef inline Py_ssize_t tiles_space(
     at += lines(LANES * min(job.classes, <Py_ssize_t>TILE) * size) if job.kind == SOFT else 0
     space.second = scratch + at
     at += lines(block * size) if job.second != NULL else 0
+    space.ranked = scratch + at
+    at += lines(list_bytes(job) + ranked_bytes(job, LANES))
     return at
 
 
@@ -207,31 +223,23 @@ cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
 
 cdef void tile_exp(
     real *xs, Py_ssize_t m, Py_ssize_t width, const int32_t *skip, const real *magic,
-    const real *low_x, Tile *tile, bint keep, const storage *ahead, Py_ssize_t stride,
-    const real *top
+    const real *low_x, Tile *tile, bint keep, const storage *ahead, Py_ssize_t stride
 ) noexcept nogil:
     """Exponentials of m classes, added to the lanes' sums but for the class skip[lane].
 
     With `keep` they take the logits' place. What will be read next lies at `ahead`, a class each
-    `stride` elements, and is fetched meanwhile. With `top`, exponential times distance from it is
-    added to `distance`.
+    `stride` elements, and is fetched meanwhile.
     """
     cdef Py_ssize_t lane
     cdef int32_t c
     cdef real a[LANES]
     cdef real two[LANES]
-    cdef real d
     for lane in range(LANES):
         two[lane] = 0
     for c in range(m):
         prefetch_bytes(ahead + c * stride, LANES * sizeof(storage))
         for lane in range(LANES):
             a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
-        if top != NULL:
-            for lane in range(LANES):
-                d = a[lane] * (top[lane] - xs[lane])
-                d = d if a[lane] != 0 else <real>0
-                two_sum(<real>0, &tile.distance[lane], &tile.distance_low[lane], d)
         if keep:
             for lane in range(LANES):
                 xs[lane] = a[lane]
@@ -458,19 +466,20 @@ cdef void tiles_item(
     cdef Py_ssize_t width = width_of(classes, inner)
     cdef Py_ssize_t first, n, lane, c, m, at, filled
     cdef bint whole = classes <= TILE
-    cdef bint largest_too = wants_largest(job), shifted
+    cdef bint largest_too = wants_largest(job) or job.kind == SCORE, shifted
     cdef Written how = written(job)
+    cdef const storage *ahead
     # Where the next samples' classes lie, of which LANES elements are fetched with each of these.
     cdef Py_ssize_t next_class = LANES if inner == 1 else inner
     cdef Py_ssize_t next_lanes = classes if inner == 1 else 1
     cdef Group *group
     cdef Tally *tally
     cdef Tile *tile
+    cdef Standing *standing
     cdef real *xs
     cdef real *stage
     cdef real *a
     cdef real *second
-    cdef real *highest
     cdef int32_t largest[LANES]
     cdef real top[LANES]
     cdef real maximum[LANES]     # shifted as the logits are
@@ -485,6 +494,9 @@ cdef void tiles_item(
     stage = <real *>space.stage
     a = <real *>space.targets
     second = <real *>space.second
+    standing = &space.desk.standing
+    group.list = <int64_t *>space.ranked
+    group.ranked = group.list + list_bytes(job) // 8
     clear(tally)
     first = start
     while first < stop:
@@ -502,16 +514,26 @@ cdef void tiles_item(
             for lane in range(LANES):
                 top[lane] = <real>(-INFINITY) if lane < filled else <real>0
                 largest[lane] = 0
+            if job.kind == SCORE:
+                stand_begin(
+                    standing, x, xs + at if whole else NULL, job, first + at, filled, width, group
+                )
             c = 0
             while c < classes:
                 m = min(classes - c, <Py_ssize_t>TILE)
                 if not whole:
                     turn(xs, x, stage, classes, inner, first, n, c, m, width)
-                if largest_too:
+                if job.kind == SCORE:
+                    tile_stand(xs + at, m, width, c, &top[0], &largest[0], standing)
+                    if job.top_k:
+                        tile_offer(xs + at, m, width, c, filled, job, group)
+                elif largest_too:
                     tile_largest(xs + at, m, width, c, &top[0], &largest[0])
                 else:
                     tile_max(xs + at, m, width, &top[0])
                 c += m
+            if job.kind == SCORE:
+                stand_end(standing, &top[0], &largest[0], group)
             if largest_too:
                 for lane in range(LANES):
                     maximum[lane] = top[lane]
@@ -537,7 +559,8 @@ cdef void tiles_item(
                 for lane in range(LANES):
                     tile.distance[lane] = tile.distance_low[lane] = 0
                     tile.others[lane] = tile.others_low[lane] = group.own_a[lane] = 0
-            highest = &maximum[0] if job.kind == SCORE else <real *>NULL
+            if wants_moments(job):
+                moments_clear(tile)
             # 2. Sums without the class left out.
             c = 0
             while c < classes:
@@ -550,17 +573,24 @@ cdef void tiles_item(
                 if job.kind == SOFT:
                     tile_targets(a, stage, job, first + at, filled, c, m)
                     tile_distance(xs + at, a, m, width, &maximum[0], tile, group)
-                tile_exp(
-                    xs + at, m, width, &tile.skip[0], &magic[0], &low_x[0], tile,
-                    whole and out != NULL and how != LOGARITHM,
-                    x + offset_of(job, (first + n) % job.samples, 0) + at * next_lanes,
-                    next_class, highest,
-                )
+                ahead = x + offset_of(job, (first + n) % job.samples, 0) + at * next_lanes
+                if keeps_exponentials(job):
+                    tile_moments(
+                        xs + at, m, width, &magic[0], &low_x[0], &maximum[0], job, tile, ahead,
+                        next_class,
+                    )
+                else:
+                    tile_exp(
+                        xs + at, m, width, &tile.skip[0], &magic[0], &low_x[0], tile,
+                        whole and out != NULL and how != LOGARITHM, ahead, next_class,
+                    )
                 c += m
             # 3. What the sums come to.
             for lane in range(LANES):
                 group.rest[lane] = tile.high[lane] + tile.low[lane]
                 group.rest_low[lane] = tile.low[lane] - (group.rest[lane] - tile.high[lane])
+            if wants_moments(job):
+                moments_settle(tile, group)
             if wants_distance(job):
                 for lane in range(LANES):
                     group.distance[lane] = tile.distance[lane] + tile.distance_low[lane]
@@ -591,7 +621,6 @@ cdef void tiles_item(
                     if how != LOGARITHM:
                         tile_exp(
                             xs, m, width, &tile.skip[0], &magic[0], &low_x[0], tile, True, x, 0,
-                            <const real *>NULL,
                         )
                     if job.kind == SOFT:
                         tile_targets(a, stage, job, first, filled, c, m)

@@ -79,6 +79,18 @@ cdef struct Pair:
     double low
 
 
+cdef struct Pair32:
+    float high
+    float low
+
+
+cdef inline float product_low32(float a, float b, float product) noexcept nogil:
+    """a * b - product, rounded once."""
+    if FMA:
+        return fmaf(a, b, -product)
+    return <float>(<double>a * <double>b - <double>product)
+
+
 cdef inline double product_low(double a, double b, double product) noexcept nogil:
     """What rounding took from product = a * b; a and b below 1e300, no part of it subnormal."""
     cdef double c, a_high, b_high, a_low, b_low
@@ -255,6 +267,39 @@ cdef inline real exp_negative(real x) noexcept nogil:
     return exp_scaled(x, exp_magic(<real>0), exp_low(<real>0)) * spare(x)
 
 
+cdef inline Pair32 exp_pair32(float x) noexcept nogil:
+    """e**x for x <= 0 in two floats: at most 2**-25 of it off down to x = -80; NaN stays NaN."""
+    cdef float magic = exp_magic(<float>0), low = exp_low(<float>0)
+    cdef float k, by, r, c, p, q, s, t, square
+    cdef Pair32 e
+    x = low if x < low else x
+    k = mul_add(x, <float>1.4426950408889634, magic)
+    by = float_of(bits32(k) << 23) * spare(x)
+    k = k - magic
+    if FMA:
+        r = mul_add(k, <float>-0.693147182464599609375, x)  # exact
+        c = k * <float>1.90465429995776e-09
+    else:
+        t = x - k * <float>0.693359375  # exact
+        c = k * <float>2.12194440e-4
+        r = t + c
+        c = (t - r) + c
+    t = <float>1 + r
+    s = r + c
+    c = c + (r - (t - <float>1))
+    square = s * s
+    p = mul_add(s, <float>0.00019953357696067542, <float>0.0013936141040176153)
+    q = mul_add(s, <float>0.008333197794854641, <float>0.04166645184159279)
+    q = mul_add(square, p, q)
+    p = mul_add(s, <float>0.1666666716337204, <float>0.5)
+    p = mul_add(square, q, p)
+    p = mul_add(p, square, c)
+    e.high = t + p
+    e.low = (p - (e.high - t)) * by
+    e.high = e.high * by
+    return e
+
+
 cdef inline Pair exp_pair_scaled(double x, double magic, double low) noexcept nogil:
     """`exp_scaled` in two parts: at most 2**-56 of it off where it is a normal number."""
     cdef Pair e
@@ -341,20 +386,37 @@ cdef inline real log_parts(real u, real k, real f, real c) noexcept nogil:
         return k * 0.6931471803691238 - ((z - p) - f)
 
 
+cdef inline int32_t log_exponent(float u) noexcept nogil:
+    """k of a positive normal finite u."""
+    return <int32_t>(bits32(u) - 0x3f3504f3u) >> 23
+
+
+cdef inline float log_fraction(float u, int32_t k) noexcept nogil:
+    """f of u."""
+    return float_of(bits32(u) - (<uint32_t>k << 23)) - <float>1
+
+
+cdef inline float log_of(float k, float f) noexcept nogil:
+    """k ln 2 + log(1 + f): `log_parts` of float without a c."""
+    cdef float z = f * f
+    cdef float p = mul_add(k, <float>-2.12194440e-4, log_cubic(f, z))
+    p = mul_add(z, <float>-0.5, p)
+    return mul_add(k, <float>0.693359375, f + p)
+
+
 cdef inline real log_normal(real u) noexcept nogil:
     """log(u): at most 1 ulp off for positive normal finite u (anything for other u)."""
-    cdef uint32_t i
+    cdef int32_t i
     cdef uint64_t j
     cdef real k, f
     if real is float:
-        i = (bits32(u) - 0x3f3504f3u + (127u << 23)) >> 23
-        f = float_of(bits32(u) - ((i - 127u) << 23)) - <float>1.0
-        k = <float>(<int32_t>i - 127)
+        i = log_exponent(u)
+        return log_of(<float>i, log_fraction(u, i))
     else:
         j = (bits64(u) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
         f = double_of(bits64(u) - ((j - 1023ull) << 52)) - 1.0
         k = double_of(j + 0x4330000000000000ull) - (4503599627370496.0 + 1023.0)
-    return log_parts(u, k, f, <real>0)
+        return log_parts(u, k, f, 0.0)
 
 
 cdef inline double log_scaled(double u, double bits) noexcept nogil:
@@ -389,20 +451,6 @@ cdef inline real log_positive(real u) noexcept nogil:
     return result if u - u == 0 else u
 
 
-cdef inline double log_wide(float u) noexcept nogil:
-    """log(u) for u > 0: at most 2**-28 off, and a float's ulp; +inf and NaN stay."""
-    cdef bint small = u < <float>1.1754943508222875e-38
-    cdef float v = u * <float>16777216.0 if small else u
-    cdef uint32_t i = (bits32(v) - 0x3f3504f3u + (127u << 23)) >> 23
-    cdef float f = float_of(bits32(v) - ((i - 127u) << 23)) - <float>1.0
-    cdef float k = <float>(<int32_t>i - 127) - (<float>24 if small else <float>0)
-    cdef double wide = f
-    # The square and all after it in double: only the cubic terms have a float's rounding errors.
-    wide = wide - 0.5 * wide * wide + log_cubic(f, f * f)
-    wide = mul_add(<double>k, <double>0.6931471805599453, wide)
-    return wide if u - u == 0 else <double>u
-
-
 cdef inline Pair log_pair(Pair u) noexcept nogil:
     """log(u) for u > 0, in two parts: at most 2**-57 plus 2**-70 of it off; +inf and NaN stay."""
     cdef bint small = u.high < 2.2250738585072014e-308
@@ -434,16 +482,16 @@ cdef inline Pair log_pair(Pair u) noexcept nogil:
 
 cdef inline real log1p(real y) noexcept nogil:
     """log(1 + y): at most 1 ulp (float: 1.5) off for y > -1; -1 gives -inf, +inf +inf, NaN NaN."""
-    cdef uint32_t i
+    cdef int32_t i
     cdef uint64_t j
     cdef real u, k, f, c, result
     u = <real>1 + y
     # What the rounding of 1 + y lost, relative to it.
     c = (<real>1 - (u - y) if u > 2 else y - (u - <real>1)) / u
     if real is float:
-        i = (bits32(u) - 0x3f3504f3u + (127u << 23)) >> 23
-        f = float_of(bits32(u) - ((i - 127u) << 23)) - <float>1.0
-        k = <float>(<int32_t>i - 127)
+        i = log_exponent(u)
+        f = log_fraction(u, i)
+        k = <float>i
     else:
         j = (bits64(u) - 0x3fe6a09e667f3bcdull + (1023ull << 52)) >> 52
         f = double_of(bits64(u) - ((j - 1023ull) << 52)) - 1.0
@@ -470,4 +518,7 @@ cdef inline real log1p_unit(real e) noexcept nogil:
     # Above sqrt(2) - 1 half of 1 + e is taken; e - 1 is exact there.
     f = <real>0.5 * (e - <real>1) if e > <real>0.41421356 else e
     k = <real>1 if e > <real>0.41421356 else <real>0
-    return log_parts(e, k, f, <real>0)
+    if real is float:
+        return log_of(k, f)
+    else:
+        return log_parts(e, k, f, 0.0)

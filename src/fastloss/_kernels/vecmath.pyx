@@ -9,6 +9,7 @@ def over_array(str name, const real[::1] x, real[::1] out, real m=0):
     """
     cdef Py_ssize_t i
     cdef Pair pair
+    cdef Pair32 pair32
     cdef real k = exponent_of(m), magic = exp_magic(k), low = exp_low(k)
     if name == "exp_scaled":
         for i in range(x.shape[0]):
@@ -33,10 +34,11 @@ def over_array(str name, const real[::1] x, real[::1] out, real m=0):
     elif name == "log1p_unit":
         for i in range(x.shape[0]):
             out[i] = log1p_unit(x[i])
-    elif name == "log_wide":
+    elif name == "exp_pair32":
         # float alone; all its digits are in the double
         for i in range(x.shape[0]):
-            out[i] = <real>log_wide(<float>x[i])
+            pair32 = exp_pair32(<float>x[i])
+            out[i] = <real>(<double>pair32.high + <double>pair32.low)
     elif name == "exp_pair" or name == "exp_pair_low":
         # double alone, one part of two
         for i in range(x.shape[0]):

@@ -249,7 +249,8 @@ class Job:
         weighted = weight is not None or sample_weight is not None
         plain = not (weighted or options.label_smoothing or self.probabilities)
         if plain and options.loss == "cross-entropy" and self.classes <= FEW_CLASSES:
-            log_prob, predicted, _, _ = fastloss.score_samples(logits, label, axis=axis)
+            scores = fastloss.score_samples(logits, label, axis=axis)
+            log_prob, predicted = scores.log_prob, scores.predicted
             loss = 0 - log_prob if counted is None else np.where(counted, 0 - log_prob, 0)
             # A NaN or +inf makes all log-probabilities of a sample NaN, and so do -inf alone.
             predicted = np.where(np.isnan(log_prob), NONE, predicted)

@@ -1,6 +1,27 @@
 """Evaluation: what every sample got, and a loss over more batches than memory holds."""
 
+from fastloss.evaluation.calibration import (
+    CalibrationBins,
+    CalibrationError,
+    TemperatureFit,
+    brier_score,
+    calibration_error,
+    fit_temperature,
+)
+from fastloss.evaluation.metrics import Metrics, StreamingMetrics
 from fastloss.evaluation.score import SampleScores, score_samples
 from fastloss.evaluation.streaming import StreamingLoss
 
-__all__ = ["SampleScores", "StreamingLoss", "score_samples"]
+__all__ = [
+    "CalibrationBins",
+    "CalibrationError",
+    "Metrics",
+    "SampleScores",
+    "StreamingLoss",
+    "StreamingMetrics",
+    "TemperatureFit",
+    "brier_score",
+    "calibration_error",
+    "fit_temperature",
+    "score_samples",
+]

@@ -13,57 +13,11 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from fastloss import _arrays
+from fastloss.evaluation._sums import ExactSum
 from fastloss.losses._reduction import Totals
 from fastloss.losses.criterions import Criterion
 
 __all__ = ["StreamingLoss"]
-
-
-class ExactSum:
-    """A sum of float64 numbers without any rounding.
-
-    Every finite float64 is a whole number of the smallest, 2**-1074: Python's integers add those
-    up.  The sum of the numbers that are not finite stands beside it.  Both are the same in whatever
-    order numbers come.
-    """
-
-    __slots__ = ("units", "special")
-
-    def __init__(self) -> None:
-        self.units = 0
-        self.special = 0.0
-
-    def add(self, value: float) -> None:
-        """Add a number."""
-        if math.isfinite(value):
-            numerator, denominator = value.as_integer_ratio()
-            self.units += numerator << (1075 - denominator.bit_length())
-        else:
-            self.special += value
-
-    def merge(self, other: ExactSum) -> None:
-        """Add everything that another sum holds."""
-        self.units += other.units
-        self.special += other.special
-
-    def __float__(self) -> float:
-        """Return the float64 nearest to the sum."""
-        return self.special or _quotient(self.units, 1 << 1074)
-
-    def over(self, other: ExactSum) -> float:
-        """Return the float64 nearest to the quotient of two sums, NaN where both are nothing."""
-        if self.special or other.special or not other.units:
-            bottom = float(other)
-            return float(self) / bottom if bottom else math.nan
-        return _quotient(self.units, other.units)
-
-
-def _quotient(numerator: int, denominator: int) -> float:
-    """Return the nearest float64, infinity beyond the largest: Python rounds once."""
-    try:
-        return numerator / denominator
-    except OverflowError:
-        return math.inf if (numerator < 0) == (denominator < 0) else -math.inf
 
 
 #: Options that change the loss and leave the model as it is: without them it is -log p(target).

@@ -43,6 +43,19 @@ def evaluate(
     `kind` is `CROSS_ENTROPY`, `NLL` or `FOCAL`; `weight` is the alpha of `FOCAL`.  The options are
     those of the losses.  `upstream` is a gradient with respect to the loss, of the loss's shape.
     """
+    if (
+        value
+        and upstream is _ONE
+        and weight is sample_weight is softcap is axis is None
+        and not hessian
+    ):
+        found = _kernels.usual(
+            kind, x, target, out, reduction, ignore_index, gradient, label_smoothing, z_loss,
+            gamma, temperature, _threads.SMALL,
+        )  # fmt: skip
+        if found is not None:
+            loss, grad, sums = found
+            return loss, grad, tuple.__new__(Totals, sums)
     # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS:
         _arrays.reduction(reduction)

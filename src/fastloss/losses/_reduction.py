@@ -13,7 +13,8 @@ KLReduction = Literal["mean", "batchmean", "sum", "none"]
 #: A scalar, or with reduction "none" an array.
 Loss = np.floating[Any] | Array
 
-LARGEST = float(np.finfo(np.float32).max)
+#: The largest float32; to ask NumPy for it would take a good part of the import.
+LARGEST = (2.0 - 2.0**-23) * 2.0**127
 
 
 class Totals(NamedTuple):

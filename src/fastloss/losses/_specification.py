@@ -93,6 +93,11 @@ class Specification:
                 kept[name] = self.options[name][1](value, name)
         return kept
 
+    def defaults(self) -> dict[str, Any]:
+        """Return every option but the reduction, the axis and class weights with its default."""
+        apart = ("weight", "axis")
+        return {name: default for name, (default, _) in self.options.items() if name not in apart}
+
     def is_default(self, name: str, value: Any) -> bool:
         """Whether an option has its default."""
         default = "mean" if name == "reduction" else self.options[name][0]

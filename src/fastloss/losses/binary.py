@@ -1,4 +1,4 @@
-"""Losses of yes and no: binary cross-entropy on probabilities and on logits, and focal loss.
+"""Binary losses: binary cross-entropy on probabilities and on logits, and focal loss.
 
 The types are in the stub beside this file.
 """

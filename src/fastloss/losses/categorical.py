@@ -372,7 +372,7 @@ def softmax_focal_loss(
     See Also
     --------
     cross_entropy : the same with `gamma` 0, and with more options.
-    sigmoid_focal_loss : for questions of yes and no.
+    sigmoid_focal_loss : for binary questions.
 
     Notes
     -----

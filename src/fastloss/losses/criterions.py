@@ -8,7 +8,7 @@ logits are: probabilities in `BCELoss`, log-probabilities in `NLLLoss` and `KLDi
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,7 +36,7 @@ class Criterion:
     _loss: ClassVar[Specification]
     _options: dict[str, Any]
 
-    def __new__(cls, *args: Any, **options: Any) -> Criterion:
+    def __new__(cls, *args: Any, **options: Any) -> Self:
         for option in options:
             if option != "reduction" and option not in cls._loss.options:
                 cls._refuse(option, options)

@@ -1,9 +1,7 @@
 """Cross-entropy of a linear layer's outputs, without ever holding all of them.
 
 The logits ``input @ linear_weight.T + linear_bias`` of a large vocabulary are the largest array of
-a language model's last step.  Here they exist for a block of rows at a time: NumPy multiplies, the
-cross-entropy kernel turns the block of logits into its gradient in place, and NumPy multiplies that
-back to the gradients of input, weight and bias.
+a language model's last step.  `_layer` makes them a block of rows at a time.
 
 The public functions' types are in the stub beside this file.
 """
@@ -12,11 +10,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fastloss import _arrays
 from fastloss._arrays import Array
-from fastloss.losses._reduction import Totals, reduced
+from fastloss.losses import _layer
 from fastloss.losses._specification import CROSS_ENTROPY
 
 __all__ = [
@@ -25,9 +21,6 @@ __all__ = [
     "linear_cross_entropy_backward",
     "linear_cross_entropy_value_and_grad",
 ]
-
-#: Bytes of logits that exist at a time, about: what stays in a processor's cache pays off twice.
-BLOCK_BYTES = 8 << 20
 
 
 class LinearGradients(NamedTuple):
@@ -45,72 +38,30 @@ def _evaluate(
     **options: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return (loss, gradients); the loss is None for an array of upstream gradients."""
-    # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS:
         _arrays.reduction(reduction)
     options = CROSS_ENTROPY.checked(options)
     a = _arrays.layer(
         input, linear_weight, target, linear_bias, weight, sample_weight, options["ignore_index"]
     )
-    x, w = a.input, a.linear_weight
-    none = reduction == "none"
-    scale: Any = 1.0 if upstream is None else _arrays.upstream(upstream, a.samples if none else ())
-    if reduction == "mean":
-        scale = scale / a.weights if a.weights else 0.0
-    if none:
-        scale = np.broadcast_to(scale, a.samples).reshape(-1)
-    rows, classes = len(x), len(w)
-    losses = np.zeros(rows, x.dtype) if none else None
-    total = 0.0
-    grads = None
-    if gradient:
-        bias = None if a.linear_bias is None else np.zeros(classes)
-        grads = LinearGradients(np.empty_like(x), np.zeros_like(w), bias)
-    # 2. Block by block.
-    block = max(1, BLOCK_BYTES // max(classes * x.itemsize, 1))
-    buffer = np.empty((min(block, rows), classes), x.dtype)
-    for start in range(0, rows, block):
-        part = slice(start, start + block)
-        logits = np.matmul(x[part], w.T, out=buffer[: len(x[part])])
-        if a.linear_bias is not None:
-            logits += a.linear_bias
-        loss, g, totals = CROSS_ENTROPY.evaluate(
-            logits,
-            a.target[part],
-            weight=a.weight,
-            sample_weight=None if a.factor is None else a.factor[part],
-            reduction="none" if none else "sum",
-            gradient=gradient,
-            out=logits if gradient else None,
-            upstream=scale[part] if none else scale,
-            value=upstream is None or not none,
-            **options,
-        )
-        total += totals.loss
-        if losses is not None and loss is not None:
-            losses[part] = loss
-        if grads is not None:
-            np.matmul(g, w, out=grads.input[part])
-            grads.linear_weight[...] += g.T @ x[part]
-            if grads.linear_bias is not None:
-                grads.linear_bias[...] += g.sum(axis=0, dtype=np.float64)
-    # 3. Reduction.
-    loss = reduced(reduction, Totals(total, a.weights), losses, x.dtype, a.samples)
-    if grads is not None:
-        if a.dead is not None:
-            grads.input[a.dead] = 0.0
-        grads = LinearGradients(
-            _like(grads.input.reshape((*a.samples, x.shape[-1])), input),
-            _like(grads.linear_weight, linear_weight),
-            None if grads.linear_bias is None else _like(grads.linear_bias, linear_bias),
-        )
-    return loss, grads
-
-
-def _like(gradient: Array, original: Any) -> Array:
-    """Return a gradient in the type of what it belongs to; integers have float64 ones."""
-    dtype = _arrays.floating(original, "").dtype
-    return gradient.astype(dtype, copy=False)
+    scale: Any = 1.0
+    if upstream is not None:
+        scale = _arrays.upstream(upstream, a.samples if reduction == "none" else ())
+    wanted = gradient, gradient, gradient and a.linear_bias is not None
+    loss, (grad_x, grad_w, grad_b) = _layer.evaluate(
+        a, _layer.Products, reduction=reduction, wanted=wanted, upstream=scale,
+        value=upstream is None, **options,
+    )  # fmt: skip
+    if grad_x is None or grad_w is None:
+        return loss, None
+    outputs = (a.classes, *a.extents)
+    features = a.input.shape[-1]
+    if grad_b is not None:
+        grad_b = grad_b.reshape(outputs).astype(_arrays.floating(linear_bias, "").dtype, copy=False)
+    before = a.samples[: len(a.samples) - len(a.extents)]
+    return loss, LinearGradients(
+        grad_x.reshape(*before, features), grad_w.reshape(*outputs, features), grad_b
+    )
 
 
 def linear_cross_entropy(
@@ -125,25 +76,25 @@ def linear_cross_entropy(
     input : array_like, shape (..., features)
         Inputs of the layer, one row per sample.  float16, bfloat16, float32 or float64; integers
         and bool count as float64.
-    linear_weight : array_like, shape (classes, features)
-        Weight of the layer.
+    linear_weight : array_like, shape (classes, features) or (classes, d1, ..., dK, features)
+        Weight of the layer.  float16 and bfloat16 ones are converted some classes at a time.
     target : array_like
-        Class indices: any integer type, shape of `input` without its last axis.  Or class
-        probabilities: floating, that shape with the classes as last axis.
-    linear_bias : array_like, shape (classes,), optional
+        Class indices: any integer type, shape of `input` without its last axis, followed by
+        d1, ..., dK.  Or class probabilities: floating, that shape with the classes before d1.
+    linear_bias : array_like, shape (classes,) or (classes, d1, ..., dK), optional
         Bias of the layer.
     weight : array_like, shape (classes,), optional
         Weight of each class.
     sample_weight : array_like, optional
-        Weight of each sample; broadcasts to the shape of `input` without its last axis.
+        Weight of each sample; broadcasts to the shape that class indices have.
     ignore_index, reduction, label_smoothing : see `cross_entropy`
     temperature, softcap, z_loss : see `cross_entropy`
 
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape of `input` without its last axis;
-        float32, or float64.
+        A scalar, or for "none" an array of the shape that class indices have; float32, or
+        float64 if `input` or `linear_weight` is.
 
     Raises
     ------
@@ -158,9 +109,14 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Rows are worked on in blocks of about 8 MiB of logits: memory does not grow with rows times
-    classes.  Products are formed in float32, in float64 if `input` or `linear_weight` is float64,
-    and have the rounding of NumPy's matrix product.
+    The logits exist for a block of samples at a time.  Beside its results, a call takes 64 MiB, or
+    half the size of the weight if that is more.  Samples that are ignored, or weigh nothing, cost
+    nothing.
+
+    Products are formed in float32, in float64 if `input` or `linear_weight` is float64, and have
+    the rounding and the threads of NumPy's matrix product.  The gradient of a float16 or bfloat16
+    weight is rounded once; where its sum in float32 does not fit into that memory, it takes one
+    product more.
 
     Examples
     --------

@@ -1,0 +1,278 @@
+"""Everything one asks of a classifier, over more batches than memory holds: `StreamingMetrics`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastloss import _arrays
+from fastloss.evaluation._sums import ExactSum
+from fastloss.evaluation.calibration import (
+    CalibrationError,
+    binned,
+    calibration_of,
+    counting,
+    number_of_bins,
+    total_of,
+    uniform_edges,
+    weighted_sum,
+)
+from fastloss.evaluation.score import scores
+
+__all__ = ["Metrics", "StreamingMetrics"]
+
+
+class Metrics(NamedTuple):
+    """What `StreamingMetrics.compute` returns; NaN where nothing has counted."""
+
+    #: Samples that counted: neither ignored nor of weight 0.
+    samples: int
+    #: Mean cross-entropy, in nats.
+    loss: float
+    #: ``exp(loss)``.
+    perplexity: float
+    #: Share of samples that are predicted right.
+    accuracy: float
+    #: Share of samples whose target is among the `top_k` likeliest classes.
+    top_k_accuracy: float
+    #: Expected calibration error.
+    calibration_error: float
+    #: Mean Brier score, from 0 to 2.
+    brier_score: float
+
+
+_WANTED = ("log_prob", "rank", "predicted", "predicted_log_prob", "brier")
+#: Sums over the samples, each of a weight times something.
+_SUMS = ("_loss", "_brier", "_right", "_near", "_weight")
+#: Sums of each bin.
+_BINNED = ("_mass", "_sure", "_hits")
+
+
+class StreamingMetrics:
+    """Loss, perplexity, accuracy, calibration and Brier score of a stream of batches.
+
+    Parameters
+    ----------
+    top_k : int, optional
+        Among how many of the likeliest classes a target counts for ``top_k_accuracy``.
+    n_bins : int, optional
+        Bins of the calibration error, of equal width.
+    ignore_index : int, optional
+        Target of samples that do not count.
+    temperature : float, optional
+        Logits are divided by it.
+    softcap : float, optional
+        Logits are changed to ``softcap * tanh(logits / softcap)``, before the temperature.
+    axis : int, optional
+        Class axis: 1 by default, 0 for 1-D logits.
+
+    Attributes
+    ----------
+    samples : int
+        Samples that have counted.
+    non_finite : int
+        Those of them that have no softmax: a NaN or +inf logit, or -inf alone.  They are predicted
+        wrong, and make everything but the accuracies NaN.
+    batches : int
+        Calls of `update`, those of merged accumulators included.
+
+    Raises
+    ------
+    TypeError
+        For options of the wrong type.
+    ValueError
+        For options outside their range.
+
+    See Also
+    --------
+    StreamingLoss : any loss, with its own options.
+    score_samples : the same of each sample.
+
+    Notes
+    -----
+    One pass over each batch.  All sums are exact and rounded once, when they are read: whatever way
+    samples are cut into batches, and in whatever order updates and merges come, the results are the
+    same to the last bit.  It pickles to some kilobytes.
+
+    Weights count in everything: shares are of the sum of the weights.
+
+    A target that shares the largest logit with a class before it is predicted wrong, and one that
+    shares its logit with others is the last of them for ``top_k_accuracy``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastloss import StreamingMetrics
+    >>> rng = np.random.default_rng(0)
+    >>> logits = rng.normal(size=(1000, 10)).astype(np.float32)
+    >>> target = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    >>> first, second = StreamingMetrics(top_k=3), StreamingMetrics(top_k=3)
+    >>> first.update(logits[:600], target[:600]).samples
+    600
+    >>> second.update(logits[600:], target[600:]).samples    # on another worker, say
+    400
+    >>> metrics = first.merge(second).compute()
+    >>> print(f"{metrics.accuracy:.3f} {metrics.top_k_accuracy:.3f}")
+    0.323 0.636
+    >>> metrics == StreamingMetrics(top_k=3).update(logits, target).compute()
+    True
+    """
+
+    _loss: ExactSum
+    _brier: ExactSum
+    _right: ExactSum
+    _near: ExactSum
+    _weight: ExactSum
+    _mass: list[ExactSum]
+    _sure: list[ExactSum]
+    _hits: list[ExactSum]
+
+    __slots__ = ("_options", "_top_k", "_bins", *_SUMS, *_BINNED, "_samples", "_lost", "_batches")
+
+    def __init__(
+        self,
+        *,
+        top_k: int = 5,
+        n_bins: int = 15,
+        ignore_index: int = -100,
+        temperature: float = 1.0,
+        softcap: float | None = None,
+        axis: int | None = None,
+    ):
+        self._top_k = _arrays.integer(top_k, "top_k")
+        if self._top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        self._bins = number_of_bins(n_bins)
+        self._options: dict[str, Any] = {
+            "ignore_index": _arrays.integer(ignore_index, "ignore_index"),
+            "temperature": _arrays.positive(temperature, "temperature"),
+            "softcap": None if softcap is None else _arrays.positive(softcap, "softcap"),
+            "axis": None if axis is None else _arrays.integer(axis, "axis"),
+        }
+        self.reset()
+
+    def reset(self) -> StreamingMetrics:
+        """Forget every batch.  Returns the accumulator itself."""
+        for name in _SUMS:
+            setattr(self, name, ExactSum())
+        for name in _BINNED:
+            setattr(self, name, [ExactSum() for _ in range(self._bins)])
+        self._samples = self._lost = self._batches = 0
+        return self
+
+    def update(
+        self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> StreamingMetrics:
+        """Add one batch.  Returns the accumulator itself.
+
+        A batch that is rejected changes nothing here.
+
+        Parameters
+        ----------
+        logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
+            Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
+            float64.
+        target : array_like
+            Class indices: any integer type, shape of the logits without the class axis.
+        sample_weight : array_like, optional
+            Weights that broadcast to the samples, at least 0.
+        """
+        t = _arrays._as_array(target, "target")
+        found = scores(logits, t, _WANTED, **self._options)
+        kept, weight = counting(t, self._options["ignore_index"], sample_weight)
+        log_prob, rank, predicted, best, brier = (found[name].ravel()[kept] for name in _WANTED)
+        known = ~np.isnan(log_prob)
+        right = (predicted == t.ravel()[kept]) & known
+        sums = (
+            weighted_sum(-log_prob, weight),
+            weighted_sum(brier, weight),
+            weighted_sum(right, weight),
+            weighted_sum(known & (rank < self._top_k), weight),
+            total_of(log_prob, weight),
+        )
+        bins = binned(
+            np.exp(best[known].astype(np.float64)),
+            right[known],
+            None if weight is None else weight[known],
+            uniform_edges(self._bins),
+        )
+        # Nothing raises from here on.
+        self._add(sums, bins)
+        self._samples += log_prob.size
+        self._lost += int(log_prob.size - np.count_nonzero(known))
+        self._batches += 1
+        return self
+
+    def _add(self, sums: Any, bins: Any) -> None:
+        for name, more in zip(_SUMS, sums, strict=True):
+            getattr(self, name).merge(more)
+        for name, each in zip(_BINNED, bins, strict=True):
+            for one, more in zip(getattr(self, name), each, strict=True):
+                one.merge(more)
+
+    def merge(self, other: StreamingMetrics) -> StreamingMetrics:
+        """Add everything that another accumulator has seen.  Returns the accumulator itself.
+
+        Raises
+        ------
+        TypeError
+            If ``other`` is no `StreamingMetrics`.
+        ValueError
+            If its options are others: their sums don't belong together.
+        """
+        if not isinstance(other, StreamingMetrics):
+            raise TypeError(f"merge expects a StreamingMetrics, got {type(other).__name__}")
+        if self._signature() != other._signature():
+            raise ValueError(f"cannot merge {other._signature()} into {self._signature()}")
+        self._add(
+            [getattr(other, name) for name in _SUMS], [getattr(other, name) for name in _BINNED]
+        )
+        self._samples += other._samples
+        self._lost += other._lost
+        self._batches += other._batches
+        return self
+
+    def compute(self) -> Metrics:
+        """Return what all batches so far come to."""
+        loss = self._loss.over(self._weight)
+        try:
+            perplexity = math.exp(loss)
+        except OverflowError:
+            perplexity = math.inf
+        return Metrics(
+            self._samples,
+            loss,
+            perplexity,
+            self._right.over(self._weight),
+            self._near.over(self._weight),
+            self.calibration().expected,
+            self._brier.over(self._weight),
+        )
+
+    def calibration(self) -> CalibrationError:
+        """Return the calibration so far with its bins, as `calibration_error` does."""
+        return calibration_of(
+            uniform_edges(self._bins), self._mass, self._sure, self._hits, not self._lost
+        )
+
+    @property
+    def samples(self) -> int:
+        return self._samples
+
+    @property
+    def non_finite(self) -> int:
+        return self._lost
+
+    @property
+    def batches(self) -> int:
+        return self._batches
+
+    def _signature(self) -> str:
+        options = {"top_k": self._top_k, "n_bins": self._bins, **self._options}
+        return f"StreamingMetrics({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+
+    def __repr__(self) -> str:
+        return f"{self._signature()}: {self._samples} samples in {self._batches} batches"
