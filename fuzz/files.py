@@ -46,6 +46,8 @@ MEMORY = 4 << 30
 MOST_RSS = 1 << 30
 MOST_SECONDS = 10.0
 HANG_SECONDS = 120
+LEAST = 20
+"""Files of a worker, however slowly it starts."""
 
 # ---- a) valid files --------------------------------------------------------------------------
 
@@ -366,7 +368,7 @@ def work(folder: Path, finds: Path, seed: int, first: int, seconds: float) -> No
     number = first
     refused = 0
     with (folder / "number").open("wb", buffering=0) as progress:
-        while time.monotonic() < end:
+        while time.monotonic() < end or number < first + LEAST:
             progress.seek(0)
             progress.write(b"%20d %20d" % (number, refused))
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
@@ -399,9 +401,16 @@ def watch(finds: Path, seed: int, seconds: float) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = valid_files()
-        while (left := end - time.monotonic()) > 0:
+        while (left := end - time.monotonic()) > 0 or not number:
             first = number
-            command = [sys.executable, __file__, "--seed", str(seed), "--seconds", str(left)]
+            command = [
+                sys.executable,
+                __file__,
+                "--seed",
+                str(seed),
+                "--seconds",
+                str(max(left, 0.0)),
+            ]
             command += ["--finds", str(finds), "--worker", str(folder), "--first", str(first)]
             worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             out, err = worker.communicate()

@@ -6,6 +6,7 @@ arrays, e) refused options, f) errors write nothing, g) arrays changed by anothe
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -697,6 +698,13 @@ def test_ignore_index_is_an_integer(fl, call, ignore_index):
         getattr(fl, call.name)(call.x, call.target, ignore_index=ignore_index)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "softmax_focal_loss"])
+@pytest.mark.parametrize("ignore_index", [2**63, -(2**63) - 1, 10**30, np.uint64(2**63)])
+def test_ignore_index_fits_64_bits(fl, name, ignore_index):
+    with raises(ValueError, "ignore_index must fit 64 bits", str(ignore_index)):
+        getattr(fl, name)([[1.0, 2.0]], [0], ignore_index=ignore_index)
+
+
 @pytest.mark.parametrize("ignore_index", [0, 3, 4, 1000])
 def test_ignore_index_of_probabilities(fl, ignore_index):
     with raises(ValueError, "ignore_index", str(ignore_index), "probabilities"):
@@ -865,3 +873,38 @@ def test_misaligned_factors_are_copied(fl, name):
     a = fl._arrays.over_classes(x, target, misaligned, misaligned, None, "logits", True)
     assert a.weight.flags.aligned and a.factor.flags.aligned
     assert fl._arrays.combined(None, misaligned, (6, 1)).flags.aligned
+
+
+# ---- names that other libraries have ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "meant"),
+    [
+        ("cross_entropy", "dim", "axis"),
+        ("cross_entropy_value_and_grad", "class_weight", "weight"),
+        ("cross_entropy_backward", "weights", "weight"),
+        ("cross_entropy_grad_and_hess", "dim", "axis"),
+        ("softmax_focal_loss", "weight", "alpha"),
+        ("nll_loss", "input", "log_probs"),
+        ("softmax", "dim", "axis"),
+        ("logsumexp", "dim", "axis"),
+        ("sigmoid", "input", "x"),
+        ("kl_div", "size_average", "reduction="),
+        ("binary_cross_entropy", "reduce", "reduction="),
+    ],
+)
+def test_a_name_of_other_libraries_leads_to_ours(fl, name, option, meant):
+    function = getattr(fl, name)
+    arrays = [[[0.5, 0.5]]] * (len(inspect.signature(function).parameters) > 2) + [[[0.5, 0.5]]]
+    if name.endswith("_backward"):
+        arrays = [1.0, *arrays]
+    if name in ("softmax", "logsumexp", "sigmoid"):
+        arrays = arrays[:1]
+    with raises(TypeError, f"{name}()", option, meant):
+        function(*arrays, **{option: 1})
+
+
+def test_an_unknown_name_hears_which_there_are(fl):
+    with raises(TypeError, "kl_div()", "'colour'", "log_target"):
+        fl.kl_div([0.5], [0.5], colour=1)

@@ -100,6 +100,17 @@ def test_kl_div_of_near_numbers_keeps_digits(fl, target_dtype):
 # ---- sigmoid_focal_loss ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("log_target", [False, True])
+def test_kl_div_has_the_same_bits_in_any_byte_order(fl, log_target, dtype):
+    x = -np.geomspace(1e-3, 20, 100).astype(np.float32)
+    target = (x * 1.01 if log_target else np.exp(x * 1.01)).astype(dtype)
+    options = {"log_target": log_target, "reduction": "none"}
+    want = fl.kl_div(x, target, **options)
+    got = fl.kl_div(x, target.astype(target.dtype.newbyteorder()), **options)
+    np.testing.assert_array_equal(got, want)
+
+
 def check_focal(fl, x, target, **options):
     reference = oracle.sigmoid_focal_loss(x, target, **options)
     check_loss(fl, "sigmoid_focal_loss", reference, x, target, **options)
@@ -148,6 +159,24 @@ def test_focal_far_out(fl, dtype):
             np.testing.assert_allclose(
                 loss[wrong & (abs(x) > 100)], hopeless[wrong & (abs(x) > 100)], rtol=1e-6
             )
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 5.0])
+@pytest.mark.parametrize("target", [0.0, 1.0, 0.3, 1e-300, 1e-320])
+def test_focal_where_a_probability_is_subnormal(fl, target, gamma):
+    """1 / (1 - p_t) is infinite there, and no result is NaN for that."""
+    x = np.concatenate([np.linspace(-760, -700, 97), np.linspace(700, 760, 97)])
+    t = np.full(x.size, target)
+    loss, gradient = fl.sigmoid_focal_loss_value_and_grad(x, t, gamma=gamma, reduction="none")
+    first, second = fl.sigmoid_focal_loss_grad_and_hess(x, t, gamma=gamma)
+    # What is subnormal has lost digits.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        want = oracle.sigmoid_focal_loss(x, t, gamma=gamma)
+    np.testing.assert_allclose(loss, want.losses, rtol=1e-14, atol=1e-305)
+    if gamma >= 1:  # the oracle divides by 1 - p_t as well
+        np.testing.assert_allclose(gradient, want.gradients, rtol=1e-14, atol=1e-305)
+    assert np.isfinite([gradient, first, second]).all()
+    assert (np.abs(gradient) <= 0.75 * (1 + gamma * 760)).all()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -1,12 +1,15 @@
 """The documentation holds together: its code runs, its links lead somewhere, its figures are drawn.
 
 pytest runs the examples of each page as a doctest (`--doctest-glob`); here is what makes sure that
-no block escapes it. Layout: a) pages, b) links, c) figures.
+no block escapes it. Layout: a) pages, b) links, c) measurements,
+d) figures.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -80,7 +83,21 @@ def test_links_lead_to_files_and_headings(page):
             assert anchor in anchors(file), target
 
 
-# ---- c) figures ------------------------------------------------------------------------------
+# ---- c) measurements -------------------------------------------------------------------------
+
+
+def test_the_worst_errors_are_those_that_were_measured(monkeypatch):
+    """The table of docs/numerics.md is what fuzz/accuracy.py makes of its own results."""
+    results = ROOT / "bench" / "results" / "worst-errors.json"
+    if not (ROOT / "fuzz").is_dir() or not results.is_file():
+        pytest.skip("needs the whole source tree")
+    monkeypatch.syspath_prepend(str(ROOT / "fuzz"))
+    accuracy = importlib.import_module("accuracy")
+    page = (DOCS / "numerics.md").read_text("utf-8")
+    assert accuracy.on_page(page, json.loads(results.read_text("utf-8"))) == page
+
+
+# ---- d) figures ------------------------------------------------------------------------------
 
 
 def texts(svg: str) -> list[str]:

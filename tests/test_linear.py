@@ -256,3 +256,9 @@ def test_errors(fl, change, error, text):
     for function in (fl.linear_cross_entropy, fl.linear_cross_entropy_value_and_grad):
         with pytest.raises(error, match=text):
             function(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [complex, "U1", "M8[s]", object, bool])
+def test_a_target_of_another_type_is_refused_when_empty_too(fl, dtype):
+    with pytest.raises(TypeError, match="target must be integers"):
+        fl.linear_cross_entropy(np.zeros((0, 2)), np.zeros((3, 2)), np.zeros(0, dtype))

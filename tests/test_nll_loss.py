@@ -61,3 +61,10 @@ def test_is_the_second_half_of_cross_entropy(fl, dtype):
     halves = fl.nll_loss(fl.log_softmax(x, axis=1), target, weight=weight, reduction="none")
     whole = fl.cross_entropy(x, target, weight=weight, reduction="none")
     assert_close(halves, whole.astype(np.float64), scale=1.0)
+
+
+@pytest.mark.parametrize("weights", [{"weight": [0.0, 1.0]}, {"sample_weight": 0.0}])
+def test_a_weight_of_0_takes_an_infinite_loss_out(fl, weights):
+    x = [[np.inf, 0.0], [-np.inf, 0.0], [np.nan, 0.0]]
+    losses = fl.nll_loss(x, [0, 0, 0], reduction="none", **weights)
+    np.testing.assert_array_equal(losses, [0.0, 0.0, np.nan])

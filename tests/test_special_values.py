@@ -472,3 +472,17 @@ def test_blocks_of_masked_classes(fl, classes, first):
     np.testing.assert_allclose(loss, reference.losses, rtol=1e-13)
     np.testing.assert_allclose(gradient[:, first:], reference.gradients, rtol=1e-12, atol=1e-17)
     assert not gradient[:, :first].any()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_soft_targets_on_logits_farther_apart_than_numbers_go(fl, dtype):
+    """The largest logit less another is infinite, and so is the loss; the gradient is right."""
+    most = float(np.finfo(dtype).max)
+    x = np.array([[0.9 * most, -0.9 * most, 0.0]], dtype)
+    p = np.array([[0.25, 0.25, 0.5]], dtype)
+    loss, gradient = fl.cross_entropy_value_and_grad(x, p, reduction="none")
+    np.testing.assert_array_equal(loss, [np.inf])
+    np.testing.assert_array_equal(gradient, [[0.75, -0.25, -0.5]])
+    # One third of it is no trouble.
+    loss = fl.cross_entropy(x / 3, p, reduction="none")
+    np.testing.assert_allclose(loss, [0.9 * most / 3], rtol=1e-6 if dtype == "float32" else 1e-14)

@@ -1,7 +1,7 @@
 """How many threads a call takes, and that no other library in the process notices.
 
 Layout: a) neighbours on the same OpenMP runtime, b) limits that others set, c) limits that we set,
-d) the environment, e) the largest number.
+d) the environment, e) the largest number, f) systems that have no threads to give.
 """
 
 from __future__ import annotations
@@ -330,29 +330,82 @@ def test_calls_work_with_the_largest_number(tmp_path):
     )
 
 
+# ---- f) no threads to give -------------------------------------------------------------------
+
+#: Without the right to do so all the same, which root has.
+ORDINARY = """
+if os.getuid() == 0:
+    import datetime, numpy.random  # what is imported later cannot be read any more
+    os.setgid(65534)
+    os.setuid(65534)
+"""
+
+
 @needs_linux
 @needs_openmp
-@pytest.mark.parametrize("samples", [2, 3])
-def test_no_more_threads_than_samples(tmp_path, samples):
-    """A sample is the least that a thread can do: more threads would have nothing to do."""
+def test_a_limit_on_processes(tmp_path):
+    """GNU's OpenMP runtime would end the process where it cannot start a thread."""
     run(
         tmp_path,
         f"""
-        x, t = np.zeros(({samples}, 100_000), np.float32), np.zeros({samples}, int)
-        p = np.full_like(x, 1e-5)
-        fastloss.set_num_threads(16)
+        import resource
+
+        want = call()
         before = threads()
-        for work in (
-            lambda: fastloss.cross_entropy(x, t),
-            lambda: fastloss.cross_entropy_value_and_grad(x, t),
-            lambda: fastloss.cross_entropy(x, p),
-            lambda: fastloss.softmax(x),
-            lambda: fastloss.score_samples(x, t),
-            lambda: fastloss.compare_logits(x, p, t),
-            lambda: fastloss.distillation_loss_value_and_grad(x, p),
-        ):
-            work()
-            # The pool keeps the threads of the last call, which may be fewer, not more.
-            assert threads() - before <= {samples} - 1
+        elsewhere = threading.Thread(target=lambda: answers.append(call()))
+        answers = []
+        {ORDINARY.strip().replace(chr(10), chr(10) + " " * 8)}
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        try:
+            elsewhere.start()
+        except RuntimeError:
+            pass
+        else:
+            raise AssertionError("the limit does not hold")
+        fastloss.set_num_threads(3)
+        for _ in range(3):
+            assert call() == want
+        assert threads() == before
         """,
+        OMP_NUM_THREADS="1",
     )
+
+
+@needs_linux
+@needs_openmp
+def test_no_memory_for_stacks(tmp_path):
+    """As many threads as there is room for, and the same answer."""
+    run(
+        tmp_path,
+        """
+        import resource
+
+        want = call()
+        before = threads()
+        with open("/proc/self/statm") as file:
+            size = int(file.read().split()[0]) * resource.getpagesize()
+        stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+        stack = 8 << 20 if stack == resource.RLIM_INFINITY else stack
+        room = int(3.75 * stack)
+        resource.setrlimit(resource.RLIMIT_AS, (size + room, resource.RLIM_INFINITY))
+        fastloss.set_num_threads(12)
+        for _ in range(3):
+            assert call() == want
+        assert threads() < before + 4
+        """,
+        OMP_NUM_THREADS="1",
+    )
+
+
+def test_asked_once_for_each_python_thread(machine):
+    asked = []
+    machine.setattr(_threads.runtime, "startable", lambda n: asked.append(n) or min(n, 5))
+    machine.setattr(_threads, "_here", _threads._Here())
+    for number, given in [(4, 4), (3, 3), (4, 4), (8, 5), (8, 5), (2, 2), (16, 5)]:
+        set_num_threads(number)
+        assert _threads.for_work(1 << 20) == given
+    assert asked == [4, 8, 16]
+    thread = threading.Thread(target=lambda: _threads.for_work(1 << 20))
+    thread.start()
+    thread.join()
+    assert asked == [4, 8, 16, 16]

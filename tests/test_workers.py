@@ -466,6 +466,33 @@ def test_under_dasks_threads(tmp_path, number):
     )
 
 
+@needs_linux
+def test_ctrl_c_waits_for_the_call(tmp_path):
+    """KeyboardInterrupt comes when the kernel has ended: `out` is complete."""
+    run(
+        tmp_path,
+        """
+        import signal
+
+        fastloss.set_num_threads(1)
+        x = np.zeros((4000, 2000), np.float32)
+        t = np.zeros(4000, int)
+        interrupted = 0
+        for delay in np.geomspace(1e-4, 3e-2, 12):
+            out = np.full_like(x, 7)
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            try:
+                fastloss.cross_entropy_value_and_grad(x, t, out=out)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+                assert (out != 7).all() or (out == 7).all()
+        assert interrupted
+        """,
+    )
+
+
 # ---- e) how many threads a call takes --------------------------------------------------------
 
 

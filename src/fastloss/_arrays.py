@@ -631,7 +631,7 @@ def _indices(
     t: Array, x: Array, samples: tuple[int, ...], full: tuple[int, ...], classes: int, ignored: int
 ) -> Array:
     """Check class indices and return them as int64."""
-    if t.dtype.kind not in "iu" and t.size:
+    if t.dtype.kind not in "iu" and (t.size or t.dtype.kind != "f"):
         if t.dtype.kind == "f":
             no_indices(t.dtype, f"; class probabilities need the shape {full}", t)
         raise TypeError(f"target must be integers (class indices), got dtype {t.dtype}")
@@ -674,12 +674,16 @@ def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: boo
     a = value if type(value) is np.ndarray else _as_array(value, name)
     code = _CODES.get(a.dtype)
     if code is None:
-        if a.dtype.name == "bfloat16":
+        # Numbers in foreign byte order are computed as those in the machine's own.
+        native = a.dtype.newbyteorder("=")
+        code = _CODES.get(native)
+        if code is None and native.name == "bfloat16":
             code = _elements.TYPES["bfloat16"]
-            a = a.astype(a.dtype.newbyteorder("="), copy=False)
-        else:
+        if code is None:
             a = as_float64(a, name)
             code = _elements.TYPES["float64"]
+        else:
+            a = a.astype(native, copy=False)
     if a.shape == shape:
         div, mod = 1, a.size
     elif exact:

@@ -14,6 +14,10 @@ does.  OpenMP keeps that number for each Python thread.  A thread for which nobo
 the runtime's default, and threadpoolctl ends a limit by setting the default again; so any other
 number is a limit, and the default is none.
 
+A system may have no more threads to give: a limit on processes, a container's, or memory for their
+stacks.  GNU's OpenMP runtime then ends the process.  So each Python thread first starts as many
+that do nothing, whenever it wants more than before, and makes do with what it gets.
+
 Nothing here sets a number in the OpenMP runtime: other libraries share it, and theirs would change.
 
 The threads of the GNU OpenMP runtime do not survive a fork: a child that starts a parallel region
@@ -215,6 +219,9 @@ class _Here(threading.local):
     """What holds for the current Python thread."""
 
     limit = MOST_THREADS
+    #: As many as this Python thread has asked the system for, and as many as it was given.
+    asked = 1
+    given = 1
 
 
 _here = _Here()
@@ -222,7 +229,13 @@ _here = _Here()
 
 def for_work(elements: int) -> int:
     """Return the number of threads for a call on this many elements."""
-    return 1 if elements < SMALL else get_num_threads()
+    if elements < SMALL:
+        return 1
+    number = get_num_threads()
+    if number > _here.asked:
+        _here.given = runtime.startable(number)
+        _here.asked = number
+    return number if number <= _here.given else _here.given
 
 
 def chosen() -> bool:
@@ -253,6 +266,8 @@ def at_most(number: int) -> Iterator[None]:
 def _after_fork_in_child() -> None:
     global _chosen
     _chosen = 1
+    # The threads are gone, and the child may have other limits.
+    _here.asked = _here.given = 1
 
 
 if hasattr(os, "register_at_fork"):

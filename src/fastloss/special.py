@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Never, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastloss import _arrays, _threads
 from fastloss._arrays import Array
 from fastloss._kernels import classes as _kernels
+from fastloss._names import signed, unknown
 from fastloss.losses._elementwise import Kind, function
 
 __all__ = ["log_sigmoid", "log_softmax", "logsumexp", "sigmoid", "softmax", "softplus"]
@@ -294,6 +295,7 @@ def logsumexp(
 ) -> tuple[np.floating[Any] | Array, np.floating[Any] | Array]: ...
 
 
+@signed
 def logsumexp(
     a: ArrayLike,
     axis: Axes = None,
@@ -302,6 +304,7 @@ def logsumexp(
     return_sign: bool = False,
     *,
     out: Array | None = None,
+    **others: Never,
 ) -> Any:
     r"""Logarithm of a sum of exponentials, :math:`\log \sum_k b_k e^{a_k}`.
 
@@ -380,6 +383,8 @@ def logsumexp(
     >>> print(result.round(4), sign)
     1.5413 -1.0
     """
+    if others:
+        unknown(logsumexp, others)
     if b is not None:
         logs, signs, dtype = _weighted(a, b, axis, keepdims, out)
         if not return_sign:
@@ -435,7 +440,8 @@ def softmax(
 ) -> np.floating[Any] | Array: ...
 
 
-def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None) -> Any:
+@signed
+def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never) -> Any:
     r"""Softmax :math:`e^{x_c} / \sum_k e^{x_k}` over one or more axes.
 
     Parameters
@@ -482,6 +488,8 @@ def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None) -> Any
     array([[0.2689, 0.7311],
            [0.5   , 0.5   ]])
     """
+    if others:
+        unknown(softmax, others)
     return _softmax_like("softmax", x, axis, out)
 
 
@@ -497,7 +505,10 @@ def log_softmax(
 ) -> np.floating[Any] | Array: ...
 
 
-def log_softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None) -> Any:
+@signed
+def log_softmax(
+    x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never
+) -> Any:
     r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`, over one or more axes.
 
     Parameters
@@ -543,6 +554,8 @@ def log_softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None) ->
     >>> fastloss.log_softmax([1000.0, 1.0])
     array([   0., -999.])
     """
+    if others:
+        unknown(log_softmax, others)
     return _softmax_like("log_softmax", x, axis, out)
 
 
@@ -564,7 +577,8 @@ def sigmoid(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: ...
 def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
 
 
-def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Any:
+@signed
+def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Logistic sigmoid :math:`1 / (1 + e^{-x})` of each element.
 
     Parameters
@@ -592,6 +606,8 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Any:
     >>> fastloss.sigmoid([-1000.0, 0.0, 1.0]).round(4)
     array([0.    , 0.5   , 0.7311])
     """
+    if others:
+        unknown(sigmoid, others)
     return _each(Kind.SIGMOID, x, out)
 
 
@@ -603,7 +619,8 @@ def log_sigmoid(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: 
 def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
 
 
-def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> Any:
+@signed
+def log_sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, of each element.
 
     Parameters
@@ -631,6 +648,8 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> Any:
     >>> fastloss.log_sigmoid([-100.0, 0.0]).round(4)
     array([-100.    ,   -0.6931])
     """
+    if others:
+        unknown(log_sigmoid, others)
     return _each(Kind.LOG_SIGMOID, x, out)
 
 
@@ -642,7 +661,8 @@ def softplus(x: NDArray[F], *, out: NDArray[F] | None = None) -> NDArray[F]: ...
 def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Array: ...
 
 
-def softplus(x: ArrayLike, *, out: Array | None = None) -> Any:
+@signed
+def softplus(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Softplus :math:`\log(1 + e^x)` of each element.
 
     Parameters
@@ -670,4 +690,6 @@ def softplus(x: ArrayLike, *, out: Array | None = None) -> Any:
     >>> fastloss.softplus([0.0, 100.0]).round(4)
     array([  0.6931, 100.    ])
     """
+    if others:
+        unknown(softplus, others)
     return _each(Kind.SOFTPLUS, x, out)

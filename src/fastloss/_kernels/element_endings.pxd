@@ -268,7 +268,10 @@ cdef inline void focal_parts_exact(Desk *desk, Py_ssize_t n) noexcept nogil:
         desk.b[i] = small.high + small.low
         desk.p[i] = p.high + p.low
         desk.q[i] = q.high + q.low
-        # p * q * (1 - 2 * t) / u
+        # p * q * (1 - 2 * t) / u, with p and u times a power of two where 1 / u would be infinite
+        a = 3.402823669209385e38 if u.high < 1e-280 else 1.0
+        p = Pair(a * p.high, a * p.low)
+        u = Pair(a * u.high, a * u.low)
         p = pair_product(pair_product(p, q), pair_inverse(u))
         p = pair_product(p, Pair(1 - 2 * t, (1 - (1 - 2 * t)) - 2 * t))
         desk.d[i] = p.high + p.low

@@ -9,6 +9,7 @@ cdef extern from "simd/openmp.h" nogil:
     int fastloss_openmp_threads()
     int fastloss_processors()
     bint fastloss_end_threads()
+    int fastloss_startable(int)
 
 cdef extern from "simd/cpu.h" nogil:
     const bint FASTLOSS_X86_64
@@ -50,6 +51,17 @@ def release_threads():
     Returns whether the runtime did so.
     """
     return fastloss_end_threads()
+
+
+def startable(int number):
+    """How many of `number` threads, the calling one among them, can be started now.
+
+    At least 1, which needs none.
+    """
+    cdef int found
+    with nogil:
+        found = fastloss_startable(number)
+    return found
 
 
 def cpu_registers():

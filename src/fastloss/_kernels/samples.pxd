@@ -93,8 +93,9 @@ cdef inline Py_ssize_t class_of(const Job *job, Py_ssize_t sample) noexcept nogi
 
 
 cdef inline double weighted(double factor, double loss) noexcept nogil:
-    """factor * loss; a weight of 0 takes an infinite loss out, too."""
-    return 0.0 if (factor == 0) & (loss == INFINITY) else factor * loss
+    """factor * loss; a weight of 0 takes an infinite loss out, too, of either sign."""
+    cdef bint infinite = (loss == INFINITY) | (loss == -INFINITY)
+    return 0.0 if (factor == 0) & infinite else factor * loss
 
 
 cdef inline double huge() noexcept nogil:

@@ -456,7 +456,10 @@ cdef inline double log_scaled(double u, double bits) noexcept nogil:
 
 
 cdef inline real log_positive(real u) noexcept nogil:
-    """log(u): at most 1 ulp off for u > 0, subnormal and +inf included; 0 gives -inf, NaN NaN."""
+    """log(u): at most 1 ulp (float: 1.01) off for u > 0, subnormal and +inf included.
+
+    0 gives -inf, NaN NaN.
+    """
     cdef real tiny, up, off, result
     if real is float:
         tiny = <float>1.1754943508222875e-38

@@ -25,6 +25,8 @@ _SOFT: int = _kernels.KINDS["soft_cross_entropy"]
 _FEW = 128
 
 _TYPES = _kernels.TYPES
+#: What an int64 is below.
+_LARGE = 1 << 63
 #: The upstream gradient where there is none.
 _ONE = object()
 
@@ -63,7 +65,7 @@ def evaluate(
     # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS:
         _arrays.reduction(reduction)
-    if type(ignore_index) is not int:
+    if type(ignore_index) is not int or not -_LARGE <= ignore_index < _LARGE:
         ignore_index = _arrays.integer(ignore_index, "ignore_index")
     if type(label_smoothing) is not float or label_smoothing != 0.0:
         label_smoothing = _arrays.fraction(label_smoothing, "label_smoothing")

@@ -3,6 +3,7 @@
 The types are in the stub beside this file.
 """
 
+from fastloss._names import signed, unknown
 from fastloss.losses._specification import (
     BINARY_CROSS_ENTROPY,
     BINARY_CROSS_ENTROPY_WITH_LOGITS,
@@ -22,7 +23,10 @@ __all__ = [
 ]
 
 
-def binary_cross_entropy(probs, target, *, weight=None, sample_weight=None, reduction="mean"):
+@signed
+def binary_cross_entropy(
+    probs, target, *, weight=None, sample_weight=None, reduction="mean", **others
+):
     r"""Binary cross-entropy between probabilities and targets.
 
     Parameters
@@ -68,13 +72,16 @@ def binary_cross_entropy(probs, target, *, weight=None, sample_weight=None, redu
     >>> print(fastloss.binary_cross_entropy([0.9, 0.2], [1, 0]).round(4))
     0.1643
     """
+    if others:
+        unknown(binary_cross_entropy, others)
     return BINARY_CROSS_ENTROPY.evaluate(
         probs, target, weight=weight, sample_weight=sample_weight, reduction=reduction
     )[0]
 
 
+@signed
 def binary_cross_entropy_value_and_grad(
-    probs, target, *, weight=None, sample_weight=None, reduction="mean", out=None
+    probs, target, *, weight=None, sample_weight=None, reduction="mean", out=None, **others
 ):
     r"""Binary cross-entropy and the gradient of its sum with respect to `probs`, in one pass.
 
@@ -98,14 +105,25 @@ def binary_cross_entropy_value_and_grad(
     >>> grad.round(4)
     array([-0.5556,  0.625 ])
     """
+    if others:
+        unknown(binary_cross_entropy_value_and_grad, others)
     return BINARY_CROSS_ENTROPY.evaluate(
         probs, target, weight=weight, sample_weight=sample_weight, reduction=reduction,
         gradient=True, out=out,
     )[:2]  # fmt: skip
 
 
+@signed
 def binary_cross_entropy_backward(
-    grad_output, probs, target, *, weight=None, sample_weight=None, reduction="mean", out=None
+    grad_output,
+    probs,
+    target,
+    *,
+    weight=None,
+    sample_weight=None,
+    reduction="mean",
+    out=None,
+    **others,
 ):
     r"""Gradient of `binary_cross_entropy` with respect to `probs`, for an upstream gradient.
 
@@ -125,15 +143,18 @@ def binary_cross_entropy_backward(
     >>> fastloss.binary_cross_entropy_backward(2.0, [0.9, 0.2], [1, 0], reduction="sum").round(4)
     array([-2.2222,  2.5   ])
     """
+    if others:
+        unknown(binary_cross_entropy_backward, others)
     return BINARY_CROSS_ENTROPY.evaluate(
         probs, target, weight=weight, sample_weight=sample_weight, reduction=reduction,
         value=False, gradient=True, upstream=grad_output, out=out,
     )[1]  # fmt: skip
 
 
+@signed
 def binary_cross_entropy_with_logits(
     logits, target, *, weight=None, pos_weight=None, sample_weight=None, ignore_index=None,
-    reduction="mean",
+    reduction="mean", **others,
 ):  # fmt: skip
     r"""Binary cross-entropy between logits and targets.
 
@@ -189,15 +210,18 @@ def binary_cross_entropy_with_logits(
     >>> print(fastloss.binary_cross_entropy_with_logits(logits, target, pos_weight=3).round(4))
     1.5895
     """
+    if others:
+        unknown(binary_cross_entropy_with_logits, others)
     return BINARY_CROSS_ENTROPY_WITH_LOGITS.evaluate(
         logits, target, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction,
     )[0]  # fmt: skip
 
 
+@signed
 def binary_cross_entropy_with_logits_value_and_grad(
     logits, target, *, weight=None, pos_weight=None, sample_weight=None, ignore_index=None,
-    reduction="mean", out=None,
+    reduction="mean", out=None, **others,
 ):  # fmt: skip
     r"""Binary cross-entropy on logits and the gradient of its sum, in one pass.
 
@@ -223,15 +247,18 @@ def binary_cross_entropy_with_logits_value_and_grad(
     >>> grad.round(4)
     array([-0.0596, -0.3655])
     """
+    if others:
+        unknown(binary_cross_entropy_with_logits_value_and_grad, others)
     return BINARY_CROSS_ENTROPY_WITH_LOGITS.evaluate(
         logits, target, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction, gradient=True, out=out,
     )[:2]  # fmt: skip
 
 
+@signed
 def binary_cross_entropy_with_logits_backward(
     grad_output, logits, target, *, weight=None, pos_weight=None, sample_weight=None,
-    ignore_index=None, reduction="mean", out=None,
+    ignore_index=None, reduction="mean", out=None, **others,
 ):  # fmt: skip
     r"""Gradient of `binary_cross_entropy_with_logits` for an upstream gradient.
 
@@ -254,6 +281,8 @@ def binary_cross_entropy_with_logits_backward(
     ... ).round(4)
     array([-0.1192, -7.3106])
     """
+    if others:
+        unknown(binary_cross_entropy_with_logits_backward, others)
     return BINARY_CROSS_ENTROPY_WITH_LOGITS.evaluate(
         logits, target, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction, value=False, gradient=True,
@@ -261,9 +290,10 @@ def binary_cross_entropy_with_logits_backward(
     )[1]  # fmt: skip
 
 
+@signed
 def sigmoid_focal_loss(
     logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, ignore_index=None,
-    reduction="mean",
+    reduction="mean", **others,
 ):  # fmt: skip
     r"""Focal loss of sigmoid probabilities.
 
@@ -313,15 +343,18 @@ def sigmoid_focal_loss(
     >>> print(fastloss.sigmoid_focal_loss([2.0, -1.0], [1, 1]).round(4))
     0.088
     """
+    if others:
+        unknown(sigmoid_focal_loss, others)
     return SIGMOID_FOCAL_LOSS.evaluate(
         logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction,
     )[0]  # fmt: skip
 
 
+@signed
 def sigmoid_focal_loss_value_and_grad(
     logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, ignore_index=None,
-    reduction="mean", out=None,
+    reduction="mean", out=None, **others,
 ):  # fmt: skip
     r"""Focal loss and the gradient of its sum with respect to `logits`, in one pass.
 
@@ -346,15 +379,18 @@ def sigmoid_focal_loss_value_and_grad(
     >>> grad.round(4)
     array([-0.0006, -0.096 ])
     """
+    if others:
+        unknown(sigmoid_focal_loss_value_and_grad, others)
     return SIGMOID_FOCAL_LOSS.evaluate(
         logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction, gradient=True, out=out,
     )[:2]  # fmt: skip
 
 
+@signed
 def sigmoid_focal_loss_backward(
     grad_output, logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, ignore_index=None,
-    reduction="mean", out=None,
+    reduction="mean", out=None, **others,
 ):  # fmt: skip
     r"""Gradient of `sigmoid_focal_loss` with respect to `logits`, for an upstream gradient.
 
@@ -375,6 +411,8 @@ def sigmoid_focal_loss_backward(
     >>> fastloss.sigmoid_focal_loss_backward(2.0, [2.0, -1.0], [1, 1], reduction="sum").round(4)
     array([-0.0024, -0.3841])
     """
+    if others:
+        unknown(sigmoid_focal_loss_backward, others)
     return SIGMOID_FOCAL_LOSS.evaluate(
         logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction, value=False, gradient=True,

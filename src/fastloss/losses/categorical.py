@@ -3,6 +3,7 @@
 The types are in the stub beside this file.
 """
 
+from fastloss._names import signed, unknown
 from fastloss.losses._specification import CROSS_ENTROPY, NLL_LOSS, SOFTMAX_FOCAL_LOSS
 
 __all__ = [
@@ -18,9 +19,10 @@ __all__ = [
 ]
 
 
+@signed
 def cross_entropy(
     logits, target, *, weight=None, sample_weight=None, ignore_index=-100, reduction="mean",
-    label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0, axis=None,
+    label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0, axis=None, **others,
 ):  # fmt: skip
     r"""Cross-entropy between logits and class indices or class probabilities.
 
@@ -102,6 +104,8 @@ def cross_entropy(
     >>> print(f"{fastloss.cross_entropy(np.float32([20, 0, -1]), 0):.5e}")
     2.81941e-09
     """
+    if others:
+        unknown(cross_entropy, others)
     return CROSS_ENTROPY.evaluate(
         logits, target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         reduction=reduction, label_smoothing=label_smoothing, temperature=temperature,
@@ -109,9 +113,10 @@ def cross_entropy(
     )[0]  # fmt: skip
 
 
+@signed
 def cross_entropy_value_and_grad(
     logits, target, *, weight=None, sample_weight=None, ignore_index=-100, reduction="mean",
-    label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0, axis=None, out=None,
+    label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0, axis=None, out=None, **others,
 ):  # fmt: skip
     """Cross-entropy and the gradient of its sum with respect to the logits, in one pass.
 
@@ -148,6 +153,8 @@ def cross_entropy_value_and_grad(
     array([[-0.3655,  0.3655],
            [ 0.0596, -0.0596]], dtype=float32)
     """
+    if others:
+        unknown(cross_entropy_value_and_grad, others)
     return CROSS_ENTROPY.evaluate(
         logits, target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         reduction=reduction, label_smoothing=label_smoothing, temperature=temperature,
@@ -155,10 +162,11 @@ def cross_entropy_value_and_grad(
     )[:2]  # fmt: skip
 
 
+@signed
 def cross_entropy_backward(
     grad_output, logits, target, *, weight=None, sample_weight=None, ignore_index=-100,
     reduction="mean", label_smoothing=0.0, temperature=1.0, softcap=None, z_loss=0.0, axis=None,
-    out=None,
+    out=None, **others,
 ):  # fmt: skip
     """Gradient of `cross_entropy` with respect to the logits, for an upstream gradient.
 
@@ -184,6 +192,8 @@ def cross_entropy_backward(
     array([[-0.7311,  0.7311],
            [ 0.2384, -0.2384]], dtype=float32)
     """
+    if others:
+        unknown(cross_entropy_backward, others)
     return CROSS_ENTROPY.evaluate(
         logits, target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         reduction=reduction, label_smoothing=label_smoothing, temperature=temperature,
@@ -192,9 +202,10 @@ def cross_entropy_backward(
     )[1]  # fmt: skip
 
 
+@signed
 def nll_loss(
     log_probs, target, *, weight=None, sample_weight=None, ignore_index=-100, reduction="mean",
-    axis=None,
+    axis=None, **others,
 ):  # fmt: skip
     """Negative log-likelihood of class indices under log-probabilities.
 
@@ -246,15 +257,18 @@ def nll_loss(
     >>> print(fastloss.nll_loss([[1, 2], [1, 3], [1, 3]], [0, 1, 1], reduction="sum"))
     -7.0
     """
+    if others:
+        unknown(nll_loss, others)
     return NLL_LOSS.evaluate(
         log_probs, target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         reduction=reduction, axis=axis,
     )[0]  # fmt: skip
 
 
+@signed
 def nll_loss_value_and_grad(
     log_probs, target, *, weight=None, sample_weight=None, ignore_index=-100, reduction="mean",
-    axis=None, out=None,
+    axis=None, out=None, **others,
 ):  # fmt: skip
     """Negative log-likelihood and the gradient of its sum, with respect to the log-probabilities.
 
@@ -279,15 +293,18 @@ def nll_loss_value_and_grad(
     array([[-0.5,  0. ],
            [ 0. , -0.5]])
     """
+    if others:
+        unknown(nll_loss_value_and_grad, others)
     return NLL_LOSS.evaluate(
         log_probs, target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         reduction=reduction, axis=axis, gradient=True, out=out,
     )[:2]  # fmt: skip
 
 
+@signed
 def nll_loss_backward(
     grad_output, log_probs, target, *, weight=None, sample_weight=None, ignore_index=-100,
-    reduction="mean", axis=None, out=None,
+    reduction="mean", axis=None, out=None, **others,
 ):  # fmt: skip
     """Gradient of `nll_loss` with respect to the log-probabilities, for an upstream gradient.
 
@@ -307,15 +324,18 @@ def nll_loss_backward(
     >>> fastloss.nll_loss_backward(2.0, [[-0.5, -0.9]], [1], reduction="sum")
     array([[ 0., -2.]])
     """
+    if others:
+        unknown(nll_loss_backward, others)
     return NLL_LOSS.evaluate(
         log_probs, target, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         reduction=reduction, axis=axis, value=False, gradient=True, upstream=grad_output, out=out,
     )[1]  # fmt: skip
 
 
+@signed
 def softmax_focal_loss(
     logits, target, *, alpha=None, gamma=2.0, sample_weight=None, ignore_index=-100,
-    reduction="mean", axis=None,
+    reduction="mean", axis=None, **others,
 ):  # fmt: skip
     r"""Focal loss of softmax probabilities: cross-entropy that plays down what is easy.
 
@@ -368,15 +388,18 @@ def softmax_focal_loss(
     >>> fastloss.softmax_focal_loss(logits, [0, 1], reduction="none").round(4)
     array([0.7019, 0.0018])
     """
+    if others:
+        unknown(softmax_focal_loss, others)
     return SOFTMAX_FOCAL_LOSS.evaluate(
         logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction, axis=axis,
     )[0]  # fmt: skip
 
 
+@signed
 def softmax_focal_loss_value_and_grad(
     logits, target, *, alpha=None, gamma=2.0, sample_weight=None, ignore_index=-100,
-    reduction="mean", axis=None, out=None,
+    reduction="mean", axis=None, out=None, **others,
 ):  # fmt: skip
     r"""Focal loss over classes and the gradient of its sum with respect to the logits, in one pass.
 
@@ -403,15 +426,18 @@ def softmax_focal_loss_value_and_grad(
     >>> grad.round(4)
     array([[-0.7682,  0.7682]])
     """
+    if others:
+        unknown(softmax_focal_loss_value_and_grad, others)
     return SOFTMAX_FOCAL_LOSS.evaluate(
         logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction, axis=axis, gradient=True, out=out,
     )[:2]  # fmt: skip
 
 
+@signed
 def softmax_focal_loss_backward(
     grad_output, logits, target, *, alpha=None, gamma=2.0, sample_weight=None, ignore_index=-100,
-    reduction="mean", axis=None, out=None,
+    reduction="mean", axis=None, out=None, **others,
 ):  # fmt: skip
     """Gradient of `softmax_focal_loss` with respect to the logits, for an upstream gradient.
 
@@ -432,6 +458,8 @@ def softmax_focal_loss_backward(
     >>> fastloss.softmax_focal_loss_backward(2.0, [[1.0, 2.0]], [0]).round(4)
     array([[-1.5365,  1.5365]])
     """
+    if others:
+        unknown(softmax_focal_loss_backward, others)
     return SOFTMAX_FOCAL_LOSS.evaluate(
         logits, target, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
         ignore_index=ignore_index, reduction=reduction, axis=axis, value=False, gradient=True,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss._arrays import Array
+from fastloss._names import meant, replacement
 from fastloss.losses import _specification as losses
 from fastloss.losses._pairs import Direction
 from fastloss.losses._reduction import KLReduction, Loss, Reduction, Totals
@@ -29,9 +30,6 @@ __all__ = [
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
 ]
-
-#: What other libraries call an option, and what it is called here.
-_OTHER_NAMES = {"dim": "axis", "class_weight": "weight", "weights": "weight", "weight": "alpha"}
 
 
 class Criterion:
@@ -56,13 +54,11 @@ class Criterion:
         if option in ("size_average", "reduce"):
             raise TypeError(
                 f"{cls.__name__} has no {option}={options[option]!r}: write"
-                f" reduction={_replacement(options)!r} instead"
+                f" reduction={replacement(options)!r} instead"
             )
-        meant = _OTHER_NAMES.get(option)
-        while meant is not None and meant not in known:
-            meant = _OTHER_NAMES.get(meant)
-        if meant is not None:
-            raise TypeError(f"{cls.__name__} has no option {option!r}: it is called {meant!r} here")
+        other = meant(option, known)
+        if other is not None:
+            raise TypeError(f"{cls.__name__} has no option {option!r}: it is called {other!r} here")
         if option == "sample_weight":
             raise TypeError(
                 f"sample_weight belongs to a batch: give it when {cls.__name__} is called"
@@ -150,13 +146,6 @@ class Criterion:
 
 def _restore(cls: type[Criterion], options: dict[str, Any]) -> Criterion:
     return cls(**options)
-
-
-def _replacement(options: dict[str, Any]) -> str:
-    """Return the `reduction` that PyTorch's two old arguments stand for."""
-    if options.get("reduce") is False:
-        return "none"
-    return "sum" if options.get("size_average") is False else "mean"
 
 
 def _same(a: Any, b: Any) -> bool:

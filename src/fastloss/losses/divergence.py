@@ -3,12 +3,14 @@
 The types are in the stub beside this file.
 """
 
+from fastloss._names import signed, unknown
 from fastloss.losses._specification import KL_DIV
 
 __all__ = ["kl_div", "kl_div_backward", "kl_div_value_and_grad"]
 
 
-def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_target=False):
+@signed
+def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_target=False, **others):
     r"""Kullback-Leibler divergence of the target from log-probabilities.
 
     Parameters
@@ -53,13 +55,16 @@ def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_targe
     >>> print(fastloss.kl_div(log_probs, target, reduction="batchmean").round(4))
     0.0654
     """
+    if others:
+        unknown(kl_div, others)
     return KL_DIV.evaluate(
         log_probs, target, sample_weight=sample_weight, reduction=reduction, log_target=log_target
     )[0]
 
 
+@signed
 def kl_div_value_and_grad(
-    log_probs, target, *, sample_weight=None, reduction="mean", log_target=False, out=None
+    log_probs, target, *, sample_weight=None, reduction="mean", log_target=False, out=None, **others
 ):
     r"""Kullback-Leibler divergence and the gradient of its sum, in one pass.
 
@@ -85,15 +90,18 @@ def kl_div_value_and_grad(
     >>> grad
     array([[-0.25, -0.75]])
     """
+    if others:
+        unknown(kl_div_value_and_grad, others)
     return KL_DIV.evaluate(
         log_probs, target, sample_weight=sample_weight, reduction=reduction, log_target=log_target,
         gradient=True, out=out,
     )[:2]  # fmt: skip
 
 
+@signed
 def kl_div_backward(
     grad_output, log_probs, target, *, sample_weight=None, reduction="mean", log_target=False,
-    out=None,
+    out=None, **others,
 ):  # fmt: skip
     r"""Gradient of `kl_div` with respect to `log_probs`, for an upstream gradient.
 
@@ -114,6 +122,8 @@ def kl_div_backward(
     >>> fastloss.kl_div_backward(2.0, np.log([[0.5, 0.5]]), [[0.25, 0.75]], reduction="sum")
     array([[-0.5, -1.5]])
     """
+    if others:
+        unknown(kl_div_backward, others)
     return KL_DIV.evaluate(
         log_probs, target, sample_weight=sample_weight, reduction=reduction, log_target=log_target,
         value=False, gradient=True, upstream=grad_output, out=out,

@@ -7,9 +7,12 @@ loss by itself, never reduced, in one pass.
 
 from __future__ import annotations
 
+from typing import Never
+
 from numpy.typing import ArrayLike
 
 from fastloss._arrays import Array
+from fastloss._names import signed, unknown
 from fastloss.losses._specification import (
     BINARY_CROSS_ENTROPY_WITH_LOGITS,
     CROSS_ENTROPY,
@@ -25,11 +28,12 @@ __all__ = [
 ]
 
 
+@signed
 def cross_entropy_grad_and_hess(
     logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None, ignore_index: int = -100, label_smoothing: float = 0.0,
     temperature: float = 1.0, softcap: float | None = None, z_loss: float = 0.0,
-    axis: int | None = None, out: tuple[Array, Array] | None = None,
+    axis: int | None = None, out: tuple[Array, Array] | None = None, **others: Never,
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the cross-entropy of each sample, and the diagonal of its Hessian.
 
@@ -52,9 +56,10 @@ def cross_entropy_grad_and_hess(
     -----
     With the softmax :math:`p` and targets :math:`a_c` of sum :math:`A` (the class weight at a class
     index) the gradient is :math:`A p_c - a_c` and the second derivative
-    :math:`A\, p_c (1 - p_c)`, formed as a product of two positive numbers.  Both are right to 4 ulp
-    for class indices.  Logits of shape (N, C) that lie column by column, as gradient boosting
-    libraries have them, are read where they lie, and the results lie alike.
+    :math:`A\, p_c (1 - p_c)`, formed as a product of two positive numbers.  For class indices the
+    gradient is right to 4 ulp and the second derivative to 6.  Logits of shape (N, C) that lie
+    column by column, as gradient boosting libraries have them, are read where they lie, and the
+    results lie alike.
 
     Examples
     --------
@@ -63,6 +68,8 @@ def cross_entropy_grad_and_hess(
     >>> grad.round(4), hess.round(4)
     (array([[-0.7311,  0.7311]]), array([[0.1966, 0.1966]]))
     """
+    if others:
+        unknown(cross_entropy_grad_and_hess, others)
     return CROSS_ENTROPY.grad_and_hess(
         logits, target, out, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing, temperature=temperature, softcap=softcap, z_loss=z_loss,
@@ -70,10 +77,11 @@ def cross_entropy_grad_and_hess(
     )  # fmt: skip
 
 
+@signed
 def softmax_focal_loss_grad_and_hess(
     logits: ArrayLike, target: ArrayLike, *, alpha: ArrayLike | None = None, gamma: float = 2.0,
     sample_weight: ArrayLike | None = None, ignore_index: int = -100, axis: int | None = None,
-    out: tuple[Array, Array] | None = None,
+    out: tuple[Array, Array] | None = None, **others: Never,
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the focal loss of each sample, and the diagonal of its Hessian.
 
@@ -112,16 +120,19 @@ def softmax_focal_loss_grad_and_hess(
     >>> grad.round(4), hess.round(4)
     (array([[-0.8083,  0.8083]]), array([[0.0843, 0.0843]]))
     """
+    if others:
+        unknown(softmax_focal_loss_grad_and_hess, others)
     return SOFTMAX_FOCAL_LOSS.grad_and_hess(
         logits, target, out, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
         ignore_index=ignore_index, axis=axis,
     )  # fmt: skip
 
 
+@signed
 def binary_cross_entropy_with_logits_grad_and_hess(
     logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None, sample_weight: ArrayLike | None = None,
-    ignore_index: int | None = None, out: tuple[Array, Array] | None = None,
+    ignore_index: int | None = None, out: tuple[Array, Array] | None = None, **others: Never,
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the binary cross-entropy of each element, and its second derivative.
 
@@ -149,16 +160,19 @@ def binary_cross_entropy_with_logits_grad_and_hess(
     >>> grad.round(4), hess.round(4)
     (array([-0.5   ,  0.8808]), array([0.25 , 0.105]))
     """
+    if others:
+        unknown(binary_cross_entropy_with_logits_grad_and_hess, others)
     return BINARY_CROSS_ENTROPY_WITH_LOGITS.grad_and_hess(
         logits, target, out, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight,
         ignore_index=ignore_index,
     )  # fmt: skip
 
 
+@signed
 def sigmoid_focal_loss_grad_and_hess(
     logits: ArrayLike, target: ArrayLike, *, alpha: ArrayLike | None = 0.25, gamma: float = 2.0,
     sample_weight: ArrayLike | None = None, ignore_index: int | None = None,
-    out: tuple[Array, Array] | None = None,
+    out: tuple[Array, Array] | None = None, **others: Never,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Gradient of the focal loss of each element, and its second derivative.
 
@@ -182,6 +196,8 @@ def sigmoid_focal_loss_grad_and_hess(
     >>> (grad < 0).tolist(), (hess > 0).tolist()
     ([True, False], [True, False])
     """
+    if others:
+        unknown(sigmoid_focal_loss_grad_and_hess, others)
     return SIGMOID_FOCAL_LOSS.grad_and_hess(
         logits, target, out, alpha=alpha, gamma=gamma, sample_weight=sample_weight,
         ignore_index=ignore_index,

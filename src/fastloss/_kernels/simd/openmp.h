@@ -38,9 +38,50 @@ static inline int fastloss_end_threads(void) {
 #endif
 }
 
+/* How many of `number` threads, the caller among them, the system lets this process have: GNU's
+ * runtime ends the process where it gets fewer than it asks for. A limit on processes or on memory
+ * is met here instead, by threads that do nothing and have stacks of the usual size, of which there
+ * is one to spare.
+ */
+#if defined(_WIN32)
+static inline int fastloss_startable(int number) {
+    return number;
+}
+#else
+#include <pthread.h>
+
+static inline void *fastloss_wait(void *gate) {
+    pthread_mutex_lock((pthread_mutex_t *)gate);
+    pthread_mutex_unlock((pthread_mutex_t *)gate);
+    return 0;
+}
+
+static inline int fastloss_startable(int number) {
+    enum { MOST = 1024 };
+    pthread_t threads[MOST];
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    int asked = number < MOST ? number : MOST, started = 0, i;
+    pthread_mutex_lock(&gate);
+    while (started < asked && pthread_create(&threads[started], 0, fastloss_wait, &gate) == 0) {
+        started++;
+    }
+    pthread_mutex_unlock(&gate);
+    for (i = 0; i < started; i++) {
+        pthread_join(threads[i], 0);
+    }
+    pthread_mutex_destroy(&gate);
+    return started == asked ? number : started > 1 ? started : 1;
+}
+#endif
+
 #else
 
 #define FASTLOSS_OPENMP 0
+
+static inline int fastloss_startable(int number) {
+    (void)number;
+    return 1;
+}
 
 static inline int fastloss_openmp_threads(void) {
     return 1;

@@ -1,0 +1,296 @@
+"""What the fuzzers of whole calls share: random arrays in many forms, and two comparisons.
+
+Layout: a) a package whose calls are counted, b) the same numbers in another form, c) the same
+bits, d) within so many ulp of exact numbers, e) arguments that must be errors.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from guarded import guarded
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+inf, nan = np.inf, np.nan
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+Generator = np.random.Generator
+
+
+class Found(AssertionError):
+    """A call that is not as promised."""
+
+
+# ---- a) calls that are counted ---------------------------------------------------------------
+
+calls: Counter[str] = Counter()
+
+
+class Package:
+    """fastloss on one level; each call of a public function is counted."""
+
+    def __init__(self, package: ModuleType, level: str):
+        self.package, self.level = package, level
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.package, name)
+        if isinstance(function, type):
+            return function
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments, **options)
+
+        setattr(self, name, counted)
+        return counted
+
+    def use_threads(self, number: int) -> None:
+        """Use so many threads, however little there is to do."""
+        self.package.special._threads.for_work = lambda elements: number
+
+
+def threads_of(rng: Generator) -> int:
+    """Mostly one: starting more takes longer than most calls."""
+    return int(rng.choice([2, 3, 7])) if rng.random() < 0.06 else 1
+
+
+# ---- b) the same numbers in another form -----------------------------------------------------
+
+
+def another_form(rng: Generator, a: np.ndarray) -> np.ndarray:
+    """The same numbers, laid out in another way."""
+    way = rng.integers(9)
+    if way == 0 and a.ndim:
+        return np.repeat(a, 2, axis=-1)[..., ::2]
+    if way == 1 and a.ndim > 1:
+        return np.asfortranarray(a)
+    if way == 2 and a.dtype != BFLOAT16:
+        room = np.empty(a.nbytes + 1, np.uint8)
+        b = room[1:].view(a.dtype).reshape(a.shape)
+        b[...] = a
+        return b
+    if way == 3 and a.dtype != BFLOAT16:
+        return a.astype(a.dtype.newbyteorder())
+    if way == 4 and a.ndim:
+        return np.ascontiguousarray(a[::-1])[::-1]
+    if way == 5:
+        b = a.copy()
+        b.setflags(write=False)
+        return b
+    if way == 6 and a.size and a.ndim and (a == a.flat[0]).all():
+        return np.broadcast_to(a.flat[0], a.shape)
+    if way == 7 and a.size:
+        return guarded(a, at_end=bool(rng.random() < 0.7))
+    return a.copy()
+
+
+def in_form(rng: Generator, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: another_form(rng, value) if isinstance(value, np.ndarray) else value
+        for name, value in options.items()
+    }
+
+
+def in_a_room(rng: Generator, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """An array like `x` with other memory around it: the memory, the array, and where it is."""
+    room = np.full(x.size + 8, 3, x.dtype)
+    shift = int(rng.integers(9))
+    return room, room[shift : shift + x.size].reshape(x.shape), shift
+
+
+def untouched(room: np.ndarray, shift: int, size: int, what: str) -> None:
+    if (room[:shift] != 3).any() or (room[shift + size :] != 3).any():
+        raise Found(f"{what}: written beside out")
+
+
+def weights_of(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of at least 0, of many sizes."""
+    way = rng.integers(9)
+    if way <= 3:
+        w = rng.uniform(0.5, 2.0, shape)
+    elif way == 4:
+        w = np.where(rng.random(shape) < 0.3, 0.0, rng.uniform(0.5, 2.0, shape))
+    elif way == 5:
+        w = 10.0 ** rng.uniform(-8, 8, shape)
+    elif way == 6:
+        w = np.where(
+            rng.random(shape) < 0.2, 10.0 ** rng.uniform(9, 25), rng.uniform(0.5, 2, shape)
+        )
+    elif way == 7:
+        return np.asarray(rng.integers(0, 4, shape))
+    else:
+        w = np.full(shape, 10.0 ** rng.uniform(-12, 12))
+    return np.asarray(w)
+
+
+# ---- c) the same bits ------------------------------------------------------------------------
+
+
+def same(got: Any, want: Any, what: str) -> None:
+    """The same bits, but for those of a NaN."""
+    got, want = np.asarray(got), np.asarray(want)
+    if got.shape != want.shape or got.dtype != want.dtype:
+        raise Found(f"{what}: {got.dtype}{got.shape} instead of {want.dtype}{want.shape}")
+    if got.tobytes() == want.tobytes():
+        return
+    a, b = (np.ascontiguousarray(x).reshape(-1).view(f"u{got.dtype.itemsize}") for x in (got, want))
+    differ = a != b
+    if got.dtype.kind not in "iub":
+        differ &= ~(np.isnan(got.astype(float)) & np.isnan(want.astype(float))).reshape(-1)
+    if differ.any():
+        i = int(np.flatnonzero(differ)[0])
+        raise Found(
+            f"{what}: {differ.sum()} of {a.size} differ, first at {i}: {got.reshape(-1)[i]!r}"
+            f" and {want.reshape(-1)[i]!r}"
+        )
+
+
+# ---- d) exact numbers ------------------------------------------------------------------------
+
+worst: dict[tuple[str, ...], tuple[float, str]] = {}
+EXACT = np.longdouble
+
+
+def exact(a: Any) -> np.ndarray:
+    """Numbers of any type as long double."""
+    return np.asarray(a).astype(np.float64).astype(EXACT)
+
+
+def hold(
+    got: Any, want: Any, size: Any, limit: float, what: str, key: tuple[str, ...], label: str,
+    lost: Any = 0.0,
+):  # fmt: skip
+    """|got − want| at most `limit` ulp of `size`, in the type of `got`; halves are rounded.
+
+    `lost`: how large a number may be that is lost before a weight is multiplied with it.
+    """
+    got, want, size = np.asarray(got), np.asarray(want), np.asarray(size)
+    if got.shape != want.shape:
+        raise Found(f"{what}: shape {got.shape} instead of {want.shape}")
+    if not got.size:
+        return
+    dtype = got.dtype
+    half = dtype.itemsize == 2
+    unit = np.dtype(np.float32) if half else dtype
+    info = np.finfo(unit)
+    with np.errstate(all="ignore"):
+        magnitude, size = np.abs(want).astype(np.float64), size.astype(np.float64)
+        known = np.where(np.isfinite(size), np.maximum(magnitude, size), magnitude)
+        scale = np.spacing(np.maximum(known, float(info.smallest_normal)).astype(unit))
+        scale = scale.astype(np.float64)
+        error = np.abs(exact(got) - want).astype(np.float64)
+        allowed = limit * scale + np.asarray(lost).astype(np.float64)
+        if half:
+            allowed = allowed + _half_an_ulp(magnitude, dtype)
+        fine = error <= allowed
+        if not fine.all():
+            value, top = got.astype(np.float64), float(ml_dtypes.finfo(dtype).max)
+            eps = float(ml_dtypes.finfo(dtype).eps)
+            allowed = np.where(np.isnan(allowed), 0, allowed)
+            fine |= np.isnan(value) & np.isnan(want)
+            fine |= (
+                np.isinf(value)
+                & (np.sign(value) == np.sign(want))
+                & (magnitude + allowed > top * (1 - eps))
+            )
+            # Terms that overflow.
+            fine |= (known > float(info.max)) & ~np.isnan(want) & ~np.isfinite(value)
+            # Numbers below the normal ones.
+            least = float(info.smallest_normal)
+            fine |= (magnitude < least) & (np.abs(value) < 2 * least)
+    if not fine.all():
+        i = int(np.flatnonzero(~fine.reshape(-1))[0])
+        with np.errstate(all="ignore"):
+            off = float((error / scale).reshape(-1)[i])
+        at = np.unravel_index(i, got.shape)
+        raise Found(
+            f"{what}: {(~fine).sum()} of {got.size} wrong, first at {tuple(map(int, at))}:"
+            f" {got.reshape(-1)[i]!r}, exact {want.reshape(-1)[i]!r}, {off:.3g} ulp of"
+            f" {np.broadcast_to(size, got.shape).reshape(-1)[i]!r}, allowed {limit}"
+        )
+    if not half:
+        with np.errstate(all="ignore"):
+            ulps = np.where(magnitude >= info.smallest_normal, error / scale, 0)
+        most_off = float(np.where(np.isfinite(ulps), ulps, 0).max())
+        name = (*key, dtype.name)
+        if most_off > worst.get(name, (0.0, ""))[0]:
+            worst[name] = (most_off, label)
+
+
+def _half_an_ulp(magnitude: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """What rounding to a half may take."""
+    info = ml_dtypes.finfo(dtype)
+    power = np.ldexp(1.0, np.frexp(np.maximum(magnitude, 1e-300))[1] - 1)
+    return 0.5001 * np.maximum(float(info.eps) * power, float(info.smallest_subnormal))
+
+
+# ---- e) errors -------------------------------------------------------------------------------
+
+PROMISED = (TypeError, ValueError, IndexError)
+
+
+def refused(call: Any, what: str, out: np.ndarray | None = None) -> str:
+    """The message of the promised error that the call must end in, and `out` as it was."""
+    before = None if out is None else out.tobytes()
+    try:
+        call()
+    except PROMISED as error:
+        text = str(error)
+        if not text or len(text) > 600:
+            raise Found(f"{what}: a message of {len(text)} characters") from None
+    else:
+        raise Found(f"{what} is no error")
+    if out is not None and out.tobytes() != before:
+        raise Found(f"{what}: out was written before the error")
+    return text
+
+
+def wrong_options(rng: Generator, name: str) -> dict[str, Any]:
+    """One option that no loss takes."""
+    cases: list[tuple[str, list[Any]]] = [
+        ("reduction", ["average", None, 3, np.zeros(3)]),
+        ("ignore_index", [1.5, 2**63, "1", 10**30]),
+        ("sample_weight", ["a", 1j, np.zeros((3, 3, 3, 3, 3)), object(), [None]]),
+        ("nonsense", [1]),
+    ]
+    if "cross_entropy" in name and "binary" not in name:
+        cases += [
+            ("label_smoothing", [-0.1, 1.1, nan, inf, "0.1", 10**400, None]),
+            ("temperature", [0.0, -1.0, nan, inf, None, 1j]),
+            ("softcap", [0.0, -1.0, nan, inf, "1"]),
+            ("z_loss", [-1.0, nan, inf, None]),
+            ("weight", [np.zeros((2, 99_999)), "a", 1j, [[1.0]]]),
+        ]
+    if "focal" in name:
+        cases += [("gamma", [-1.0, nan, inf, None, 10**400, "2"])]
+    if "sigmoid_focal" in name:
+        cases += [("alpha", [1.5, -0.5, nan, [2.0], "a"])]
+    if name == "cross_entropy" or "softmax_focal" in name or "nll" in name:
+        cases += [("axis", [9, -9, 1.0, "1", 2**70])]
+    option, values = cases[rng.integers(len(cases))]
+    return {option: values[rng.integers(len(values))]}
+
+
+def wrong_array(rng: Generator, x: np.ndarray) -> Any:
+    """An array that is no logits."""
+    way = rng.integers(7)
+    if way == 0 or (way == 4 and not x.size):
+        return x.astype(np.float64).astype(complex)
+    if way == 1:
+        return x.astype(object)
+    if way == 2:
+        return np.full(x.shape, "a")
+    if way == 3:
+        return np.zeros(x.shape, "M8[s]")
+    if way == 4:
+        return np.ma.masked_array(x.astype(np.float64), mask=np.ones(x.shape, bool))
+    if way == 5:
+        return [[1.0, 2.0], [3.0]]
+    return np.zeros(x.shape, [("a", "f4")])

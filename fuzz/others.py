@@ -1,0 +1,318 @@
+"""Random calls of what is made of the kernels: linear layers, sums over axes, streams of batches.
+
+Layout: a) linear_cross_entropy, b) logsumexp and softmax over axes, c) StreamingLoss; each makes
+its problem and holds it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import over_classes
+from common import (
+    EXACT,
+    Found,
+    Generator,
+    Package,
+    another_form,
+    exact,
+    hold,
+    nan,
+    refused,
+    same,
+    threads_of,
+    weights_of,
+    wrong_array,
+)
+
+
+class Problem(NamedTuple):
+    kind: str
+    arrays: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def make(rng: Generator) -> Problem:
+    kind = str(rng.choice(["linear", "axes", "weights", "stream"]))
+    return {"linear": _linear, "axes": _axes, "weights": _weights, "stream": _stream}[kind](rng)
+
+
+def described(problem: Problem) -> str:
+    shapes = [f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else a for a in problem.arrays]
+    return f"{problem.kind} {shapes} {problem.options}"
+
+
+def run(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any], label: str) -> None:
+    fl.use_threads(1)
+    run_one = {
+        "linear": run_linear, "axes": run_axes, "weights": run_weights, "stream": run_stream
+    }[problem.kind]  # fmt: skip
+    run_one(fl, problem, rng, label)
+
+
+# ---- a) linear_cross_entropy -----------------------------------------------------------------
+
+
+def _linear(rng: Generator) -> Problem:
+    """A layer whose products are exact: small multiples of 1/8."""
+    rows, features = int(rng.choice([0, 1, 2, 5, 33])), int(rng.choice([0, 1, 3, 8, 17]))
+    classes = int(rng.choice([1, 2, 10, 33, 100]))
+    dtype = np.dtype(rng.choice(["f4", "f8"]))
+    x, w, b = (
+        (rng.integers(-24, 25, shape) / 8).astype(dtype)
+        for shape in ((rows, features), (classes, features), (classes,))
+    )
+    if rng.random() < 0.3:
+        target: Any = rng.random((rows, classes)).astype("f4")
+    else:
+        target = rng.integers(0, classes, rows)
+        target[rng.random(rows) < 0.2] = -100
+    options: dict[str, Any] = {}
+    if rng.random() < 0.5:
+        options["linear_bias"] = b
+    if rng.random() < 0.3:
+        options["weight"] = rng.uniform(0.5, 2, classes)
+    if rng.random() < 0.3:
+        options["sample_weight"] = rng.uniform(0.5, 2, rows)
+    if rng.random() < 0.3:
+        options["label_smoothing"] = 0.1
+    if rng.random() < 0.3:
+        options["temperature"] = 0.7
+    if rng.random() < 0.2:
+        options["z_loss"] = 1e-3
+    return Problem("linear", (x, w, target), options)
+
+
+def run_linear(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
+    x, w, target = problem.arrays
+    options = problem.options
+    names = fl.package.linear_cross_entropy.__globals__
+    if "BLOCK_BYTES" in names:
+        names["BLOCK_BYTES"] = int(rng.choice([1, 1000, 8 << 20]))
+    z = x @ w.T
+    if "linear_bias" in options:
+        z = z + options["linear_bias"]
+    plain = {name: v for name, v in options.items() if name != "linear_bias"}
+    for reduction in ("none", "sum", "mean"):
+        want = fl.cross_entropy(z, target, reduction=reduction, **plain)
+        got = fl.linear_cross_entropy(x, w, target, reduction=reduction, **options)
+        if reduction == "none":
+            same(got, want, "losses")
+        elif not np.allclose(got, want, rtol=1e-6 if x.dtype == "f4" else 1e-14, equal_nan=True):
+            raise Found(f"{reduction}: {got} instead of {want}")
+        upstream = rng.standard_normal(np.shape(want))
+        g = fl.cross_entropy_backward(upstream, z, target, reduction=reduction, **plain)
+        grads = fl.linear_cross_entropy_backward(
+            upstream, another_form(rng, x), another_form(rng, w), target, reduction=reduction,
+            **options,
+        )  # fmt: skip
+        loss, fused = fl.linear_cross_entropy_value_and_grad(
+            x, w, target, reduction=reduction, **options
+        )
+        same(loss, got, f"{reduction} with gradient")
+        wide, eps = g.astype(float), float(np.finfo(x.dtype).eps)
+        for got_grad, a, b in (
+            (grads.input, wide, w.astype(float)),
+            (grads.linear_weight, wide.T, x.astype(float)),
+        ):
+            bound = (len(b) + 8) * eps * (np.abs(a) @ np.abs(b)) + np.finfo(x.dtype).tiny
+            if not (np.abs(got_grad - a @ b) <= bound).all():
+                raise Found(f"{reduction}: gradient off by {np.abs(got_grad - a @ b).max()}")
+        if "linear_bias" in options:
+            bound = (len(x) + 8) * eps * np.abs(wide).sum(axis=0) + np.finfo(x.dtype).tiny
+            if not (np.abs(grads.linear_bias - wide.sum(axis=0)) <= bound).all():
+                raise Found(f"{reduction}: gradient of the bias")
+        if fused.input.shape != x.shape or fused.linear_weight.shape != w.shape:
+            raise Found("shape of the gradients")
+    refused(lambda: fl.linear_cross_entropy(wrong_array(rng, x), w, target), "a wrong array")
+    refused(lambda: fl.linear_cross_entropy(x, w[:, :0], target) if w.shape[1] else
+            fl.linear_cross_entropy(x, 1j, target), "a wrong layer")  # fmt: skip
+    if len(x) and target.ndim == 1:
+        bad = target.copy()
+        bad[0] = len(w)
+        refused(lambda: fl.linear_cross_entropy(x, w, bad), "a wrong class")
+
+
+# ---- b) logsumexp and softmax over axes ------------------------------------------------------
+
+
+def _shape(rng: Generator) -> tuple[int, ...]:
+    return tuple(int(n) for n in rng.choice([0, 1, 2, 3, 4, 9], rng.integers(0, 5), p=[
+        0.02, 0.18, 0.2, 0.2, 0.2, 0.2]))  # fmt: skip
+
+
+def _some_axes(rng: Generator, ndim: int) -> Any:
+    if rng.random() < 0.2:
+        return None
+    if rng.random() < 0.3 and ndim:
+        return int(rng.integers(-ndim, ndim))
+    axes = rng.permutation(ndim)[: rng.integers(0, ndim + 1)]
+    return tuple(int(a - ndim * (rng.random() < 0.5)) for a in axes)
+
+
+def _axes(rng: Generator) -> Problem:
+    shape, dtype = _shape(rng), over_classes.dtype_of(rng)
+    size = int(np.prod(shape, dtype=int))
+    x = over_classes.values_of(rng, 1, size, dtype)[0].reshape(shape)
+    return Problem("axes", (x,), {"axis": _some_axes(rng, len(shape))})
+
+
+def _flat(x: np.ndarray, axis: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Rows of what is summed over, and the axes."""
+    axes = tuple(range(x.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = tuple(sorted(a % x.ndim for a in axes)) if x.ndim else ()
+    others = [i for i in range(x.ndim) if i not in axes]
+    moved = x.transpose(*others, *axes)
+    rows = int(np.prod([x.shape[i] for i in others], dtype=int))
+    return moved.reshape(rows, int(np.prod([x.shape[i] for i in axes], dtype=int))), axes
+
+
+def run_axes(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
+    (x,), axis = problem.arrays, problem.options["axis"]
+    rows, axes = _flat(x, axis)
+    plain = np.ascontiguousarray(rows)
+    keep = bool(rng.integers(2))
+    left = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    shape = left if keep else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    fl.use_threads(threads_of(rng))
+    want = fl.logsumexp(plain, axis=1) if x.size or not axes else None
+    got = fl.logsumexp(another_form(rng, x), axis=axis, keepdims=keep)
+    if x.ndim == 0:
+        shape = np.shape(got)  # SciPy's answer, which is (1,) for some
+    if np.shape(got) != shape:
+        raise Found(f"logsumexp: shape {np.shape(got)} instead of {shape}")
+    if want is not None:
+        want = want.reshape(shape)
+        close(got, want, x.dtype, "logsumexp")
+        value, sign = fl.logsumexp(x, axis=axis, keepdims=keep, return_sign=True)
+        same(value, got, "logsumexp with sign")
+        expected = np.where(np.isnan(exact(got)), nan, exact(got) > -np.inf)
+        same(np.asarray(sign).astype(float), expected.astype(float), "sign")
+        if shape:
+            out = np.empty(shape, x.dtype)
+            same(fl.logsumexp(x, axis=axis, keepdims=keep, out=out), got, "logsumexp in out")
+    for name in ("softmax", "log_softmax"):
+        function = getattr(fl, name)
+        got = function(another_form(rng, x), axis=axis)
+        if np.shape(got) != x.shape:
+            raise Found(f"{name}: shape {np.shape(got)}")
+        if x.size:
+            close(_flat(np.asarray(got), axis)[0], function(plain, axis=1), x.dtype, name)
+        if x.shape:
+            out = x.copy()
+            same(function(out, axis=axis, out=out), got, f"{name} in place")
+    bad = rng.choice(["far", "twice", "word", "real"])
+    axis = {"far": x.ndim + 1, "twice": (0, 0), "word": "1", "real": 1.5}[str(bad)]
+    refused(lambda: fl.softmax(x, axis=axis), f"axis {axis!r}")
+    refused(lambda: fl.logsumexp(wrong_array(rng, x)), "a wrong array")
+
+
+def close(got: Any, want: Any, dtype: np.dtype, what: str) -> None:
+    """Within 8 ulp: rows and columns add in another order."""
+    a, b = exact(got), exact(want)
+    with np.errstate(invalid="ignore"):
+        eps = 2.0**-10 if dtype == np.float16 else 2.0**-7 if dtype.itemsize == 2 else 0.0
+        eps = max(8 * float(np.finfo(np.float32 if dtype.itemsize < 8 else dtype).eps), eps)
+        off = np.abs(a - b) > eps * np.maximum(np.abs(b), np.finfo(np.float16).tiny)
+    if (off & ~(a == b) & ~(np.isnan(a) & np.isnan(b))).any():
+        raise Found(f"{what}: {got} instead of {want}")
+
+
+def _weights(rng: Generator) -> Problem:
+    shape = _shape(rng)
+    dtype = np.dtype(rng.choice(["f4", "f8"]))
+    a = (rng.standard_normal(shape) * rng.choice([0.1, 1, 20, 200])).astype(dtype)
+    if rng.random() < 0.1 and a.size:
+        a = np.where(rng.random(shape) < 0.2, -np.inf, a).astype(dtype)
+    cut = int(rng.integers(len(shape) + 1))
+    b = np.asarray(weights_of(rng, tuple(n if rng.random() < 0.8 else 1 for n in shape[cut:])))
+    if rng.random() < 0.5:
+        b = b * rng.choice([-1, 1], b.shape)
+    return Problem("weights", (a, np.asarray(b)), {"axis": _some_axes(rng, len(shape))})
+
+
+def run_weights(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
+    (a, b), axis = problem.arrays, problem.options["axis"]
+    form = another_form(rng, a), another_form(rng, b)
+    got, sign = fl.logsumexp(form[0], axis, form[1], return_sign=True)
+    plain = fl.logsumexp(a, axis, b)
+    same(plain, np.where(np.asarray(sign) < 0, np.asarray(nan, np.asarray(got).dtype), got)[()],
+         "without a sign")  # fmt: skip
+    rows, _ = _flat(np.broadcast_to(exact(a), a.shape), axis)
+    weights, _ = _flat(np.broadcast_to(exact(b), a.shape), axis)
+    if not rows.size:
+        return
+    with np.errstate(all="ignore"):
+        m = rows.max(axis=1, keepdims=True)
+        m = np.where(np.isfinite(m), m, 0)
+        terms = np.where((weights == 0) | (rows == -np.inf), 0, weights * np.exp(rows - m))
+        # In long double a sum of float64 weights loses what the promise allows.
+        total, size = terms.sum(axis=1), np.abs(terms).sum(axis=1)
+        want = np.log(np.abs(total)) + m[:, 0]
+        loose = size / np.abs(total) * 4 * 2.0**-52
+        largest = np.take_along_axis(rows, np.abs(terms).argmax(axis=1)[:, None], 1)[:, 0]
+        largest = np.where(np.isfinite(largest), np.abs(largest), 0)
+    usual = (np.abs(total) > size * 2.0**-40) & (total != 0)
+    value, want, loose, largest = (
+        np.where(usual, v, 0) for v in (np.asarray(got).reshape(-1), want, loose, largest)
+    )
+    kind = np.asarray(got).dtype
+    hold(value.astype(kind), want.astype(EXACT), largest, 4, "logsumexp with weights",
+         ("logsumexp", "weights"), label, loose)  # fmt: skip
+    signs = np.where(usual, np.asarray(sign).reshape(-1), 0)
+    if (signs != np.where(usual, np.sign(total), 0)).any():
+        raise Found(f"sign: {sign}")
+
+
+# ---- c) StreamingLoss ------------------------------------------------------------------------
+
+
+def _stream(rng: Generator) -> Problem:
+    samples, classes = int(rng.integers(1, 60)), int(rng.choice([2, 5, 10, 40]))
+    dtype = over_classes.dtype_of(rng)
+    x = over_classes.values_of(rng, samples, classes, np.dtype(np.float32)).clip(-50, 50)
+    x = np.where(np.isnan(x), 0, x).astype(dtype)
+    target = rng.integers(0, classes, samples)
+    target[rng.random(samples) < 0.1] = -100
+    options: dict[str, Any] = {}
+    if rng.random() < 0.4:
+        options["weight"] = rng.uniform(0.5, 2, classes)
+    if rng.random() < 0.3:
+        options["label_smoothing"] = 0.1
+    if rng.random() < 0.3:
+        options["temperature"] = 0.7
+    return Problem("stream", (x, target), options)
+
+
+def run_stream(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
+    x, target = problem.arrays
+    reduction = str(rng.choice(["mean", "sum"]))
+    criterion = fl.CrossEntropyLoss(reduction=reduction, **problem.options)
+    cuts = np.sort(rng.integers(0, len(x) + 1, rng.integers(0, 5)))
+    parts = list(zip(np.split(x, cuts), np.split(target, cuts), strict=True))
+    weights = rng.uniform(0.5, 2, len(x)) if rng.random() < 0.3 else None
+    shares = [None] * len(parts) if weights is None else np.split(weights, cuts)
+    batches = [(*part, share) for part, share in zip(parts, shares, strict=True)]
+    seen = []
+    for _ in range(3):
+        streams = [fl.StreamingLoss(criterion) for _ in range(int(rng.integers(1, 4)))]
+        for i in rng.permutation(len(batches)):
+            streams[int(rng.integers(len(streams)))].update(*batches[i])
+        first, *rest = (streams[i] for i in rng.permutation(len(streams)))
+        for other in rest:
+            first.merge(other)
+        seen.append((first.compute(), first.perplexity, first.samples, first.batches))
+    for one in seen[1:]:
+        if not np.array_equal(one, seen[0], equal_nan=True):
+            raise Found(f"the order of batches matters: {seen}")
+    whole = float(criterion(x, target, weights))
+    eps = 1e-6 if x.dtype.itemsize < 8 else 1e-14
+    if not np.isclose(seen[0][0], whole, rtol=eps, atol=0, equal_nan=True):
+        raise Found(f"streamed {seen[0][0]!r}, at once {whole!r}")
+    before = (first.sum, first.weight, first.samples)
+    refused(lambda: first.update(wrong_array(rng, x), target), "a wrong batch")
+    refused(lambda: first.update(x, np.full(len(x), 10**6)), "a wrong class")
+    if before != (first.sum, first.weight, first.samples) and before[0] == before[0]:
+        raise Found("a batch that is refused counts")

@@ -1,0 +1,57 @@
+"""Arguments by the names that they have elsewhere: a TypeError that says what they are called here.
+
+A public function takes what it does not know as ``**others`` and hands it to `unknown`, if there is
+anything: its signature stays as it is written (`signed`), and a call pays some nanoseconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: What other libraries call an option, and what it is called here, or then what that is called.
+OTHER_NAMES = {"dim": "axis", "class_weight": "weight", "weights": "weight", "weight": "alpha"}
+
+
+def meant(name: str, known: Iterable[str]) -> str | None:
+    """Return the argument that somebody means by another library's name, if there is one."""
+    known = tuple(known)
+    found = OTHER_NAMES.get(name)
+    while found is not None and found not in known:
+        found = OTHER_NAMES.get(found)
+    return found
+
+
+def replacement(options: Mapping[str, Any]) -> str:
+    """Return the `reduction` that PyTorch's ``size_average`` and ``reduce`` stand for."""
+    if options.get("reduce") is False:
+        return "none"
+    return "sum" if options.get("size_average") is False else "mean"
+
+
+def signed(function: Function) -> Function:
+    """Leave ``**others`` out of the signature that is shown."""
+    signature = inspect.signature(function)
+    shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+    return function
+
+
+def unknown(function: Callable[..., Any], others: Mapping[str, Any]) -> NoReturn:
+    """Raise for arguments that a function does not have, naming the one that is meant."""
+    called = function.__name__
+    known = list(inspect.signature(function).parameters)
+    name, value = next(iter(others.items()))
+    if name in ("size_average", "reduce") and "reduction" in known:
+        raise TypeError(
+            f"{called}() has no {name}={value!r}: write reduction={replacement(others)!r} instead"
+        )
+    other = known[0] if name == "input" else meant(name, known)
+    if other is not None:
+        raise TypeError(f"{called}() has no argument {name!r}: it is called {other!r} here")
+    raise TypeError(
+        f"{called}() got an unexpected keyword argument {name!r}; it has {', '.join(known)}"
+    )
