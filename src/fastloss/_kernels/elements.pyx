@@ -29,7 +29,7 @@ from .element_endings cimport (
 from .element_second cimport bce_second, raise_to
 from .operands cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64,
-    Operand, fetch, floats, type_of, widen,
+    Operand, floats, type_of, widen,
 )
 from .storage cimport (
     Waiting, emit, load, narrow, overlap, prefetch, prefetch_bytes, storage, stream_end,
@@ -99,6 +99,33 @@ cdef inline Sum folded(const Running *sums) noexcept nogil:
     for i in range(PARTS):
         total = add(total, Sum(sums.high[i], sums.low[i]))
     return total
+
+
+cdef void fetch(
+    real *to, const Operand *source, Py_ssize_t first, Py_ssize_t n
+) noexcept nogil:
+    """to[:n] = the operand for elements first to first + n of the result.
+
+    One function for all that call it: reading a dozen types is much code.
+    """
+    cdef Py_ssize_t i = 0, run, j, at
+    while i < n:
+        at = (first + i) // source.div
+        if source.div == 1:
+            at = at % source.mod
+            run = min(n - i, source.mod - at)
+            widen(to + i, source, at, run)
+        else:
+            run = min(n - i, (at + 1) * source.div - (first + i))
+            widen(to + i, source, at % source.mod, 1)
+            for j in range(1, run):
+                to[i + j] = to[i]
+        i += run
+        if i < n and source.mod == 1:
+            # One number for everything.
+            for j in range(i, n):
+                to[j] = to[0]
+            return
 
 
 # ---- a) checks -------------------------------------------------------------------------------
@@ -488,15 +515,15 @@ cdef inline const float *floats_at(
     return desk
 
 
-cdef inline void fetch_ahead(
-    const storage *x, const Operand *target, Py_ssize_t size, Py_ssize_t first
-) noexcept nogil:
-    """Bring a block of both arrays into the caches, if there is one."""
+cdef inline void fetch_ahead(const Job *job, Py_ssize_t first) noexcept nogil:
+    """Bring a block of logits and targets into the caches, if there is one."""
+    cdef const Operand *target = &job.operands[TARGET]
+    cdef Py_ssize_t of_x = job.x.nbytes // job.size
     # The target, which a function does not have, has an element for each of x.
-    cdef Py_ssize_t each = target.nbytes // size
-    if first + BLOCK <= size:
-        prefetch_bytes(x + first, BLOCK * sizeof(storage))
-        prefetch_bytes(target.data + first * each, BLOCK * each)
+    cdef Py_ssize_t of_target = target.nbytes // job.size
+    if first + BLOCK <= job.size:
+        prefetch_bytes(job.x.data + first * of_x, BLOCK * of_x)
+        prefetch_bytes(target.data + first * of_target, BLOCK * of_target)
 
 
 cdef inline int only_weight(const Job *job) noexcept nogil:
@@ -543,13 +570,13 @@ cdef inline void multiply_floats(
 
 
 cdef bint quick(
-    const storage *x, storage *grad, float *losses32, const Job *job, Py_ssize_t start,
-    Py_ssize_t first, Py_ssize_t n, Desk *desk, Running *losses, Waiting *waiting,
-    Py_ssize_t *kept
+    float *grad, float *losses32, const Job *job, Py_ssize_t start, Py_ssize_t first,
+    Py_ssize_t n, Desk *desk, Running *losses, Waiting *waiting, Py_ssize_t *kept
 ) noexcept nogil:
     """A block of an item in float; False, with nothing written, if float does not do for all of it.
 
-    kept: elements of the gradient that wait.
+    The gradient is left in desk.grad32, but where floats are to be written past the caches: `grad`
+    is not NULL then, and a block that is full waits there. kept: elements that wait.
     """
     cdef Sources at
     cdef Py_ssize_t i, k, size = (n + LANES - 1) // LANES * LANES
@@ -574,7 +601,7 @@ cdef bint quick(
     direct = at.x != &desk.x32[0] and at.t != &desk.t32[0]
     at.ahead = direct and first + AHEAD + BLOCK <= job.size
     if not direct:
-        fetch_ahead(x, target, job.size, first + BLOCK)
+        fetch_ahead(job, first + BLOCK)
     if row != NULL:
         by = by + (first - start) % row.mod
     at.positive = NULL
@@ -592,7 +619,7 @@ cdef bint quick(
             find_alpha32(job, desk, first, n)
     if job.want_gradient:
         g = &desk.grad32[0]
-        if storage is float and job.streaming and n == BLOCK:
+        if grad != NULL and n == BLOCK:
             g = &desk.waiting[kept[0]]
     # 1. Losses and gradients.
     if job.kind == BCE and sums:
@@ -638,14 +665,12 @@ cdef bint quick(
             add_block(losses, &desk.loss[0], n)
     elif losses32 != NULL:
         memcpy(losses32 + first, &desk.loss32[0], n * sizeof(float))
-    # 3. The gradient.
-    if storage is float and g != NULL and g != &desk.grad32[0]:
+    # 3. A gradient that waits.
+    if g != NULL and g != &desk.grad32[0]:
         write_later(
             waiting, <char *>(grad + first), <const char *>g, BLOCK * <Py_ssize_t>sizeof(float)
         )
         kept[0] += BLOCK
-    elif g != NULL:
-        emit(grad + first, g, n, job.streaming)
     return True
 
 
@@ -848,7 +873,8 @@ cdef void item(
     """Elements from `start` on, as many as an item has."""
     cdef Py_ssize_t stop = min(job.size, start + job.item)
     cdef Py_ssize_t first = start, n
-    cdef Py_ssize_t kept = 0
+    cdef Py_ssize_t kept = 0, before
+    cdef float *later = NULL
     cdef Py_ssize_t passed = start   # up to here `quick` is not tried
     cdef bint done
     cdef const Operand *row
@@ -859,6 +885,8 @@ cdef void item(
     begin(&losses)
     begin(&weights)
     if storage is not double:
+        if storage is float:
+            later = grad if job.streaming else NULL
         if job.quick:
             row = repeating(job)
             if row != NULL:
@@ -874,9 +902,12 @@ cdef void item(
         if storage is not double:
             if job.quick:
                 if first >= passed:
+                    before = kept
                     done = quick(
-                        x, grad, losses32, job, start, first, n, desk, &losses, &waiting, &kept
+                        later, losses32, job, start, first, n, desk, &losses, &waiting, &kept
                     )
+                    if done and grad != NULL and kept == before:
+                        emit(grad + first, &desk.grad32[0], n, job.streaming)
                     if not done:
                         # Such blocks come in runs.
                         passed = first + KEPT
@@ -898,11 +929,11 @@ cdef void item(
                 # The next block is fetched while this one is worked on.
                 if storage is double:
                     load(&desk.x[0], x + first, n, <double>0)
-                    fetch_ahead(x, &job.operands[TARGET], job.size, first + n)
+                    fetch_ahead(job, first + n)
                     compute(job, desk, first, n, <double>0)
                 else:
                     load(&desk.x32[0], x + first, n, <float>0)
-                    fetch_ahead(x, &job.operands[TARGET], job.size, first + n)
+                    fetch_ahead(job, first + n)
                     compute(job, desk, first, n, <float>0)
                 if grad != NULL:
                     if storage is double and job.narrow:

@@ -93,27 +93,3 @@ cdef inline void widen(
     else:
         for i in range(n):
             to[i] = <real>(<const uint64_t *>source.data)[first + i]
-
-
-cdef inline void fetch(
-    real *to, const Operand *source, Py_ssize_t first, Py_ssize_t n
-) noexcept nogil:
-    """to[:n] = the operand for elements first to first + n of the result."""
-    cdef Py_ssize_t i = 0, run, j, at
-    while i < n:
-        at = (first + i) // source.div
-        if source.div == 1:
-            at = at % source.mod
-            run = min(n - i, source.mod - at)
-            widen(to + i, source, at, run)
-        else:
-            run = min(n - i, (at + 1) * source.div - (first + i))
-            widen(to + i, source, at % source.mod, 1)
-            for j in range(1, run):
-                to[i + j] = to[i]
-        i += run
-        if i < n and source.mod == 1:
-            # One number for everything.
-            for j in range(i, n):
-                to[j] = to[0]
-            return
