@@ -280,6 +280,7 @@ def wrong_options(rng: Generator, name: str) -> dict[str, Any]:
 
 def wrong_array(rng: Generator, x: np.ndarray) -> Any:
     """An array that is no logits."""
+    x = np.asarray(x)  # of a scalar, astype(object) makes a float
     way = rng.integers(7)
     if way == 0 or (way == 4 and not x.size):
         return x.astype(np.float64).astype(complex)

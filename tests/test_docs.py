@@ -27,6 +27,10 @@ PAGES = [*TESTED, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md", ROOT / "examples"
 SCRIPTS = ("explained", "howto", "benchmarks")
 
 
+#: Languages of blocks; `cython` is shown, and tests/test_cython.py builds the like.
+LANGUAGES = ("python", "console", "sh", "cython")
+
+
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -42,7 +46,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_python_block_is_an_example_that_runs(page):
     for language, content in blocks(page):
-        assert language.startswith("{") or language in ("python", "console", "sh"), language
+        assert language.startswith("{") or language in LANGUAGES, language
         if language == "python":
             assert page in TESTED, "pytest does not run this page"
             assert content.startswith(">>> "), content

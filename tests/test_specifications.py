@@ -17,6 +17,7 @@ import pytest
 
 import fastloss
 from fastloss import StreamingLoss
+from fastloss.losses import _layer
 from fastloss.losses._specification import SPECIFICATIONS
 from fastloss.losses.criterions import Criterion
 
@@ -325,9 +326,7 @@ def test_dask_is_the_function(case):
 @pytest.mark.parametrize("soft", [False, True])
 def test_linear_cross_entropy_has_all_options(monkeypatch, reduction, soft):
     """Every option of cross_entropy but axis, in several blocks, with an ignored row of NaN."""
-    import fastloss.losses.linear
-
-    monkeypatch.setattr(fastloss.losses.linear, "BLOCK_BYTES", 7 * CLASSES * 8)
+    monkeypatch.setattr(_layer, "LEAST_MEMORY", 7 * CLASSES * 8)
     rng = np.random.default_rng(4)
     features, layer, bias = (rng.standard_normal(n) for n in ((ROWS, 3), (CLASSES, 3), CLASSES))
     options = {

@@ -383,7 +383,8 @@ cdef inline void kl_log_target(
         e = exp_negative(minus_abs(t[i]))
         e = 1 / e if t[i] > 0 else e
         a = e * (t[i] - x[i])
-        loss[i] = <real>0 if e == 0 else a
+        # Where exp(t) is lost, a NaN is not.
+        loss[i] = <real>0 if (e == 0) & ((x[i] == x[i]) | (t[i] == -<real>INFINITY)) else a
         if grad != NULL:
             grad[i] = -e * scale
 
@@ -415,14 +416,14 @@ cdef inline void function(const real *x, int kind, real *y, Py_ssize_t n) noexce
 cdef inline bint good(
     int kind, float x, float t, float positive, float most, bint factored
 ) noexcept nogil:
-    """Whether float does. Not for a target that is no float, for which NaN stands, and not for what
-    is too small for a float if a factor may bring it back.
+    """Whether float does. Not for a target or a weight that is no float, for which NaN stands, and
+    not for what is too small for a float if a factor may bring it back.
 
     most: size of the largest logit for which that is none of it.
     """
     cdef bint inside = (x <= most) & (x >= -most)
     if kind == BCE_WITH_LOGITS:
-        inside = inside & (t == t)
+        inside = inside & (t == t) & (positive == positive)
         return inside & ((t == 0) | ((positive >= <float>1e-2) & (positive <= <float>1e30)))
     elif kind == BCE:
         inside = ((x >= <float>1.1754944e-38) | (x == 0)) & (t == t)

@@ -35,7 +35,7 @@ from .storage cimport (
     Waiting, emit, load, narrow, overlap, prefetch, prefetch_bytes, storage, stream_end,
     write_later, write_rest, write_some,
 )
-from .sums cimport LANES, PARTS, Sum, accumulate, add, value_of
+from .sums cimport LANES, PARTS, Sum, accumulate, add, two_sum, value_of
 from .vecmath cimport INFINITY, Pair, bits32, pair_sum, product_low, real
 from .workspace cimport (
     FINE, NO_MEMORY, OVERLAPS, PROBS_OUTSIDE, TARGET_OUTSIDE, WRONG_INDEX, WRONG_TARGET, Status,
@@ -91,6 +91,18 @@ cdef inline void add_block(Running *sums, double *values, Py_ssize_t n) noexcept
         values[i] = 0
     for i in range(groups):
         accumulate(values + i * LANES, &sums.high[0], &sums.low[0])
+
+
+cdef inline void add_floats(Running *sums, const float *values, Py_ssize_t n) noexcept nogil:
+    """Add values[:n], n a multiple of LANES. Four floats lose next to nothing in a double."""
+    cdef Py_ssize_t i, j, k
+    cdef double a, b
+    for k in range(n // LANES):
+        i = k * LANES
+        for j in range(PARTS):
+            a = <double>values[i + j] + <double>values[i + j + PARTS]
+            b = <double>values[i + j + 2 * PARTS] + <double>values[i + j + 3 * PARTS]
+            two_sum(<double>0, &sums.high[j], &sums.low[j], a + b)
 
 
 cdef inline Sum folded(const Running *sums) noexcept nogil:
@@ -488,12 +500,14 @@ cdef inline void in_float(
 cdef inline void find_alpha32(
     const Job *job, Desk *desk, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
-    """alpha and 1 - alpha, each rounded once."""
+    """alpha and 1 - alpha, each rounded once; of what is behind the last element 0."""
     cdef Py_ssize_t i
     fetch(&desk.by[0], &job.operands[ALPHA], first, n)
     for i in range(n):
         desk.alpha32[i] = <float>desk.by[i]
         desk.rest32[i] = <float>(1 - desk.by[i])
+    for i in range(n, BLOCK):
+        desk.alpha32[i] = desk.rest32[i] = 0
 
 
 cdef inline const float *floats_at(
@@ -636,9 +650,7 @@ cdef bint quick(
         shared = sums and job.kind == BCE_WITH_LOGITS and at.positive == NULL
         in_float(job, &at, desk, g, scale, shared, size, waiting)
         if plain and job.want_loss:
-            for k in range(size // LANES):
-                i = k * LANES
-                accumulate(&desk.loss32[i], &losses.high[0], &losses.low[0])
+            add_floats(losses, &desk.loss32[0], size)
     if shared and job.want_loss:
         for i in range(size, BLOCK):
             desk.e32[i] = 0
@@ -826,6 +838,7 @@ cdef void compute(
     An element's results do not depend on what else is in its block.
     """
     cdef Py_ssize_t i
+    cdef bint plain
     if job.kind == SIGMOID or job.kind == LOG_SIGMOID or job.kind == SOFTPLUS:
         if real is float:
             function(&desk.x32[0], job.kind, &desk.grad32[0], n)
@@ -841,7 +854,8 @@ cdef void compute(
                 desk.x[i] = desk.x[i] if desk.kept[i] != 0 else 0.0
     if real is float and job.kind == BCE_WITH_LOGITS and job.want_hess:
         # Without any factor a float does for both derivatives.
-        if not job.factored and not job.ignoring and second_in_float(job, desk, first, n):
+        plain = not job.factored and not job.ignoring and job.operands[POS_WEIGHT].data == NULL
+        if plain and second_in_float(job, desk, first, n):
             return
     if real is float:
         for i in range(n):
@@ -1116,7 +1130,7 @@ def evaluate(
         kind <= KL_LOG_TARGET
         and not job.want_hess
         and gamma <= 4
-        and floats(&job.operands[POS_WEIGHT])
+        and (floats(&job.operands[POS_WEIGHT]) or job.operands[POS_WEIGHT].type == FLOAT64)
         and (floats(&job.operands[TARGET]) or (kind != KL and kind != KL_LOG_TARGET))
     )
     with nogil:

@@ -10,8 +10,6 @@ from fastloss.losses._reduction import Reduction
 
 F = TypeVar("F", np.float32, np.float64)
 
-BLOCK_BYTES: int
-
 class LinearGradients(NamedTuple):
     input: Array
     linear_weight: Array

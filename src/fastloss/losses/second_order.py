@@ -118,7 +118,7 @@ def softmax_focal_loss_grad_and_hess(
     >>> import fastloss
     >>> grad, hess = fastloss.softmax_focal_loss_grad_and_hess([[1.0, 2.0]], [0])
     >>> grad.round(4), hess.round(4)
-    (array([[-0.8083,  0.8083]]), array([[0.0843, 0.0843]]))
+    (array([[-0.7682,  0.7682]]), array([[0.4525, 0.4525]]))
     """
     if others:
         unknown(softmax_focal_loss_grad_and_hess, others)
