@@ -99,7 +99,8 @@ def lightgbm(
 
     Parameters
     ----------
-    criterion : CrossEntropyLoss, SoftmaxFocalLoss, BCEWithLogitsLoss or SigmoidFocalLoss
+    criterion : criterion of fastloss
+        Cross-entropy, BCE with logits, or one of the focal losses.
         Its `reduction` has no effect: boosting takes the derivatives of each sample.
     floor : float or None, default 1e-16
         Second derivatives below it, negative ones of the focal loss among them, become `floor`.

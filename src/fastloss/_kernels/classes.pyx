@@ -358,7 +358,7 @@ def evaluate(
     int threads=1,
     double curve=1,            # IN   multiplies second derivatives, but those of SOFT
     double floor=-INFINITY,    # IN   least of them; not of SOFT
-    bint narrow=False,         # IN   whether `out` and `hess` are float arrays for double logits;
+    bint narrowed=False,       # IN   whether `out` and `hess` are float arrays for double logits;
                                #      with class indices, temperature and softcap as they are here
     Py_ssize_t top_k=0,        # IN   of SCORE: likeliest classes of each sample
     bint wide=False,           # IN   of SCORE: whether all is computed in double and given so
@@ -379,7 +379,7 @@ def evaluate(
     if job.samples == 0:
         return FINE, 0, 0.0, 0.0
     nbytes = elements * (8 if type == 1 else 4 if type == 0 else 2)
-    written_bytes = nbytes // 2 if narrow else nbytes
+    written_bytes = nbytes // 2 if narrowed else nbytes
     x = address(logits, nbytes)
     to = address(out, written_bytes)
     each = address(losses, job.samples * (8 if type == 1 else 4))
@@ -389,7 +389,7 @@ def evaluate(
     job.p32 = <const float *>address(p32, elements * 4)
     job.p64 = <const double *>address(p64, elements * 8)
     job.second = address(hess, written_bytes)
-    job.narrow = narrow
+    job.narrow = narrowed
     job.curve = curve
     job.floor = floor
     job.number = <double *>address(numbers, job.samples * 8)

@@ -593,7 +593,7 @@ cdef bint quick(
     is not NULL then, and a block that is full waits there. kept: elements that wait.
     """
     cdef Sources at
-    cdef Py_ssize_t i, k, size = (n + LANES - 1) // LANES * LANES
+    cdef Py_ssize_t i, size = (n + LANES - 1) // LANES * LANES
     cdef const Operand *target = &job.operands[TARGET]
     cdef const Operand *row = repeating(job)
     cdef const float *by = &desk.row32[0]

@@ -143,6 +143,7 @@ def evaluate(
     if kind == _SOFT and hess is not None and (curve != 1.0 or floor != -np.inf):
         _arrays.bent(grad, hess, curve, floor)
     if narrow:
+        assert grad is not None and hess is not None
         grad, hess = grad.astype(np.float32), hess.astype(np.float32)
     # 3. Reduction.
     totals = tuple.__new__(Totals, (total, divisor))  # half the time of Totals(...)

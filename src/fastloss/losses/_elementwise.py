@@ -91,7 +91,7 @@ def evaluate(
             raise ValueError("reduction='batchmean' needs a batch axis, got a 0-d array")
         scale = scale / shape[0] if shape[0] else 0.0
     grad = hess = view = second = None
-    narrow32 = ()
+    narrow32: tuple[_arrays.Array, ...] = ()
     if hessian and narrow and storage.kernel == "double" and x.size:
         grad, hess = np.empty(shape, np.float32), np.empty(shape, np.float32)
         narrow32 = grad.reshape(-1), hess.reshape(-1)

@@ -19,7 +19,8 @@ typedef struct {
     __m512 most[2];
     __m512i count[2];
 } fastloss_seen;
-static inline void fastloss_look_step(fastloss_seen *s, const float *x, __m512 value, unsigned mask) {
+static inline void fastloss_look_step(fastloss_seen *s, const float *x, __m512 value,
+                                      unsigned mask) {
     int i;
     for (i = 0; i < 2; i++) {
         __mmask16 m = (__mmask16)(mask >> 16 * i);
@@ -56,7 +57,7 @@ static inline uint64_t fastloss_larger(const float *x, float least) {
 }
 #define FASTLOSS_LOOK_VALUE(v) _mm512_set1_ps(v)
 #define FASTLOSS_LOOK_VECTOR __m512
-#define FASTLOSS_LOOK_SOME(s, x, value, first, skip) \
+#define FASTLOSS_LOOK_SOME(s, x, value, first, skip)                                               \
     fastloss_look_step(s, x, value, fastloss_look_mask(first, skip))
 #elif defined(__AVX2__)
 #include <immintrin.h>
@@ -84,8 +85,8 @@ static inline void fastloss_look_some(fastloss_seen *s, const float *x, __m256 v
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     int i;
     for (i = 0; i < 4; i++) {
-        __m256i kept =
-            _mm256_andnot_si256(_mm256_cmpeq_epi32(lane, left_out), _mm256_cmpgt_epi32(lane, ahead));
+        __m256i kept = _mm256_andnot_si256(_mm256_cmpeq_epi32(lane, left_out),
+                                           _mm256_cmpgt_epi32(lane, ahead));
         __m256 v = _mm256_loadu_ps(x + 8 * i);
         __m256i more = _mm256_castps_si256(_mm256_cmp_ps(v, value, _CMP_GE_OQ));
         v = _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), v, _mm256_castsi256_ps(kept));
@@ -95,8 +96,8 @@ static inline void fastloss_look_some(fastloss_seen *s, const float *x, __m256 v
     }
 }
 static inline float fastloss_look_end(const fastloss_seen *s, ptrdiff_t *count) {
-    __m256 m = _mm256_max_ps(_mm256_max_ps(s->most[0], s->most[1]),
-                             _mm256_max_ps(s->most[2], s->most[3]));
+    __m256 m =
+        _mm256_max_ps(_mm256_max_ps(s->most[0], s->most[1]), _mm256_max_ps(s->most[2], s->most[3]));
     __m256i c = _mm256_add_epi32(_mm256_add_epi32(s->count[0], s->count[1]),
                                  _mm256_add_epi32(s->count[2], s->count[3]));
     __m128 h = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
