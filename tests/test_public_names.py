@@ -155,6 +155,16 @@ def test_every_module_of_functions_has_a_stub():
     ]  # fmt: skip
 
 
+MODULES = ["", ".boosting", ".data", ".evaluation", ".special"]
+MODULES += [f".losses.{stub.stem}" for stub in STUBS] + [".losses.criterions"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_dir_shows_public_names_alone(name):
+    module = importlib.import_module(f"fastloss{name}")
+    assert set(dir(module)) - {"__version__"} == set(module.__all__)
+
+
 def test_all_lists_every_public_name():
     names = {*SIGNATURES, *OTHERS, *CLASSES, "StreamingLoss"}
     names |= {f"{name}_{kind}" for name in SIGNATURES for kind in ("value_and_grad", "backward")}

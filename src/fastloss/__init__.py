@@ -145,3 +145,7 @@ __all__ = [
     "softmax_focal_loss_value_and_grad",
     "softplus",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -35,6 +35,11 @@ from fastloss.special import sigmoid, softmax
 
 __all__ = ["init_score", "lightgbm", "metric", "predict_proba", "sklearn", "xgboost"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Library = Literal["lightgbm", "xgboost"]
 
 #: Least second derivative: the one of XGBoost's own objectives.

@@ -70,6 +70,11 @@ __all__ = [
     "streaming_metrics",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 DaskArray = Any  # dask.array.Array, which carries no types
 
 #: Chunks whose metrics are merged at a time.

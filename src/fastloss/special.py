@@ -26,6 +26,11 @@ from fastloss.losses._elementwise import Kind, function
 
 __all__ = ["log_sigmoid", "log_softmax", "logsumexp", "sigmoid", "softmax", "softplus"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Axes = int | tuple[int, ...] | None
 F = TypeVar("F", np.float32, np.float64)
 #: (outer, C, inner), the axes of the classes in ascending order, and the order of axes in which the

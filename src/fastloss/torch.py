@@ -54,6 +54,11 @@ __all__ = [
     "nll_loss",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Tensor = Any  # torch.Tensor, which carries no types where PyTorch is absent
 
 # ---- a) what fastloss takes on ---------------------------------------------------------------

@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 __all__ = ["load_digits_logits"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def load_digits_logits() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return held-out logits of a digit classifier, and the digits that the images show.
 

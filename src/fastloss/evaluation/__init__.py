@@ -28,3 +28,7 @@ __all__ = [
     "fit_temperature",
     "score_samples",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

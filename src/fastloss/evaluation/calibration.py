@@ -27,6 +27,11 @@ __all__ = [
     "fit_temperature",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Array = NDArray[Any]
 
 # ---- a) samples that count -------------------------------------------------------------------

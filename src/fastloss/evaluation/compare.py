@@ -17,6 +17,10 @@ from fastloss.losses import _pairs
 __all__ = ["LogitsComparison", "compare_logits"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class LogitsComparison(NamedTuple):
     """What `compare_logits` returns; every array has the shape of the samples."""
 

@@ -25,6 +25,10 @@ from fastloss.evaluation.score import scores
 __all__ = ["Metrics", "StreamingMetrics"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class Metrics(NamedTuple):
     """What `StreamingMetrics.compute` returns; NaN where nothing has counted."""
 

@@ -16,6 +16,11 @@ from fastloss._kernels import classes as _kernels
 
 __all__ = ["SampleScores", "score_samples"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Scores that are integers; the others are numbers in the type of a loss.
 _INTEGERS = frozenset({"rank", "predicted", "top_classes"})
 

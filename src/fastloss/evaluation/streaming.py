@@ -20,6 +20,10 @@ from fastloss.losses.criterions import Criterion
 __all__ = ["StreamingLoss"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Options that change the loss and leave the model as it is: without them it is -log p(target).
 _NOT_OF_THE_MODEL = frozenset({"weight", "alpha", "gamma", "label_smoothing", "z_loss"})
 

@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 @signed
 def binary_cross_entropy(
     probs, target, *, weight=None, sample_weight=None, reduction="mean", **others

@@ -19,6 +19,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 @signed
 def cross_entropy(
     logits, target, *, weight=None, sample_weight=None, ignore_index=-100, reduction="mean",

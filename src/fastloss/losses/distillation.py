@@ -12,6 +12,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def distillation_loss(
     logits, teacher_logits, *, sample_weight=None, temperature=1.0, direction="forward",
     reduction="mean", axis=None,

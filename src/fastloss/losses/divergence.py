@@ -9,6 +9,10 @@ from fastloss.losses._specification import KL_DIV
 __all__ = ["kl_div", "kl_div_backward", "kl_div_value_and_grad"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 @signed
 def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_target=False, **others):
     r"""Kullback-Leibler divergence of the target from log-probabilities.

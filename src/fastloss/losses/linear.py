@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class LinearGradients(NamedTuple):
     """Gradients of `linear_cross_entropy`, each of the shape and dtype of what it belongs to."""
 

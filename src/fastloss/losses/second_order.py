@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 @signed
 def cross_entropy_grad_and_hess(
     logits: ArrayLike, target: ArrayLike, *, weight: ArrayLike | None = None,
