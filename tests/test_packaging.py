@@ -217,7 +217,7 @@ def test_readme_opens_with_two_commands():
     job, tests = blocks[:2]
     assert job.count("\n") == tests.count("\n") == 1
     assert job.rstrip().endswith("fastloss score")
-    assert tests.rstrip().endswith("pytest")
+    assert tests.rstrip().endswith("pytest -n auto")
 
 
 @needs_tree
