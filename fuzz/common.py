@@ -183,7 +183,9 @@ def hold(
     with np.errstate(all="ignore"):
         magnitude, size = np.abs(want).astype(np.float64), size.astype(np.float64)
         known = np.where(np.isfinite(size), np.maximum(magnitude, size), magnitude)
-        scale = np.spacing(np.maximum(known, float(info.smallest_normal)).astype(unit))
+        # A term may be too large for the type where the result is not.
+        known = np.clip(known, float(info.smallest_normal), float(info.max))
+        scale = np.spacing(known.astype(unit))
         scale = scale.astype(np.float64)
         error = np.abs(exact(got) - want).astype(np.float64)
         allowed = limit * scale + np.asarray(lost).astype(np.float64)
