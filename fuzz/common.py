@@ -184,7 +184,7 @@ def hold(
         magnitude, size = np.abs(want).astype(np.float64), size.astype(np.float64)
         known = np.where(np.isfinite(size), np.maximum(magnitude, size), magnitude)
         # A term may be too large for the type where the result is not.
-        known = np.clip(known, float(info.smallest_normal), float(info.max))
+        known = np.clip(known, float(info.smallest_normal), float(info.max) / 2)
         scale = np.spacing(known.astype(unit))
         scale = scale.astype(np.float64)
         error = np.abs(exact(got) - want).astype(np.float64)

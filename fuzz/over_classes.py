@@ -362,7 +362,8 @@ def hold_loss(exactly: Exactly, results: dict[str, Any], label: str) -> None:
     with np.errstate(all="ignore"):
         total, size, part = losses.sum(), np.abs(sizes).sum(), lost.sum()
         divisor = np.longdouble(terms.denominator)
-        mean, mean_size = total / divisor, size / abs(divisor)
+        # A mean of nothing is NaN, even where smoothing leaves an infinite loss above it.
+        mean, mean_size = total / divisor if divisor else np.longdouble("nan"), size / abs(divisor)
         mean_part = part / abs(divisor)
     hold(results["sum"], total, size, limit + 2, "sum", (key, "sum"), label, part)
     hold(results["mean"], mean, mean_size, limit + 3, "mean", (key, "mean"), label, mean_part)

@@ -175,7 +175,7 @@ cdef inline void add_softplus(
         c = log1p_unit(e[i])
         if positive != NULL:
             a = (<real>0 if t[i] == 0 else t[i] * positive[i]) + (<real>1 - t[i])
-            c = <real>0 if a == 0 else a * c
+            c = a * c
         loss[i] = c + loss[i]
 
 
