@@ -283,7 +283,7 @@ def measured(
                 + f" ({time.monotonic() - start:.0f} s)",
                 flush=True,
             )
-    return {"seed": seed, "levels": list(levels), "results": found}  # type: ignore[dict-item]
+    return {"seed": seed, "levels": list(levels), "results": found}
 
 
 def table(report: dict[str, Any]) -> str:

@@ -36,7 +36,9 @@ def signed(function: Function) -> Function:
     """Leave ``**others`` out of the signature that is shown."""
     signature = inspect.signature(function)
     shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+    shown_signature = signature.replace(parameters=shown)
+    # Type checkers know no function that has this attribute; inspect reads it.
+    function.__signature__ = shown_signature  # type: ignore[attr-defined]
     return function
 
 

@@ -158,7 +158,8 @@ def join(parts: Sequence[Several]) -> Several:
     if len(parts) == 1:
         return parts[0]
     found: dict[str, Any] = {"logits_bytes": sum(part.logits_bytes for part in parts)}
-    for name in (field.name for field in fields(parts[0])):  # type: ignore[arg-type]  # dataclasses
+    # Several is a protocol, and all that meet it are dataclasses.
+    for name in (field.name for field in fields(parts[0])):  # type: ignore[arg-type]
         values = [getattr(part, name) for part in parts]
         if name not in found:
             found[name] = None

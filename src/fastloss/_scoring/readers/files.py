@@ -29,7 +29,7 @@ DAMAGE = (
     IndexError,
     KeyError,
     MemoryError,
-    NotImplementedError,
+    NotImplementedError,  # of zipfile: a compression that it does not know
     OSError,
     OverflowError,
     RecursionError,

@@ -155,7 +155,7 @@ class _BoundedReads(io.RawIOBase):
 
 def open_npz(path: Path, file: io.BufferedReader, request: Request) -> Source:
     try:
-        # IO is what the parameter is annotated with; reads and seeks are what it needs.
+        # Annotated as IO, but all that ZipFile needs are the reads and seeks of _BoundedReads.
         archive = zipfile.ZipFile(_BoundedReads(file))  # type: ignore[arg-type]
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if (kind := foreign_zip(members)) is not None:
