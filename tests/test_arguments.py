@@ -892,6 +892,14 @@ def test_misaligned_factors_are_copied(fl, name):
         ("sigmoid", "input", "x"),
         ("kl_div", "size_average", "reduction="),
         ("binary_cross_entropy", "reduce", "reduction="),
+        ("distillation_loss", "dim", "axis"),
+        ("distillation_loss_value_and_grad", "dim", "axis"),
+        ("distillation_loss_backward", "dim", "axis"),
+        ("score_samples", "dim", "axis"),
+        ("compare_logits", "dim", "axis"),
+        ("brier_score", "dim", "axis"),
+        ("calibration_error", "dim", "axis"),
+        ("fit_temperature", "dim", "axis"),
     ],
 )
 def test_a_name_of_other_libraries_leads_to_ours(fl, name, option, meant):
@@ -903,6 +911,13 @@ def test_a_name_of_other_libraries_leads_to_ours(fl, name, option, meant):
         arrays = arrays[:1]
     with raises(TypeError, f"{name}()", option, meant):
         function(*arrays, **{option: 1})
+
+
+@pytest.mark.parametrize("kind", ["", "_value_and_grad", "_backward"])
+def test_a_name_of_other_libraries_for_a_layer(fl, kind):
+    arrays = [1.0] * (kind == "_backward") + [[[0.5]], [[0.5], [0.5]], [0]]
+    with raises(TypeError, f"linear_cross_entropy{kind}()", "class_weight", "weight"):
+        getattr(fl, f"linear_cross_entropy{kind}")(*arrays, class_weight=[1, 1])
 
 
 def test_an_unknown_name_hears_which_there_are(fl):

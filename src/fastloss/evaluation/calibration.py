@@ -8,12 +8,13 @@ Layout: a) samples that count, b) the Brier score, c) calibration, d) temperatur
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, cast, overload
+from typing import Any, Literal, NamedTuple, Never, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastloss import _arrays
+from fastloss._names import signed, unknown
 from fastloss.evaluation._sums import ExactSum, exact_sums
 from fastloss.evaluation.score import scores
 from fastloss.losses._reduction import Loss, Reduction, Totals, reduced
@@ -93,6 +94,7 @@ def brier_score(
     ignore_index: int = ..., reduction: Reduction, temperature: float = ...,
     softcap: float | None = ..., axis: int | None = ...,
 ) -> Loss: ...  # fmt: skip
+@signed
 def brier_score(
     logits: ArrayLike,
     target: ArrayLike,
@@ -103,6 +105,7 @@ def brier_score(
     temperature: float = 1.0,
     softcap: float | None = None,
     axis: int | None = None,
+    **others: Never,
 ) -> Loss:
     r"""Squared error of the probabilities, summed over the classes: from 0 to 2, from logits.
 
@@ -167,6 +170,8 @@ def brier_score(
     >>> print(f"{fastloss.brier_score([[20.0, 0.0]], [0]):.4e}")
     8.4967e-18
     """
+    if others:
+        unknown(brier_score, others)
     if reduction not in _arrays.REDUCTIONS:
         _arrays.reduction(reduction)
     found = scores(
@@ -297,6 +302,7 @@ def _errors_of(
 STRATEGIES = ("uniform", "quantile")
 
 
+@signed
 def calibration_error(
     logits: ArrayLike,
     target: ArrayLike,
@@ -308,6 +314,7 @@ def calibration_error(
     temperature: float = 1.0,
     softcap: float | None = None,
     axis: int | None = None,
+    **others: Never,
 ) -> CalibrationError:
     r"""Distance of confidence and accuracy: expected and maximum calibration error, from logits.
 
@@ -387,6 +394,8 @@ def calibration_error(
     >>> error.bins.samples
     array([0., 0., 0., 0., 0., 0., 0., 3., 0., 0.])
     """
+    if others:
+        unknown(calibration_error, others)
     bins = number_of_bins(n_bins)
     if strategy not in STRATEGIES:
         _arrays.one_of(strategy, STRATEGIES, "strategy")
@@ -438,6 +447,7 @@ class _Pass(NamedTuple):
     calibration_error: float
 
 
+@signed
 def fit_temperature(
     logits: ArrayLike,
     target: ArrayLike,
@@ -445,6 +455,7 @@ def fit_temperature(
     sample_weight: ArrayLike | None = None,
     ignore_index: int = -100,
     axis: int | None = None,
+    **others: Never,
 ) -> TemperatureFit:
     r"""Find the temperature that minimises the cross-entropy: calibration by temperature scaling.
 
@@ -519,6 +530,8 @@ def fit_temperature(
     >>> fit.calibration_error < 0.1 * fit.calibration_error_before
     True
     """
+    if others:
+        unknown(fit_temperature, others)
     x = _arrays.floating(logits, "logits")
     t = _arrays._as_array(target, "target")
     ignored = _arrays.integer(ignore_index, "ignore_index")

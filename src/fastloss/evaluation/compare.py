@@ -5,13 +5,14 @@ Two checkpoints, a model and its quantised form, the same model in two types.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastloss import _arrays, _threads
 from fastloss._kernels import pairs as _kernels
+from fastloss._names import signed, unknown
 from fastloss.losses import _pairs
 
 __all__ = ["LogitsComparison", "compare_logits"]
@@ -33,6 +34,7 @@ class LogitsComparison(NamedTuple):
     other_log_prob: NDArray[Any] | None
 
 
+@signed
 def compare_logits(
     logits: ArrayLike,
     other: ArrayLike,
@@ -41,6 +43,7 @@ def compare_logits(
     ignore_index: int = -100,
     temperature: float = 1.0,
     axis: int | None = None,
+    **others: Never,
 ) -> LogitsComparison:
     r"""Compare two models' logits of the same samples, in one pass over both arrays.
 
@@ -110,6 +113,8 @@ def compare_logits(
     >>> (found.other_log_prob - found.log_prob).round(5)
     array([ 0.     , -0.00019], dtype=float32)
     """
+    if others:
+        unknown(compare_logits, others)
     ignore_index = _arrays.integer(ignore_index, "ignore_index")
     temperature = _arrays.positive(temperature, "temperature")
     a = _arrays.two_logits(logits, other, "other", target=target, axis=axis)

@@ -6,13 +6,14 @@ no others.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastloss import _arrays, _threads
 from fastloss._kernels import classes as _kernels
+from fastloss._names import signed, unknown
 
 __all__ = ["SampleScores", "score_samples"]
 
@@ -98,6 +99,7 @@ class SampleScores(NamedTuple):
 _ALWAYS = tuple(name for name in SampleScores._fields if not name.startswith("top_"))
 
 
+@signed
 def score_samples(
     logits: ArrayLike,
     target: ArrayLike,
@@ -107,6 +109,7 @@ def score_samples(
     softcap: float | None = None,
     top_k: int = 0,
     axis: int | None = None,
+    **others: Never,
 ) -> SampleScores:
     r"""Score each sample in one pass: its target, the prediction, and how sure that is.
 
@@ -190,6 +193,8 @@ def score_samples(
     array([[1, 0],
            [0, 1]])
     """
+    if others:
+        unknown(score_samples, others)
     k = _arrays.integer(top_k, "top_k")
     found = scores(
         logits, target, SampleScores._fields if k else _ALWAYS, ignore_index=ignore_index,

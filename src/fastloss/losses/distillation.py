@@ -3,6 +3,7 @@
 The types are in the stub beside this file.
 """
 
+from fastloss._names import signed, unknown
 from fastloss.losses._specification import DISTILLATION_LOSS
 
 __all__ = [
@@ -16,9 +17,10 @@ def __dir__() -> list[str]:
     return __all__
 
 
+@signed
 def distillation_loss(
     logits, teacher_logits, *, sample_weight=None, temperature=1.0, direction="forward",
-    reduction="mean", axis=None,
+    reduction="mean", axis=None, **others,
 ):  # fmt: skip
     r"""Kullback-Leibler divergence between the softmaxes of a student's and a teacher's logits.
 
@@ -87,15 +89,18 @@ def distillation_loss(
     >>> fastloss.distillation_loss(student, teacher, direction="reverse", reduction="none").round(4)
     array([0.0978, 0.0354])
     """
+    if others:
+        unknown(distillation_loss, others)
     return DISTILLATION_LOSS.evaluate(
         logits, teacher_logits, sample_weight=sample_weight, temperature=temperature,
         direction=direction, reduction=reduction, axis=axis,
     )[0]  # fmt: skip
 
 
+@signed
 def distillation_loss_value_and_grad(
     logits, teacher_logits, *, sample_weight=None, temperature=1.0, direction="forward",
-    reduction="mean", axis=None, out=None,
+    reduction="mean", axis=None, out=None, **others,
 ):  # fmt: skip
     r"""Distillation loss and the gradient of its sum with respect to the student's logits.
 
@@ -123,15 +128,18 @@ def distillation_loss_value_and_grad(
     >>> grad.round(4)
     array([[-0.4621,  0.4621]])
     """
+    if others:
+        unknown(distillation_loss_value_and_grad, others)
     return DISTILLATION_LOSS.evaluate(
         logits, teacher_logits, sample_weight=sample_weight, temperature=temperature,
         direction=direction, reduction=reduction, axis=axis, gradient=True, out=out,
     )[:2]  # fmt: skip
 
 
+@signed
 def distillation_loss_backward(
     grad_output, logits, teacher_logits, *, sample_weight=None, temperature=1.0,
-    direction="forward", reduction="mean", axis=None, out=None,
+    direction="forward", reduction="mean", axis=None, out=None, **others,
 ):  # fmt: skip
     r"""Gradient of `distillation_loss` with respect to `logits`, for an upstream gradient.
 
@@ -152,6 +160,8 @@ def distillation_loss_backward(
     >>> fastloss.distillation_loss_backward(2.0, [[1.0, 2.0]], [[3.0, 2.0]]).round(4)
     array([[-0.9242,  0.9242]])
     """
+    if others:
+        unknown(distillation_loss_backward, others)
     return DISTILLATION_LOSS.evaluate(
         logits, teacher_logits, sample_weight=sample_weight, temperature=temperature,
         direction=direction, reduction=reduction, axis=axis, value=False, gradient=True,

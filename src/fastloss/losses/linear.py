@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from fastloss import _arrays
 from fastloss._arrays import Array
+from fastloss._names import signed, unknown
 from fastloss.losses import _layer
 from fastloss.losses._specification import CROSS_ENTROPY
 
@@ -68,10 +69,11 @@ def _evaluate(
     )
 
 
+@signed
 def linear_cross_entropy(
     input, linear_weight, target, *, linear_bias=None, weight=None, sample_weight=None,
     ignore_index=-100, reduction="mean", label_smoothing=0.0, temperature=1.0, softcap=None,
-    z_loss=0.0,
+    z_loss=0.0, **others,
 ):  # fmt: skip
     r"""Cross-entropy of the logits ``input @ linear_weight.T + linear_bias``, block by block.
 
@@ -128,6 +130,8 @@ def linear_cross_entropy(
     >>> print(fastloss.linear_cross_entropy([[1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]], [0]).round(4))
     1.3133
     """
+    if others:
+        unknown(linear_cross_entropy, others)
     return _evaluate(
         input, linear_weight, target, linear_bias=linear_bias, weight=weight,
         sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction,
@@ -135,10 +139,11 @@ def linear_cross_entropy(
     )[0]  # fmt: skip
 
 
+@signed
 def linear_cross_entropy_value_and_grad(
     input, linear_weight, target, *, linear_bias=None, weight=None, sample_weight=None,
     ignore_index=-100, reduction="mean", label_smoothing=0.0, temperature=1.0, softcap=None,
-    z_loss=0.0,
+    z_loss=0.0, **others,
 ):  # fmt: skip
     r"""Cross-entropy of a linear layer's outputs, and its gradients, block by block.
 
@@ -165,6 +170,8 @@ def linear_cross_entropy_value_and_grad(
     >>> grads.input.round(4)
     array([[-0.7311,  0.7311]])
     """
+    if others:
+        unknown(linear_cross_entropy_value_and_grad, others)
     return _evaluate(
         input, linear_weight, target, linear_bias=linear_bias, weight=weight,
         sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction,
@@ -173,10 +180,11 @@ def linear_cross_entropy_value_and_grad(
     )  # fmt: skip
 
 
+@signed
 def linear_cross_entropy_backward(
     grad_output, input, linear_weight, target, *, linear_bias=None, weight=None,
     sample_weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0, temperature=1.0,
-    softcap=None, z_loss=0.0,
+    softcap=None, z_loss=0.0, **others,
 ):  # fmt: skip
     r"""Gradients of `linear_cross_entropy` for an upstream gradient.
 
@@ -202,6 +210,8 @@ def linear_cross_entropy_backward(
     ... ).input.round(4)
     array([[-1.4621,  1.4621]])
     """
+    if others:
+        unknown(linear_cross_entropy_backward, others)
     return _evaluate(
         input, linear_weight, target, linear_bias=linear_bias, weight=weight,
         sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction,
