@@ -233,6 +233,41 @@ def _half_an_ulp(magnitude: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return 0.5001 * np.maximum(float(info.eps) * power, float(info.smallest_subnormal))
 
 
+def call_again(
+    way: int, rng: Generator, x: np.ndarray, form: tuple[Any, Any], functions: tuple[Any, ...],
+    results: dict[str, Any], sample_weight: Any, given: dict[str, Any],
+) -> None:  # fmt: skip
+    """A loss in one of six ways, of arguments in another form: the bits of `results`."""
+    value, fused, back, _, criterion = functions
+    if way == 0:
+        reduction = str(rng.choice(["none", "sum", "mean"]))
+        same(value(*form, reduction=reduction, **given), results[reduction], reduction)
+    elif way == 1:
+        got, g = fused(*form, reduction="sum", **given)
+        same(got, results["sum"], "sum with gradient")
+        same(g, results["gradient"], "gradient of the sum")
+    elif way == 2:
+        upstream = another_form(rng, results["upstream"])
+        got = back(upstream, *form, reduction="none", **given)
+        same(got, results["backward"], "backward in another form")
+    elif way == 3:
+        room, out, shift = in_a_room(rng, x)
+        out[...] = x
+        got, g = fused(out, form[1], reduction="none", out=out, **given)
+        same(got, results["none"], "losses in place")
+        same(g, results["gradient"], "gradient in place")
+        untouched(room, shift, x.size, "in place")
+    elif way == 4:
+        room, out, shift = in_a_room(rng, x)
+        back(results["scalar"], *form, reduction="mean", out=out, **given)
+        same(out, results["mean gradient"], "gradient of the mean in out")
+        untouched(room, shift, x.size, "backward")
+    elif way == 5:
+        got, g = criterion.value_and_grad(*form, sample_weight)
+        same(got, results["none"], "losses of the criterion")
+        same(g, results["gradient"], "gradient of the criterion")
+
+
 # ---- e) errors -------------------------------------------------------------------------------
 
 PROMISED = (TypeError, ValueError, IndexError)

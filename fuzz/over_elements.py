@@ -17,6 +17,7 @@ from common import (
     Generator,
     Package,
     another_form,
+    call_again,
     exact,
     hold,
     in_a_room,
@@ -443,39 +444,14 @@ def again(
     fl: Package, problem: Problem, rng: Generator, results: dict[str, Any],
     functions: tuple[Any, ...],
 ) -> None:  # fmt: skip
-    value, fused, back, second, criterion = functions
+    _, fused, _, second, _ = functions
     x, target, options = problem.x, problem.target, problem.options
     fl.use_threads(threads_of(rng))
     form = another_form(rng, x), another_form(rng, target)
     given = in_form(rng, options)
     way = rng.integers(8)
-    if way == 0:
-        reduction = str(rng.choice(["none", "sum", "mean"]))
-        same(value(*form, reduction=reduction, **given), results[reduction], reduction)
-    elif way == 1:
-        got, g = fused(*form, reduction="sum", **given)
-        same(got, results["sum"], "sum with gradient")
-        same(g, results["gradient"], "gradient of the sum")
-    elif way == 2:
-        upstream = another_form(rng, results["upstream"])
-        got = back(upstream, *form, reduction="none", **given)
-        same(got, results["backward"], "backward in another form")
-    elif way == 3:
-        room, out, shift = in_a_room(rng, x)
-        out[...] = x
-        got, g = fused(out, form[1], reduction="none", out=out, **given)
-        same(got, results["none"], "losses in place")
-        same(g, results["gradient"], "gradient in place")
-        untouched(room, shift, x.size, "in place")
-    elif way == 4:
-        room, out, shift = in_a_room(rng, x)
-        back(results["scalar"], *form, reduction="mean", out=out, **given)
-        same(out, results["mean gradient"], "gradient of the mean in out")
-        untouched(room, shift, x.size, "backward")
-    elif way == 5:
-        got, g = criterion.value_and_grad(*form, options.get("sample_weight"))
-        same(got, results["none"], "losses of the criterion")
-        same(g, results["gradient"], "gradient of the criterion")
+    if way < 6:
+        call_again(way, rng, x, form, functions, results, options.get("sample_weight"), given)
     elif way == 6 and second is not None:
         room, hess, shift = in_a_room(rng, x)
         second(*form, out=(np.empty_like(x), hess), **given)

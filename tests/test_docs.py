@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not (DOCS / "conf.py").is_file(), reason="needs 
 
 TESTED = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PAGES = [*TESTED, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"]
-SCRIPTS = ("explained", "howto", "benchmarks")
+SCRIPTS = ("explained", "howto", "benchmarks", "gradient_boosting")
 
 
 #: Languages of blocks; `cython` is shown, and tests/test_cython.py builds the like.
@@ -136,11 +136,17 @@ def test_figures_are_those_of_the_scripts_and_pages(load_script):
     assert drawn == files == shown
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script",
+    # Boosting takes minutes.
+    [*SCRIPTS[:-1], pytest.param(SCRIPTS[-1], marks=pytest.mark.slow)],
+)
 def test_figures_say_what_the_scripts_draw(load_script, script, tmp_path):
     """Numbers and labels of the committed files are those of a new drawing."""
-    if script == "howto":
+    if script in ("howto", "gradient_boosting"):
         pytest.importorskip("sklearn")
+    if script == "gradient_boosting":
+        pytest.importorskip("lightgbm")
     if script == "benchmarks" and not (ROOT / "bench" / "results").is_dir():
         pytest.skip("needs the measurements")
     module = load_script(script)
