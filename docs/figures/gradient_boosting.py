@@ -6,20 +6,26 @@ They need LightGBM and take some minutes: python docs/figures/gradient_boosting.
 from __future__ import annotations
 
 import runpy
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from style import BLUE, GREEN, RED, main, panel
 
 ROUNDS, SEEDS = 60, 5
-EXAMPLE = runpy.run_path(str(Path(__file__).resolve().parents[2] / "examples" / "boosting.py"))
+EXPERIMENTS = ("weights", "soft", "focal", "noise")
+
+
+@cache
+def example():
+    """The example's names. It imports LightGBM."""
+    return runpy.run_path(str(Path(__file__).resolve().parents[2] / "examples" / "boosting.py"))
 
 
 def draw(name, run=None):
     """Mean over the seeds, and a band of one standard deviation, of each loss."""
-    experiment = EXAMPLE["EXPERIMENTS"][name]
-    curves = (run or EXAMPLE["run"])(name, rounds=ROUNDS, seeds=SEEDS)
+    experiment = example()["EXPERIMENTS"][name]
+    curves = (run or example()["run"])(name, rounds=ROUNDS, seeds=SEEDS)
     axes = panel(experiment.title, "round", f"{experiment.measure}, held out")
     at = np.arange(1, ROUNDS + 1)
     for colour, (loss, values) in zip((BLUE, RED, GREEN), curves.items(), strict=True):
@@ -31,7 +37,7 @@ def draw(name, run=None):
     return axes
 
 
-FIGURES = {f"boosting-{name}": partial(draw, name) for name in EXAMPLE["EXPERIMENTS"]}
+FIGURES = {f"boosting-{name}": partial(draw, name) for name in EXPERIMENTS}
 
 if __name__ == "__main__":
     main(FIGURES)
