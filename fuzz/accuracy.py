@@ -107,7 +107,7 @@ CASES = [
     Case("sigmoid_focal_loss", "gamma=0.5", "4 *", "focal hard", focal(0.5)),
     Case("sigmoid_focal_loss", "gamma=2", "4 *", "focal hard", focal(2.0)),
     Case("sigmoid_focal_loss", "gamma=5", "5 *", "focal hard", focal(5.0)),
-    Case("sigmoid_focal_loss", "gamma=2, targets between", "4 *", "focal soft", focal(2.0)),
+    Case("sigmoid_focal_loss", "gamma=2, targets between", "5 *", "focal soft", focal(2.0)),
     Case("sigmoid", "", "4", "sigmoid", none),
     Case("log_sigmoid", "", "4", "log_sigmoid", none),
     Case("softplus", "", "4", "softplus", none),

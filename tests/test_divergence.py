@@ -134,6 +134,23 @@ def test_focal_options(fl, alpha, gamma, dtype):
     check_focal(fl, x, rng.integers(0, 2, 300).astype(dtype), alpha=alpha, gamma=gamma)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_focal_of_targets_between_is_within_5_ulp(fl, dtype):
+    """A loss is a product of three sums of positive terms, so its error is relative to itself."""
+    rng = np.random.default_rng(6)
+    x = (rng.standard_normal(60_000) * rng.choice([0.01, 1, 5, 20], 60_000)).astype(dtype)
+    t = rng.random(60_000).astype(dtype)
+    wide, part = x.astype(np.longdouble), t.astype(np.longdouble)
+    yes = 1 / (1 + np.exp(-wide))
+    no = 1 / (1 + np.exp(wide))
+    cost = part * np.logaddexp(0, -wide) + (1 - part) * np.logaddexp(0, wide)
+    miss = part * no + (1 - part) * yes
+    want = (0.25 * part + 0.75 * (1 - part)) * miss**2 * cost
+    got = fl.sigmoid_focal_loss(x, t, gamma=2.0, reduction="none")
+    error = np.abs(got.astype(np.longdouble) - want) / np.spacing(want.astype(dtype))
+    assert error.max() <= 5
+
+
 def test_focal_without_focus_is_weighted_bce(fl):
     rng = np.random.default_rng(5)
     x, target = logits(rng, 64, "float64"), rng.integers(0, 2, 64).astype(float)

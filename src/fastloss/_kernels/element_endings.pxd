@@ -524,6 +524,7 @@ cdef inline void focal32(
     cdef float both[LANES]   # slope of u
     cdef double wide[LANES]
     cdef double power[LANES]
+    cdef double by[LANES]    # alpha * t + rest * (1 - t)
     cdef double g
     for i in range(LANES):
         minus = minus_abs(x[i])
@@ -569,10 +570,15 @@ cdef inline void focal32(
         for i in range(LANES):
             g = exp_negative(gamma * log_positive(wide[i])) / wide[i]
             power[i] = g if wide[i] > 0 else 0.0
+    if alpha != NULL:
+        # In float the weight alone would be off by two of the four ulp.
+        for i in range(LANES):
+            g = <double>rest[i] * (1 - <double>t[i])
+            by[i] = mul_add(<double>alpha[i], <double>t[i], g)
     if grad != NULL:
         for i in range(LANES):
             g = power[i] * (wide[i] * slope[i] + gamma * both[i] * ce[i])
-            grad[i] = <float>g
+            grad[i] = <float>(g if alpha == NULL else g * by[i]) * scale
     if gamma == 2:
         for i in range(LANES):
             a = u[i] * u[i]
@@ -583,13 +589,7 @@ cdef inline void focal32(
             loss[i] = <float>(power[i] * wide[i] * ce[i])
     if alpha != NULL:
         for i in range(LANES):
-            a = mul_add(alpha[i], t[i], rest[i] * (<float>1 - t[i]))
-            loss[i] = loss[i] * a
-            if grad != NULL:
-                grad[i] = grad[i] * a
-    if grad != NULL:
-        for i in range(LANES):
-            grad[i] = grad[i] * scale
+            loss[i] = <float>(<double>loss[i] * by[i])
 
 
 # ---- g) logarithms that a sum shares ---------------------------------------------------------
