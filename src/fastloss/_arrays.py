@@ -33,8 +33,8 @@ INT64 = np.dtype(np.int64)
 class Storage(NamedTuple):
     """How an element type reaches the kernels."""
 
-    #: Name of the kernels' specialisation.
-    kernel: str
+    #: What the kernels call it.
+    type: int
     #: The type that stands for it there, None for itself.
     view: np.dtype[Any] | None
     #: Type of a loss.
@@ -44,9 +44,9 @@ class Storage(NamedTuple):
 #: The element types that are read in place.  bfloat16 comes in when it is first met, since its
 #: type belongs to ml_dtypes, which need not be installed.
 STORAGE: dict[np.dtype[Any], Storage] = {
-    FLOAT32: Storage("float", None, FLOAT32),
-    FLOAT64: Storage("double", None, FLOAT64),
-    FLOAT16: Storage("float16", np.dtype(np.uint16), FLOAT32),
+    FLOAT32: Storage(_elements.TYPES["float32"], None, FLOAT32),
+    FLOAT64: Storage(_elements.TYPES["float64"], None, FLOAT64),
+    FLOAT16: Storage(_elements.TYPES["float16"], np.dtype(np.uint16), FLOAT32),
 }
 
 
@@ -54,14 +54,8 @@ def _admit_bfloat16(dtype: np.dtype[Any]) -> bool:
     """Whether the type is bfloat16, which is then known from here on."""
     if dtype.name != "bfloat16" or dtype.itemsize != 2 or not dtype.isnative:
         return False
-    STORAGE[dtype] = Storage("bfloat16", np.dtype(np.int16), FLOAT32)
+    STORAGE[dtype] = Storage(_elements.TYPES["bfloat16"], np.dtype(np.int16), FLOAT32)
     return True
-
-
-def seen_by_kernel(x: Array, shape: tuple[int, ...] | int) -> Array:
-    """Return a view of `x` in this shape and the type that stands for its own in the kernels."""
-    view = STORAGE[x.dtype].view
-    return x.reshape(shape) if view is None else x.view(view).reshape(shape)
 
 
 def exported(x: Array) -> Array:

@@ -124,7 +124,7 @@ def _evaluate(kind: str, x: Array, shape: tuple[int, int, int], **results: Any) 
     """Run the kernel over samples."""
     what, where, _, _ = _kernels.evaluate(
         _kernels.KINDS[kind],
-        _kernels.TYPES[_arrays.STORAGE[x.dtype].kernel],
+        _arrays.STORAGE[x.dtype].type,
         _arrays.exported(x),
         shape,
         threads=_threads.for_work(x.size),

@@ -24,6 +24,8 @@ from cpython.buffer cimport (
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
+from .buffers cimport address
+from .operands cimport FLOAT16, FLOAT32, FLOAT64, size_of
 from .samples cimport (
     CROSS_ENTROPY, FOCAL, LOGSUMEXP, LOG_SOFTMAX, NLL, SCORE, SOFT, SOFTMAX, Job, any_heavy, check,
     class_of, factor_of, is_heavy, item_size, offset_of, out_overlaps, weighted,
@@ -309,31 +311,9 @@ cdef Status run(
 
 # ---- d) what Python calls --------------------------------------------------------------------
 
-#: Element types of the logits, by the name of the type that stands for them here.
-TYPES = {"float": 0, "double": 1, "float16": 2, "bfloat16": 3}
-
-
-cdef void *address(object array, Py_ssize_t nbytes) except? NULL:
-    """Where an array of so many bytes lies, NULL for None; the caller keeps it alive.
-
-    Typed memoryviews would cost a small call more than all of the kernel.
-    """
-    cdef Py_buffer view
-    cdef void *start
-    cdef Py_ssize_t found
-    if array is None:
-        return NULL
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    start, found = view.buf, view.len
-    PyBuffer_Release(&view)
-    if found != nbytes:
-        raise ValueError(f"an array of {found} bytes where the kernel needs {nbytes}")
-    return start
-
-
 def evaluate(
     int kind,                  # one of KINDS
-    int type,                  # one of TYPES
+    int type,                  # of the logits, FLOAT32, FLOAT64, FLOAT16 or BFLOAT16
     object logits,             # IN   (outer, C, inner), as all arrays here contiguous
     tuple shape,               # (outer, C, inner)
     object target=None,        # IN   int64 (outer, inner), class indices
@@ -378,11 +358,11 @@ def evaluate(
     elements = job.samples * job.classes
     if job.samples == 0:
         return FINE, 0, 0.0, 0.0
-    nbytes = elements * (8 if type == 1 else 4 if type == 0 else 2)
+    nbytes = elements * size_of(type)
     written_bytes = nbytes // 2 if narrowed else nbytes
     x = address(logits, nbytes)
     to = address(out, written_bytes)
-    each = address(losses, job.samples * (8 if type == 1 else 4))
+    each = address(losses, job.samples * (8 if type == FLOAT64 else 4))
     job.target = <const int64_t *>address(target, job.samples * 8)
     job.weight = <const double *>address(weight, job.classes * 8)
     job.factor = <const double *>address(factor, job.samples * 8)
@@ -395,8 +375,8 @@ def evaluate(
     job.number = <double *>address(numbers, job.samples * 8)
     job.top_k = 0
     job.place = 0
-    job.wide = wide or type == 1
-    job.precise = wide and type != 1
+    job.wide = wide or type == FLOAT64
+    job.precise = wide and type != FLOAT64
     if kind == SCORE:
         nbytes = job.samples * (8 if job.wide else 4)
         job.log_prob = address(scores[0], nbytes)
@@ -421,15 +401,15 @@ def evaluate(
     job.temperature = temperature
     job.softcap = softcap
     with nogil:
-        if type == 0:
+        if type == FLOAT32:
             status = run(
                 &job, <const float *>x, <float *>to, each, mean, threads, &total, &weights
             )
-        elif type == 1:
+        elif type == FLOAT64:
             status = run(
                 &job, <const double *>x, <double *>to, each, mean, threads, &total, &weights
             )
-        elif type == 2:
+        elif type == FLOAT16:
             status = run(
                 &job, <const float16 *>x, <float16 *>to, each, mean, threads, &total, &weights
             )
@@ -446,9 +426,9 @@ import numpy as np
 
 cdef object ndarray = np.ndarray
 cdef object empty = np.empty
-cdef object FLOAT32 = np.dtype(np.float32)
-cdef object FLOAT64 = np.dtype(np.float64)
-cdef object INT64 = np.dtype(np.int64)
+cdef object float32 = np.dtype(np.float32)
+cdef object float64 = np.dtype(np.float64)
+cdef object int64 = np.dtype(np.int64)
 cdef object single = np.float32
 cdef double LARGEST = np.finfo(np.float32).max
 
@@ -507,13 +487,13 @@ def usual(
         and type(gamma) is float
     ):
         return None
-    double_too = type(x) is ndarray and x.dtype is FLOAT64
-    dtype = FLOAT64 if double_too else FLOAT32
+    double_too = type(x) is ndarray and x.dtype is float64
+    dtype = float64 if double_too else float32
     if not lies(x, dtype, 2, shape, &start, PyBUF_SIMPLE):
         return None
     if not 0 < shape[0] * shape[1] < most:
         return None
-    if not lies(target, INT64, 1, other, &indices, PyBUF_SIMPLE) or other[0] != shape[0]:
+    if not lies(target, int64, 1, other, &indices, PyBUF_SIMPLE) or other[0] != shape[0]:
         return None
     if gradient:
         if out is None:
@@ -552,4 +532,4 @@ def usual(
         loss /= weights
     if not double_too and (loss > LARGEST or loss < -LARGEST):
         return None
-    return (FLOAT64.type if double_too else single)(loss), out if gradient else None, sums
+    return (float64.type if double_too else single)(loss), out if gradient else None, sums

@@ -19,6 +19,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from .buffers cimport address
 from .element_endings cimport (
     AHEAD, ALPHA, BCE, BCE_WITH_LOGITS, BLOCK, DOUBLES, FOCAL, KEPT, KL, KL_LOG_TARGET,
     LOG_SIGMOID, OPERANDS, POS_WEIGHT, SAMPLE_WEIGHT, SIGMOID, SOFTPLUS, TARGET, UPSTREAM, WEIGHT,
@@ -29,11 +30,11 @@ from .element_endings cimport (
 from .element_second cimport bce_second, raise_to
 from .operands cimport (
     BFLOAT16, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64,
-    Operand, floats, type_of, widen,
+    Operand, floats, size_of, widen,
 )
 from .storage cimport (
-    Waiting, emit, load, narrow, overlap, prefetch, prefetch_bytes, storage, stream_end,
-    write_later, write_rest, write_some,
+    Waiting, bfloat16, emit, float16, load, narrow, overlap, prefetch, prefetch_bytes, storage,
+    stream_end, write_later, write_rest, write_some,
 )
 from .sums cimport LANES, PARTS, Sum, accumulate, add, two_sum, value_of
 from .vecmath cimport INFINITY, Pair, bits32, pair_sum, product_low, real
@@ -1035,12 +1036,10 @@ cdef int take_operand(Operand *operand, object spec) except -1:
     return 0
 
 
-cdef bint overlaps(
-    const void *result, const void *x, const Job *job, Py_ssize_t nbytes
-) noexcept nogil:
+cdef bint overlaps(const void *result, const Job *job, Py_ssize_t nbytes) noexcept nogil:
     """Whether a result shares memory with what is read; it may be x as a whole."""
     cdef int k
-    if result != x and overlap(result, nbytes, x, nbytes):
+    if result != job.x.data and overlap(result, nbytes, job.x.data, nbytes):
         return True
     for k in range(OPERANDS):
         if overlap(result, nbytes, job.operands[k].data, job.operands[k].nbytes):
@@ -1048,48 +1047,108 @@ cdef bint overlaps(
     return False
 
 
+cdef Part run(
+    Job *job, const storage *x, storage *grad, storage *hess, void *losses, bint divide,
+    bint given, int threads
+) noexcept nogil:
+    """Take scratch memory, look for what is wrong, and deal out the items."""
+    cdef Part whole, single
+    cdef Part *parts = &single
+    cdef Workspace space, list_space
+    cdef Py_ssize_t items
+    cdef float *losses32 = NULL
+    cdef double *losses64 = NULL
+    cdef double magnitude, weights = <double>job.size
+    cdef bint known = not job.weigh
+    whole.total = whole.weight = Sum(0, 0)
+    whole.status = Status(FINE, 0)
+    if storage is double:
+        losses64 = <double *>losses
+    else:
+        losses32 = <float *>losses
+    job.item = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)
+    items = (job.size + job.item - 1) // job.item
+    threads = <int>min(<Py_ssize_t>max(threads, 1), items)
+    space.taken = list_space.taken = NULL
+    if items > 1:
+        if take(&list_space, items * sizeof(Part), 1):
+            parts = <Part *>list_space.parts
+        else:
+            whole.status.what = NO_MEMORY
+    if whole.status.what == FINE and not take(&space, sizeof(Desk), threads):
+        whole.status.what = NO_MEMORY
+    if whole.status.what == FINE and (
+        (job.check and given) or (job.weigh and divide and grad != NULL)
+    ):
+        # Before anything is written.
+        job.look = True
+        job.quick = False
+        job.step = BLOCK
+        whole = traverse(x, grad, hess, losses32, losses64, job, items, parts, &space, threads)
+        if not known:
+            weights = value_of(whole.weight)
+        known = True
+        job.look = job.check = job.weigh = False
+    if whole.status.what == FINE:
+        if divide:
+            job.scale = job.scale / weights if weights != 0 else 0.0
+        magnitude = job.scale if job.scale >= 0 else -job.scale
+        if not (magnitude <= 1 and (magnitude >= 1e-30 or magnitude == 0)):
+            job.factored = True
+        if storage is not double:
+            if not job.factored:
+                # As a block in float multiplies by it.
+                job.scale = <float>job.scale
+        job.quick = job.floats and not job.ignoring
+        job.step = BLOCK
+        if storage is double or (job.kind <= KL_LOG_TARGET and not job.quick):
+            job.step = DOUBLES
+        whole = traverse(x, grad, hess, losses32, losses64, job, items, parts, &space, threads)
+        if known:
+            whole.weight = Sum(weights, 0)
+    give_back(&list_space)
+    give_back(&space)
+    return whole
+
+
 def evaluate(
-    int kind,
-    const storage[::1] x,            # IN   logits, probabilities or log-probabilities
-    tuple operands,                  # IN   an (array, type, div, mod) or None for each of them
-    double gamma,                    # IN   of the focal loss
-    ignored,                         # IN   target of what is ignored, or None
-    bint integral,                   # IN   whether other targets than 0 and 1 are wrong
-    double scale,                    # IN   multiplies the gradient
-    bint divide,                     # IN   whether the sum of the sample weights divides it
-    bint want_loss,
-    float[::1] losses32,             # OUT  or None
-    double[::1] losses64,            # OUT  the same for double, or None
-    storage[::1] grad,               # OUT  gradient, or a function's values; or None
-    storage[::1] hess,               # OUT  second derivative, or None
-    bint given,                      # IN   whether they hold something that an error must leave
-    int threads,
-    double floor=-INFINITY,          # IN   least second derivative
-    float[::1] grad32=None,          # OUT  both in the place of `grad` and `hess`, for double
-    float[::1] hess32=None,          # OUT  logits: new arrays, which overlap nothing
+    int kind,                  # one of KINDS
+    int type,                  # of `x`, one of the first four TYPES
+    object x,                  # IN   logits, probabilities or log-probabilities; as all arrays here
+                               #      contiguous
+    Py_ssize_t size,           # elements of it
+    tuple operands,            # IN   an (array, type, div, mod) or None for each of them
+    double gamma=0,            # IN   of the focal loss
+    object ignored=None,       # IN   target of what is ignored
+    bint integral=False,       # IN   whether other targets than 0 and 1 are wrong
+    double scale=1,            # IN   multiplies the gradient
+    bint divide=False,         # IN   whether the sum of the sample weights divides it
+    bint want_loss=False,
+    object losses=None,        # OUT  of the compute type
+    object out=None,           # OUT  gradient, or a function's values; may be x
+    object hess=None,          # OUT  second derivatives
+    bint given=False,          # IN   whether they hold something that an error must leave
+    int threads=1,
+    double floor=-INFINITY,    # IN   least second derivative
+    bint narrowed=False,       # IN   whether `out` and `hess` are new float arrays for double x
 ):
     """Return (what, where, sum of the losses, sum of the sample weights of what is not ignored).
 
     what: a number of STATUS; where: the position of what is wrong.
     """
     cdef Job job
-    cdef Part whole, single
-    cdef Part *parts = &single
-    cdef Workspace space, list_space
-    cdef Py_ssize_t items, nbytes
-    cdef const storage *source = NULL
-    cdef storage *g = NULL
-    cdef storage *h = NULL
-    cdef float *out32 = NULL
-    cdef double *out64 = NULL
-    cdef double weights, magnitude
-    cdef bint known
+    cdef Part whole
+    cdef Py_ssize_t nbytes, written_bytes
+    cdef const void *source
+    cdef void *grad
+    cdef void *second
+    cdef void *each
     cdef int k
-    job.kind = kind
-    job.size = x.shape[0]
-    job.factored = False
-    if job.size == 0:
+    if size == 0:
         return FINE, 0, 0.0, 0.0
+    job.kind = kind
+    job.size = size
+    job.factored = False
     for k in range(OPERANDS):
         take_operand(&job.operands[k], operands[k])
         if k != TARGET and k != POS_WEIGHT and k != ALPHA:
@@ -1099,32 +1158,22 @@ def evaluate(
     job.ignoring = ignored is not None
     job.ignored = ignored if job.ignoring else 0.0
     job.integral = integral
-    source = &x[0]
-    nbytes = job.size * <Py_ssize_t>sizeof(storage)
-    job.x = Operand(<const uint8_t *>source, type_of(source), 1, job.size, nbytes)
+    job.scale = scale
+    nbytes = size * size_of(type)
+    written_bytes = nbytes // 2 if narrowed else nbytes
+    source = address(x, nbytes)
+    grad = address(out, written_bytes)
+    second = address(hess, written_bytes)
+    each = address(losses, size * (8 if type == FLOAT64 else 4))
+    job.x = Operand(<const uint8_t *>source, type, 1, size, nbytes)
     job.want_loss = want_loss
-    job.narrow = hess32 is not None
-    job.want_gradient = grad is not None or job.narrow
-    job.want_hess = hess is not None or job.narrow
+    job.narrow = narrowed
+    job.want_gradient = grad != NULL
+    job.want_hess = second != NULL
     job.check = kind == BCE or integral
     job.weigh = job.operands[SAMPLE_WEIGHT].data != NULL or job.ignoring
     job.look = False
-    if losses32 is not None:
-        out32 = &losses32[0]
-    if losses64 is not None:
-        out64 = &losses64[0]
-    if grad is not None:
-        g = &grad[0]
-        if overlaps(g, source, &job, nbytes):
-            return OVERLAPS, 0, 0.0, 0.0
-    if hess is not None:
-        h = &hess[0]
-        if overlaps(h, source, &job, nbytes) or overlap(g, nbytes, h, nbytes):
-            return OVERLAPS, 0, 0.0, 0.0
-    if job.narrow:
-        g = <storage *>&grad32[0]
-        h = <storage *>&hess32[0]
-    job.streaming = g != NULL and nbytes >= STREAM
+    job.streaming = grad != NULL and nbytes >= STREAM
     # A power makes of an error of its base one that is so many times as large.
     job.floats = (
         kind <= KL_LOG_TARGET
@@ -1133,57 +1182,33 @@ def evaluate(
         and (floats(&job.operands[POS_WEIGHT]) or job.operands[POS_WEIGHT].type == FLOAT64)
         and (floats(&job.operands[TARGET]) or (kind != KL and kind != KL_LOG_TARGET))
     )
+    if not narrowed and (
+        overlaps(grad, &job, nbytes)
+        or overlaps(second, &job, nbytes)
+        or overlap(grad, nbytes, second, nbytes)
+    ):
+        return OVERLAPS, 0, 0.0, 0.0
     with nogil:
-        job.item = max(<Py_ssize_t>ITEM, (job.size + MAX_ITEMS - 1) // MAX_ITEMS)
-        items = (job.size + job.item - 1) // job.item
-        threads = <int>min(<Py_ssize_t>max(threads, 1), items)
-        space.taken = list_space.taken = NULL
-        whole.status = Status(FINE, 0)
-        if items > 1:
-            if take(&list_space, items * sizeof(Part), 1):
-                parts = <Part *>list_space.parts
-            else:
-                whole.status.what = NO_MEMORY
-        if whole.status.what == FINE and not take(&space, sizeof(Desk), threads):
-            whole.status.what = NO_MEMORY
-        weights = <double>job.size
-        known = not job.weigh
-        if whole.status.what == FINE and (
-            (job.check and given) or (job.weigh and divide and g != NULL)
-        ):
-            # Before anything is written.
-            job.look = True
-            job.quick = False
-            job.step = BLOCK
-            whole = traverse(
-                source, g, h, out32, out64, &job, items, parts, &space, threads
+        if type == FLOAT32:
+            whole = run(
+                &job, <const float *>source, <float *>grad, <float *>second, each, divide, given,
+                threads,
             )
-            if not known:
-                weights = value_of(whole.weight)
-            known = True
-            job.look = job.check = job.weigh = False
-        if whole.status.what == FINE:
-            if divide:
-                scale = scale / weights if weights != 0 else 0.0
-            magnitude = scale if scale >= 0 else -scale
-            if not (magnitude <= 1 and (magnitude >= 1e-30 or magnitude == 0)):
-                job.factored = True
-            if storage is not double:
-                if not job.factored:
-                    # As a block in float multiplies by it.
-                    scale = <float>scale
-            job.scale = scale
-            job.quick = job.floats and not job.ignoring
-            job.step = BLOCK
-            if storage is double or (kind <= KL_LOG_TARGET and not job.quick):
-                job.step = DOUBLES
-            whole = traverse(
-                source, g, h, out32, out64, &job, items, parts, &space, threads
+        elif type == FLOAT64:
+            whole = run(
+                &job, <const double *>source, <double *>grad, <double *>second, each, divide,
+                given, threads,
             )
-            if not known:
-                weights = value_of(whole.weight)
-        give_back(&list_space)
-        give_back(&space)
+        elif type == FLOAT16:
+            whole = run(
+                &job, <const float16 *>source, <float16 *>grad, <float16 *>second, each, divide,
+                given, threads,
+            )
+        else:
+            whole = run(
+                &job, <const bfloat16 *>source, <bfloat16 *>grad, <bfloat16 *>second, each,
+                divide, given, threads,
+            )
     if whole.status.what != FINE:
         return whole.status.what, whole.status.where, 0.0, 0.0
-    return FINE, 0, value_of(whole.total), weights
+    return FINE, 0, value_of(whole.total), value_of(whole.weight)

@@ -31,11 +31,12 @@
 # that types don't multiply the compiled code: it is compiled for float and for double.
 
 from cython.parallel cimport prange, threadid
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy
 
+from .buffers cimport address
 from .group cimport Group, divide, settle
+from .operands cimport FLOAT16, FLOAT32, FLOAT64, size_of
 from .samples cimport ITEM, MAX_ITEMS, Job, check, class_of, offset_of, weighted
 from .storage cimport (
     bfloat16, emit, float16, load, overlap, stream_end, transpose,
@@ -63,13 +64,10 @@ cdef const double LEAST = 1e-30
 
 # ---- a) a call -------------------------------------------------------------------------------
 
-#: Element types of the logits, by the name of the type that stands for them here.
-TYPES = {"float": 0, "double": 1, "float16": 2, "bfloat16": 3}
-
 cdef struct Pairs:
     Job job                  # samples, classes, inner, target, factor, ignore_index, scale
     const void *x[2]         # the logits, p those of the first and q of the second
-    int type[2]              # one of TYPES each
+    int type[2]              # FLOAT32, FLOAT64, FLOAT16 or BFLOAT16 each
     Temper temper
     bint row                 # whether a vector holds classes of one sample
     bint wants_divergence
@@ -144,11 +142,11 @@ cdef void load_any(
     real *to, const void *x, int type, Py_ssize_t at, Py_ssize_t n
 ) noexcept nogil:
     """to[:n] = x[at:at + n]."""
-    if type == 0:
+    if type == FLOAT32:
         load(to, <const float *>x + at, n, <real>0)
-    elif type == 1:
+    elif type == FLOAT64:
         load(to, <const double *>x + at, n, <real>0)
-    elif type == 2:
+    elif type == FLOAT16:
         load(to, <const float16 *>x + at, n, <real>0)
     else:
         load(to, <const bfloat16 *>x + at, n, <real>0)
@@ -158,11 +156,11 @@ cdef void store_any(
     void *to, int type, Py_ssize_t at, const real *x, Py_ssize_t n, bint streaming
 ) noexcept nogil:
     """to[at:at + n] = x[:n]."""
-    if type == 0:
+    if type == FLOAT32:
         emit(<float *>to + at, x, n, streaming)
-    elif type == 1:
+    elif type == FLOAT64:
         emit(<double *>to + at, x, n, streaming)
-    elif type == 2:
+    elif type == FLOAT16:
         emit(<float16 *>to + at, x, n, streaming)
     else:
         emit(<bfloat16 *>to + at, x, n, streaming)
@@ -1021,7 +1019,7 @@ cdef Status run(Pairs *pairs, bint mean, int threads, Sum *total, double *weight
     cdef Sum *partial = &alone
     cdef Py_ssize_t size, items, i
     cdef double t = pairs.temper.temperature
-    cdef bint wide = pairs.type[0] == 1 or pairs.type[1] == 1
+    cdef bint wide = pairs.type[0] == FLOAT64 or pairs.type[1] == FLOAT64
     total[0] = Sum(0, 0)
     weights[0] = 0
     wide = wide or not 2.0**-TEMPERS <= t <= 2.0**TEMPERS
@@ -1066,27 +1064,8 @@ cdef Status run(Pairs *pairs, bint mean, int threads, Sum *total, double *weight
 
 # ---- h) what Python calls ----------------------------------------------------------------------
 
-cdef void *address(object array, Py_ssize_t nbytes) except? NULL:
-    """Where an array of so many bytes lies, NULL for None; the caller keeps it alive."""
-    cdef Py_buffer view
-    cdef void *start
-    cdef Py_ssize_t found
-    if array is None:
-        return NULL
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    start, found = view.buf, view.len
-    PyBuffer_Release(&view)
-    if found != nbytes:
-        raise ValueError(f"an array of {found} bytes where the kernel needs {nbytes}")
-    return start
-
-
-cdef inline int size_of(int type) noexcept nogil:
-    return 8 if type == 1 else 4 if type == 0 else 2
-
-
 def evaluate(
-    int type,                  # one of TYPES
+    int type,                  # of the logits, FLOAT32, FLOAT64, FLOAT16 or BFLOAT16
     object logits,             # IN   (outer, C, inner), as all arrays here contiguous
     int other_type,
     object other,              # IN   the same

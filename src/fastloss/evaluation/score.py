@@ -57,7 +57,7 @@ def scores(
             found[name] = np.full(shape, np.nan, number)
     what, where, _, _ = _kernels.evaluate(
         _kernels.KINDS["score"],
-        _kernels.TYPES[storage.kernel],
+        storage.type,
         _arrays.exported(a.logits),
         a.shape,
         a.target,

@@ -24,7 +24,6 @@ _SOFT: int = _kernels.KINDS["soft_cross_entropy"]
 #: From more classes on second derivatives of rows come from the traversal of rows, which is SOFT's.
 _FEW = 128
 
-_TYPES = _kernels.TYPES
 #: What an int64 is below.
 _LARGE = 1 << 63
 #: The upstream gradient where there is none.
@@ -132,7 +131,7 @@ def evaluate(
     losses = np.zeros((shape[0], shape[2]), storage.loss) if value and none else None
     # 2. Kernel.
     what, where, total, divisor = _kernels.evaluate(
-        kind, _TYPES[storage.kernel], _arrays.exported(x), shape, indices, view, losses, weights,
+        kind, storage.type, _arrays.exported(x), shape, indices, view, losses, weights,
         factor, p32, p64, second, None, None, ignore_index, scale, reduction == "mean",
         label_smoothing, z_loss, gamma, temperature, 0.0 if softcap is None else softcap,
         _threads.for_work(x.size), curve, floor, written_narrow,

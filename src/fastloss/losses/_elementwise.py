@@ -14,8 +14,6 @@ from fastloss.losses._reduction import Totals, reduced
 #: What to compute, by name.
 Kind = SimpleNamespace(**_kernels.KINDS)
 
-# A fused kernel's specialisations by name: one dictionary look-up instead of a dispatch.
-_EVALUATE = {name: _kernels.evaluate[name] for name in _kernels.evaluate.__signatures__}
 _NO_UPSTREAM = object()
 _NO_OPERANDS = (None,) * 6
 
@@ -90,45 +88,25 @@ def evaluate(
         if not shape:
             raise ValueError("reduction='batchmean' needs a batch axis, got a 0-d array")
         scale = scale / shape[0] if shape[0] else 0.0
+    narrow = narrow and hessian and x.dtype == np.float64
     grad = hess = view = second = None
-    narrow32: tuple[_arrays.Array, ...] = ()
-    if hessian and narrow and storage.kernel == "double" and x.size:
-        grad, hess = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        narrow32 = grad.reshape(-1), hess.reshape(-1)
-    elif hessian:
-        out, out_second = _arrays.pair(out)
-        hess = _arrays.output(out_second, x, original)
-        second = _arrays.seen_by_kernel(hess, -1)
-    if gradient and grad is None:
-        grad = _arrays.output(out, x, original)
-        view = _arrays.seen_by_kernel(grad, -1)
-    losses = losses32 = losses64 = None
-    if value and none:
-        losses = np.empty(x.size, storage.loss)
-        if storage.kernel == "double":
-            losses64 = losses
-        else:
-            losses32 = losses
+    if narrow:
+        grad, hess = view, second = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    else:
+        if hessian:
+            out, out_second = _arrays.pair(out)
+            hess = _arrays.output(out_second, x, original)
+            second = _arrays.exported(hess)
+        if gradient:
+            grad = _arrays.output(out, x, original)
+            view = _arrays.exported(grad)
+    losses = np.empty(x.size, storage.loss) if value and none else None
     # 2. Kernel.
-    what, where, total, weights = _EVALUATE[storage.kernel](
-        kind,
-        _arrays.seen_by_kernel(x, -1),
-        (t, w, s, p, a, g),
-        gamma,
-        ignore_index,
-        integral,
-        scale,
-        reduction == "mean",
-        value,
-        losses32,
-        losses64,
-        view,
-        second,
-        out is not None,
-        _threads.for_work(x.size),
-        floor,
-        *narrow32,
-    )
+    what, where, total, weights = _kernels.evaluate(
+        kind, storage.type, _arrays.exported(x), x.size, (t, w, s, p, a, g), gamma, ignore_index,
+        integral, scale, reduction == "mean", value, losses, view, second, out is not None,
+        _threads.for_work(x.size), floor, narrow,
+    )  # fmt: skip
     if what:
         _arrays.failed(what, where, target=t[0], probs=x, name=name, ignore_index=ignore_index)
     # 3. Reduction.
@@ -148,22 +126,15 @@ def function(kind: int, x: Any, out: Any = None) -> Any:
     """Return a function of each element, in the array's own type; `out` has been checked."""
     x = _arrays.floating(x, "x")
     y = np.empty(x.shape, x.dtype) if out is None else out
-    what, where, _, _ = _EVALUATE[_arrays.STORAGE[x.dtype].kernel](
+    what, where, _, _ = _kernels.evaluate(
         kind,
-        _arrays.seen_by_kernel(x, -1),
+        _arrays.STORAGE[x.dtype].type,
+        _arrays.exported(x),
+        x.size,
         _NO_OPERANDS,
-        0.0,
-        None,
-        False,
-        1.0,
-        False,
-        False,
-        None,
-        None,
-        _arrays.seen_by_kernel(y, -1),
-        None,
-        out is not None,
-        _threads.for_work(x.size),
+        out=_arrays.exported(y),
+        given=out is not None,
+        threads=_threads.for_work(x.size),
     )
     _arrays.failed(what, where)
     return y if y.shape or out is not None else y[()]

@@ -16,7 +16,6 @@ from fastloss.losses._reduction import Totals, reduced
 Direction = Literal["forward", "reverse"]
 DIRECTIONS = ("forward", "reverse")
 
-TYPES = _kernels.TYPES
 #: The upstream gradient where there is none.
 _ONE = object()
 
@@ -66,9 +65,9 @@ def evaluate(
     losses = np.zeros((a.shape[0], a.shape[2])) if value and none else None
     # 2. Kernel.
     what, where, total, divisor = _kernels.evaluate(
-        TYPES[_arrays.STORAGE[a.logits.dtype].kernel],
+        _arrays.STORAGE[a.logits.dtype].type,
         _arrays.exported(a.logits),
-        TYPES[_arrays.STORAGE[a.other.dtype].kernel],
+        _arrays.STORAGE[a.other.dtype].type,
         _arrays.exported(a.other),
         a.shape,
         factor=factor,
