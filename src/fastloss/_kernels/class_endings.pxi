@@ -11,9 +11,8 @@ from libc.stdint cimport int64_t
 from .group cimport Group, divide, settle
 from .samples cimport (
     CROSS_ENTROPY, FOCAL, LOGSUMEXP, LOG_SOFTMAX, SCORE, SOFT, SOFTMAX, Job, class_of, factor_of,
-    has_indices, offset_of, weighted,
+    has_indices, logit_at, offset_of, weighted,
 )
-from .storage cimport storage, value_at
 from .sums cimport LANES, Sum, Tally, add, count
 from .vecmath cimport (
     INFINITY, NAN, Pair, exp_negative, exp_pair, fma, log_pair, log_positive, log_scaled,
@@ -225,7 +224,7 @@ cdef inline void softmax_ending(real unused, Py_ssize_t n, Group *group) noexcep
 
 
 cdef inline void logsumexp_ending(
-    const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n, const Group *group
+    const Job *job, Py_ssize_t first, Py_ssize_t n, const Group *group
 ) noexcept nogil:
     """Where the largest logit is infinite it is the answer, but a NaN anywhere wins."""
     cdef Py_ssize_t i, c
@@ -235,7 +234,7 @@ cdef inline void logsumexp_ending(
         if group.shift[i] != group.shift[i]:
             largest = -INFINITY
             for c in range(job.classes):
-                value = value_at(x, offset_of(job, first + i, c), <double>0)
+                value = logit_at(job, offset_of(job, first + i, c))
                 if value != value:
                     largest = value
                     break
@@ -246,10 +245,10 @@ cdef inline void logsumexp_ending(
 # ---- c) the choice ---------------------------------------------------------------------------
 
 cdef void end(
-    const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n, bint gradient, Group *group,
-    Tally *tally, real *losses
+    const Job *job, Py_ssize_t first, Py_ssize_t n, bint gradient, Group *group, Tally *tally,
+    real *losses
 ) noexcept nogil:
-    """All that follows from the sums of n samples; x: where the first of all samples lies."""
+    """All that follows from the sums of n samples."""
     cdef Py_ssize_t i
     settle(<real>0, group, n)
     if job.kind == CROSS_ENTROPY:
@@ -259,10 +258,10 @@ cdef void end(
     elif job.kind == FOCAL:
         focal_ending(<real>0, job, n, gradient, group)
     elif job.kind == LOGSUMEXP:
-        logsumexp_ending(x, job, first, n, group)
+        logsumexp_ending(job, first, n, group)
         return
     elif job.kind == SCORE:
-        score_ending(x, job, first, n, group)
+        score_ending(<real>0, job, first, n, group)
         return
     else:
         if job.kind == SOFTMAX:

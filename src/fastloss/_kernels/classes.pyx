@@ -30,7 +30,9 @@ from .samples cimport (
     CROSS_ENTROPY, FOCAL, LOGSUMEXP, LOG_SOFTMAX, NLL, SCORE, SOFT, SOFTMAX, Job, any_heavy, check,
     class_of, factor_of, is_heavy, item_size, offset_of, out_overlaps, weighted,
 )
-from .storage cimport bfloat16, emit, float16, narrow, storage, stream_end, value_at
+from .storage cimport (
+    bfloat16, emit, float16, narrow, prefetch_bytes, storage, stream_end, value_at,
+)
 from .sums cimport LANES, Sum, Tally, add, clear, count, folded, value_of
 from .vecmath cimport INFINITY, real
 from .workspace cimport (
@@ -105,12 +107,18 @@ cdef void nll_item(
     const storage *x, real *losses, const Job *job, Py_ssize_t start, Py_ssize_t stop, Sum *result
 ) noexcept nogil:
     cdef Tally tally
-    cdef Place place = place_of(job, start)
+    cdef Place ahead, place = place_of(job, start)
     cdef Py_ssize_t first = start, i, n, t
     cdef double loss[LANES]
     clear(&tally)
     while first < stop:
         n = min(stop - first, <Py_ssize_t>LANES)
+        # All at once: one miss after the other would take several times as long.
+        ahead = place
+        for i in range(n):
+            t = class_of(job, first + i)
+            prefetch_bytes(x + ahead.first + max(t, <Py_ssize_t>0) * job.inner, 1)
+            step(job, &ahead)
         for i in range(n):
             t = class_of(job, first + i)
             loss[i] = 0
@@ -173,7 +181,8 @@ cdef inline void send(
     elif tempered(job):
         tempered_item(x, out, losses, job, start, stop, result, scratch)
     elif makes_second(job):
-        second_item(x, out, job, start, stop, result, scratch, <real>0)
+        if storage is float or storage is double:
+            second_item(x, out, job, start, stop, result, scratch, <real>0)
     elif job.inner == 1 and job.classes >= FIRST_ROW:
         rows_item(x, out, losses, job, start, stop, result, scratch)
     else:
@@ -363,6 +372,7 @@ def evaluate(
     x = address(logits, nbytes)
     to = address(out, written_bytes)
     each = address(losses, job.samples * (8 if type == FLOAT64 else 4))
+    job.x, job.type = x, type
     job.target = <const int64_t *>address(target, job.samples * 8)
     job.weight = <const double *>address(weight, job.classes * 8)
     job.factor = <const double *>address(factor, job.samples * 8)
@@ -376,7 +386,8 @@ def evaluate(
     job.top_k = 0
     job.place = 0
     job.wide = wide or type == FLOAT64
-    job.precise = wide and type != FLOAT64
+    # Second derivatives of halves are, too: that takes no code of its own.
+    job.precise = type != FLOAT64 and (wide or (type != FLOAT32 and makes_second(&job)))
     if kind == SCORE:
         nbytes = job.samples * (8 if job.wide else 4)
         job.log_prob = address(scores[0], nbytes)
@@ -512,6 +523,7 @@ def usual(
     job.samples = shape[0]
     job.classes = shape[1]
     job.inner = 1
+    job.x, job.type = start, FLOAT64 if double_too else FLOAT32
     job.target = <const int64_t *>indices
     job.scale = 1
     job.keep = 1

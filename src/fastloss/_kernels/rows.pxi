@@ -787,14 +787,15 @@ cdef void write_second(
 
 
 cdef void write_logarithms(
-    const storage *x, storage *to, Py_ssize_t n, double largest, double log_rest, real *e
+    const storage *x, storage *to, Py_ssize_t n, double largest, double log_rest, real *e,
+    bint streaming
 ) noexcept nogil:
     """to[:n] = (x - largest) - log_rest; e: scratch."""
     cdef Py_ssize_t i
     cdef const real *xs = widened(e, x, n)
     for i in range(n):
         e[i] = <real>((<double>xs[i] - largest) - log_rest)
-    emit(to, e, n, False)
+    emit(to, e, n, streaming)
 
 
 # ---- f) items of work ------------------------------------------------------------------------
@@ -844,7 +845,7 @@ cdef void short_item(
         if wants_moments(job):
             for i in range(n):
                 moments_of_row(xs + i * classes, job, i, e + i * classes, wide, group)
-        end(x, job, first, n, out != NULL, group, tally, losses)
+        end(job, first, n, out != NULL, group, tally, losses)
         if drains:
             drain_rest(drain, out, <real>0)
             if job.second != NULL:
@@ -861,6 +862,7 @@ cdef void short_item(
                 write_logarithms(
                     xs + i * classes, out + (first + i) * classes, classes,
                     group.own_x[i] + group.shift[i], group.log_rest[i], wide,
+                    job.streaming,
                 )
         first += n
     drain_rest(drain, out, <real>0)
@@ -928,7 +930,7 @@ cdef void long_item(
                 moments_of_long_row(xs, job, block, wide, group)
             elif wants_moments(job):
                 moments_of_row(xs, job, 0, row, wide, group)
-        end(x, job, index, 1, out != NULL, group, tally, losses)
+        end(job, index, 1, out != NULL, group, tally, losses)
         if out == NULL:
             continue
         to = out + index * classes
@@ -946,7 +948,8 @@ cdef void long_item(
             m = min(classes - i, <Py_ssize_t>BLOCK)
             if how == LOGARITHM:
                 write_logarithms(
-                    xs + i, to + i, m, group.own_x[0] + group.shift[0], group.log_rest[0], block
+                    xs + i, to + i, m, group.own_x[0] + group.shift[0], group.log_rest[0], block,
+                    job.streaming,
                 )
             else:
                 # Computed once more: the exponentials have not been kept.

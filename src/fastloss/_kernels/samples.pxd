@@ -7,7 +7,8 @@
 
 from libc.stdint cimport int64_t
 
-from .storage cimport overlap
+from .operands cimport BFLOAT16, FLOAT16, FLOAT32
+from .storage cimport bfloat16, float16, overlap, value_at
 from .sums cimport LANES, Sum, Tally, clear, count, folded, value_of
 from .vecmath cimport INFINITY
 from .workspace cimport FINE, OVERLAPS, WRONG_INDEX, Status
@@ -32,6 +33,8 @@ cdef struct Job:
     Py_ssize_t samples
     Py_ssize_t classes
     Py_ssize_t inner
+    const void *x            # the logits
+    int type                 # of them, FLOAT32, FLOAT64, FLOAT16 or BFLOAT16
     const int64_t *target    # class indices, or NULL
     const double *weight     # by class, or NULL
     const double *factor     # by sample, or NULL
@@ -63,7 +66,7 @@ cdef struct Job:
     int64_t *top_classes     # top_k for each sample, the likeliest first
     void *top_log_probs
     bint wide
-    bint precise             # whether all of it is computed in double
+    bint precise             # whether all is computed in double
     Py_ssize_t top_k         # 0: none
     Py_ssize_t place         # in these arrays, of the first sample
     void *second             # OUT, second derivatives, as the gradient lies, or NULL
@@ -125,6 +128,17 @@ cdef inline bint any_heavy(const Job *job) noexcept nogil:
 cdef inline Py_ssize_t offset_of(const Job *job, Py_ssize_t sample, Py_ssize_t c) noexcept nogil:
     """Where class c of a sample lies."""
     return (sample // job.inner * job.classes + c) * job.inner + sample % job.inner
+
+
+cdef inline double logit_at(const Job *job, Py_ssize_t i) noexcept nogil:
+    """Element i of the logits: for the few that are looked at outside the loops."""
+    if job.type == FLOAT32:
+        return (<const float *>job.x)[i]
+    elif job.type == FLOAT16:
+        return value_at(<const float16 *>job.x, i, <double>0)
+    elif job.type == BFLOAT16:
+        return value_at(<const bfloat16 *>job.x, i, <double>0)
+    return (<const double *>job.x)[i]
 
 
 cdef inline Py_ssize_t item_size(const Job *job) noexcept nogil:

@@ -12,7 +12,7 @@
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from .group cimport Group
-from .samples cimport SCORE, Job, class_of, offset_of
+from .samples cimport SCORE, Job, class_of, logit_at, offset_of
 from .storage cimport prefetch_bytes, storage, value_at
 from .sums cimport (
     LANES, PARTS, RunningSum, Sum, add, sum_add, sum_begin, sum_end, two_sum, value_of,
@@ -668,8 +668,7 @@ cdef inline void put(
 
 
 cdef void put_ranked(
-    const storage *x, const Job *job, Py_ssize_t sample, Py_ssize_t at, double log_rest,
-    Ranked ranked
+    const Job *job, Py_ssize_t sample, Py_ssize_t at, double log_rest, Ranked ranked
 ) noexcept nogil:
     """Write the likeliest classes of a sample, the `at`-th of the call."""
     cdef Py_ssize_t j, c = 0, k = job.top_k, n, base
@@ -680,7 +679,7 @@ cdef void put_ranked(
         # NaNs come last, as they do where NumPy sorts.
         base = offset_of(job, sample, 0)
         while n < k and c < job.classes:
-            log_prob = value_at(x, base + c * job.inner, <double>0)
+            log_prob = logit_at(job, base + c * job.inner)
             if log_prob != log_prob:
                 ranked.value[n] = log_prob
                 ranked.which[n] = c
@@ -696,12 +695,12 @@ cdef void put_ranked(
 
 
 cdef inline double over_square(
-    const storage *unused, const Group *group, Py_ssize_t i, double a
+    real unused, const Group *group, Py_ssize_t i, double a
 ) noexcept nogil:
     """(a**2 + squares) / total**2, where a is the sum `rest`, or the exponential left out."""
     cdef Sum over = product(a, a), under = product(group.total[i], group.total[i])
     cdef double q
-    if storage is double:
+    if real is double:
         under.low += 2 * group.total[i] * group.total_low[i]
         if a == group.rest[i]:
             over.low += 2 * a * group.rest_low[i]
@@ -711,7 +710,7 @@ cdef inline double over_square(
 
 
 cdef void score_ending(
-    const storage *x, const Job *job, Py_ssize_t first, Py_ssize_t n, const Group *group
+    real unused, const Job *job, Py_ssize_t first, Py_ssize_t n, const Group *group
 ) noexcept nogil:
     """What is asked for of n samples: NaN, and rank -1, where there is no target or no softmax."""
     cdef Py_ssize_t i, at = job.place + first
@@ -744,10 +743,10 @@ cdef void score_ending(
         # 1 - 2 p + the squares of all.
         for i in range(n):
             if group.gap[i] == 0 and group.rank[i] == 0:
-                value[i] = over_square(x, group, i, group.rest[i])
+                value[i] = over_square(unused, group, i, group.rest[i])
             else:
                 p = exp_negative(of_target[i])
-                value[i] = (1 - 2 * p) + over_square(x, group, i, group.own[i])
+                value[i] = (1 - 2 * p) + over_square(unused, group, i, group.own[i])
             value[i] = value[i] if of_target[i] == of_target[i] else NAN
         put(job, job.brier, at, n, &value[0])
     if job.variance != NULL:
@@ -764,4 +763,4 @@ cdef void score_ending(
             job.predicted[at + i] = group.own_class[i]
     if job.top_k:
         for i in range(n):
-            put_ranked(x, job, first + i, at + i, group.log_rest[i], ranked_of(job, group, i))
+            put_ranked(job, first + i, at + i, group.log_rest[i], ranked_of(job, group, i))

@@ -9,6 +9,7 @@
 # other traversals do the rest there: the gradient takes the place of z, and is multiplied by dz/dx
 # on its way to memory.
 
+from .operands cimport FLOAT64
 from .samples cimport Job, offset_of
 from .storage cimport emit, load, storage, value_at
 from .sums cimport LANES, Sum, add
@@ -112,42 +113,73 @@ cdef inline void scatter(
             emit(out + at + c * job.inner, values + i * classes + c, 1, False)
 
 
-cdef void change(
-    double *z, double *slope, double *bend, Py_ssize_t n, double temperature, double cap
+cdef inline void change_by(
+    double *z, double *slope, double *bend, Py_ssize_t n, double temperature, double cap,
+    bint exact, bint slopes
 ) noexcept nogil:
-    """z[:n], logits, to what the softmax is taken of; with softcap slope = dz/dx.
-
-    bend, which may be NULL, is the derivative of that.
-
-    tanh(s) for s >= 0 is (1 - e) / (1 + e), e = exp(-2 s); near 0 1 - e is formed as -expm1(-2 s).
-    An infinite logit stays what it is: -inf masks its class.
-    """
+    """`change`, with the two choices known where it is compiled."""
     cdef Py_ssize_t i
-    cdef double s, e, r, gap, lost
-    if cap == 0:
-        if temperature != 1:
-            for i in range(n):
-                z[i] = z[i] / temperature
-        return
+    cdef double s, e, r, q, gap, lost
+    cdef double by_cap = 1 / cap, by_temperature = 1 / temperature, scale = cap / temperature
     for i in range(n):
-        s = z[i] / cap
+        s = z[i] / cap if exact else z[i] * by_cap
         s = -s if s < 0 else s
         r = -2 * s
         e = exp_negative(r)
         gap = 1 - e
         gap = -(r + r * r * exp_tail(r, r * r)) if r > -0.34 else gap
-        # What the quotient s lost, twice.
-        lost = 2 * fma(-s, cap, z[i] if z[i] >= 0 else -z[i]) / cap
-        lost = lost * e if lost - lost == 0 else 0.0
-        gap = gap + lost
-        e = e - lost
-        r = gap / (1 + e) * (cap / temperature)
+        if exact:
+            # What the quotient s lost, twice.
+            lost = 2 * fma(-s, cap, z[i] if z[i] >= 0 else -z[i]) / cap
+            lost = lost * e if lost - lost == 0 else 0.0
+            gap = gap + lost
+            e = e - lost
+            q = gap / (1 + e)
+            r = q * scale
+            if slopes:
+                slope[i] = 4 * e / ((1 + e) * (1 + e)) / temperature
+        else:
+            r = 1 / (1 + e)
+            q = gap * r
+            if slopes:
+                slope[i] = 4 * e * r * r * by_temperature
+            r = q * scale
         r = -r if z[i] < 0 else r
-        slope[i] = 4 * e / ((1 + e) * (1 + e)) / temperature
-        if bend != NULL:
-            bend[i] = -2 * slope[i] * (gap / (1 + e)) / cap
+        if slopes and bend != NULL:
+            bend[i] = -2 * slope[i] * q / cap
             bend[i] = -bend[i] if z[i] < 0 else bend[i]
         z[i] = z[i] if z[i] - z[i] != 0 else r
+
+
+cdef void change(
+    double *z, double *slope, double *bend, Py_ssize_t n, double temperature, double cap,
+    bint exact
+) noexcept nogil:
+    """z[:n], logits, to what the softmax is taken of; with softcap slope = dz/dx.
+
+    slope and bend, the derivative of that, may be NULL. What is not `exact` is some ulp of a double
+    off, which does for logits that are floats, and takes a quarter of the divisions.
+
+    tanh(s) for s >= 0 is (1 - e) / (1 + e), e = exp(-2 s); near 0 1 - e is formed as -expm1(-2 s).
+    An infinite logit stays what it is: -inf masks its class.
+    """
+    cdef Py_ssize_t i
+    cdef double by = 1 / temperature
+    if cap != 0:
+        if slope == NULL and exact:
+            change_by(z, slope, bend, n, temperature, cap, True, False)
+        elif slope == NULL:
+            change_by(z, slope, bend, n, temperature, cap, False, False)
+        elif exact:
+            change_by(z, slope, bend, n, temperature, cap, True, True)
+        else:
+            change_by(z, slope, bend, n, temperature, cap, False, True)
+    elif temperature != 1 and exact:
+        for i in range(n):
+            z[i] = z[i] / temperature
+    elif temperature != 1:
+        for i in range(n):
+            z[i] = z[i] * by
 
 
 cdef void times_slope(double *g, const double *slope, Py_ssize_t n) noexcept nogil:
@@ -199,6 +231,7 @@ cdef void tempered_item(
     cdef double part_losses[LANES]
     cdef Sum part
     cdef Job rest
+    cdef bint sloped = out != NULL or job.second != NULL
     tempered_space(&space, scratch, job, out != NULL)
     z = space.z
     p = space.probabilities
@@ -223,9 +256,11 @@ cdef void tempered_item(
         if job.second != NULL:
             rest.second = space.second
         gather(z, x, job, first, n)
+        rest.x, rest.type = z, FLOAT64
         change(
-            z, space.slope, space.bend if job.second != NULL else <double *>NULL, count,
-            job.temperature, job.softcap,
+            z, space.slope if sloped else <double *>NULL,
+            space.bend if job.second != NULL else <double *>NULL, count, job.temperature,
+            job.softcap, job.type == FLOAT64,
         )
         if makes_second(&rest):
             second_item(z, written, &rest, 0, n, &part, space.rest, <double>0)

@@ -652,7 +652,7 @@ cdef void tiles_item(
                     group.others_low[lane] = tile.others_low[lane] - (
                         group.others[lane] - tile.others[lane]
                     )
-            end(x, job, first + at, filled, out != NULL, group, tally, losses)
+            end(job, first + at, filled, out != NULL, group, tally, losses)
             if out == NULL:
                 at += LANES
                 continue
