@@ -71,7 +71,8 @@ def exact(function, arguments: tuple[float, ...], scale: int = 0) -> oracle.Exac
 def call(fl, name, x, m=0.0):
     x = np.ascontiguousarray(x)
     out = np.empty_like(x)
-    exponent = fl._kernels.vecmath.over_array(name, x, out, m)
+    kind = fl._kernels.elements.TYPES[x.dtype.name]
+    exponent = fl._kernels.vecmath.over_array(name, kind, x, out, x.size, m)
     return out, exponent
 
 
