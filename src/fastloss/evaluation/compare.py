@@ -122,9 +122,9 @@ def compare_logits(
     numbers = np.full((2 if a.target is None else 4, outer, inner), np.nan)
     predicted = np.zeros((2, outer, inner), np.int64)
     what, where, _, _ = _kernels.evaluate(
-        _pairs.TYPES[_arrays.STORAGE[a.logits.dtype].kernel],
+        _kernels.TYPES[_arrays.STORAGE[a.logits.dtype].kernel],
         _arrays.exported(a.logits),
-        _pairs.TYPES[_arrays.STORAGE[a.other.dtype].kernel],
+        _kernels.TYPES[_arrays.STORAGE[a.other.dtype].kernel],
         _arrays.exported(a.other),
         a.shape,
         a.target,

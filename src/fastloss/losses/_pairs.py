@@ -9,14 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastloss import _arrays, _threads
-from fastloss._kernels import pairs as _kernels
+from fastloss import _arrays, _kernels, _threads
 from fastloss.losses._reduction import Totals, reduced
 
 Direction = Literal["forward", "reverse"]
 DIRECTIONS = ("forward", "reverse")
 
-TYPES = _kernels.TYPES
 #: The upstream gradient where there is none.
 _ONE = object()
 
@@ -65,10 +63,11 @@ def evaluate(
         view = _arrays.exported(grad)
     losses = np.zeros((a.shape[0], a.shape[2])) if value and none else None
     # 2. Kernel.
-    what, where, total, divisor = _kernels.evaluate(
-        TYPES[_arrays.STORAGE[a.logits.dtype].kernel],
+    pairs = _kernels.pairs
+    what, where, total, divisor = pairs.evaluate(
+        pairs.TYPES[_arrays.STORAGE[a.logits.dtype].kernel],
         _arrays.exported(a.logits),
-        TYPES[_arrays.STORAGE[a.other.dtype].kernel],
+        pairs.TYPES[_arrays.STORAGE[a.other.dtype].kernel],
         _arrays.exported(a.other),
         a.shape,
         factor=factor,
