@@ -34,7 +34,13 @@ def load_level(level: str) -> ModuleType:
     others, before = forget(), os.environ.get("FASTLOSS_ISA")
     os.environ["FASTLOSS_ISA"] = level
     try:
-        return importlib.import_module("fastloss")
+        package = importlib.import_module("fastloss")
+        # What is imported when it is first asked for comes now, while this level is chosen.
+        for name in (*package.__all__, "special", "evaluation"):
+            getattr(package, name)
+        for name in package._kernels.KERNELS:
+            getattr(package._kernels, name)
+        return package
     finally:
         forget()
         sys.modules.update(others)

@@ -6,6 +6,7 @@ and the settings, where the source tree is at hand.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
@@ -59,6 +60,8 @@ def test_types_are_declared():
 
 
 def test_all_is_what_is_public():
+    for name in fastloss.__all__:
+        getattr(fastloss, name)  # some are imported only now
     public = {
         name
         for name, value in vars(fastloss).items()
@@ -125,6 +128,38 @@ def test_import_needs_nothing_but_numpy():
     # Cython's modules share two of their making; an editable installation has an import hook.
     loaded = {m for m in loaded if not m.startswith(("_cython", "cython_runtime", "_editable"))}
     assert loaded == {"fastloss", "numpy"}
+
+
+def test_import_loads_what_a_training_loop_calls():
+    """The rest, and what is slow to import, comes when it is asked for."""
+    code = (
+        "import sys, json, numpy; before = set(sys.modules); import fastloss;"
+        "loaded = set(sys.modules) - before;"
+        "fastloss.cross_entropy([[1.0, 2.0]], [0]); called = set(sys.modules) - before - loaded;"
+        "fastloss.softmax; print(json.dumps([*map(sorted, (loaded, called))]))"
+    )
+    loaded, called = json.loads(run(code).stdout)
+    assert "fastloss.losses.categorical" in loaded
+    later = {"fastloss.evaluation", "fastloss.special", "fastloss.losses.linear", "dataclasses"}
+    later |= {"numpy.typing", "pathlib", "importlib.metadata", "concurrent.futures"}
+    assert not later & set(loaded)
+    assert not [name for name in called if name.startswith("fastloss")]
+    assert "numpy.ma" not in called
+
+
+@pytest.mark.parametrize("module", sorted(fastloss._MODULES))
+def test_names_that_are_imported_later(module):
+    names = fastloss._MODULES[module].split()
+    assert names == sorted(names)
+    found = importlib.import_module(f"fastloss.{module}")
+    assert {name for name in found.__all__ if name in fastloss.__all__} == set(names)
+    for name in names:
+        assert getattr(fastloss, name) is getattr(found, name)
+
+
+def test_modules_are_there_without_an_import():
+    code = "import fastloss; fastloss.special.softmax, fastloss.evaluation.score_samples"
+    run(f"{code}; import fastloss.losses.linear; fastloss.losses.linear.linear_cross_entropy")
 
 
 def test_modules_that_have_to_be_imported_say_so():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fastloss
-from fastloss import losses
+from fastloss import _kernels, losses
 
 SIGNATURES = {
     "cross_entropy": "(logits, target, *, weight=None, sample_weight=None, ignore_index=-100, "
@@ -142,6 +142,42 @@ def test_stubs_have_the_functions_signatures(stub):
             p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD
         ]
     assert seen == {name for name in module.__all__ if name[0].islower()}
+
+
+def stub_functions(stub: Path) -> dict[str, ast.FunctionDef]:
+    """The functions of a stub by name; of a protocol, what it says that a call takes."""
+    found = {}
+    for node in ast.walk(ast.parse(stub.read_text())):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("__"):
+            found[node.name] = node
+        if isinstance(node, ast.ClassDef) and node.name == "_Evaluate":
+            (found["evaluate"],) = node.body
+    return found
+
+
+@pytest.mark.parametrize("name", [*_kernels.KERNELS, "runtime"])
+def test_stubs_of_kernels_have_the_kernels_signatures(name):
+    """What the compiled functions are called with in Python, as type checkers see it."""
+    module = getattr(_kernels, name)
+    stub = Path(_kernels.__file__).with_name(f"{name}.pyi")
+    functions = stub_functions(stub)
+    public = {n: value for n, value in vars(module).items() if not n.startswith("_") and n != "np"}
+    assert {n for n, value in public.items() if callable(value)} == set(functions)
+    declared = {
+        node.target.id for node in ast.parse(stub.read_text()).body
+        if isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_")
+    } - {"evaluate"}  # fmt: skip
+    assert {n for n, value in public.items() if not callable(value)} == declared
+    for function, node in functions.items():
+        parameters = inspect.signature(public[function]).parameters
+        names = [a.arg for a in node.args.args if a.arg != "self"]
+        assert names == list(parameters)
+        defaults = [p.default for p in parameters.values() if p.default is not p.empty]
+        assert len(defaults) == len(node.args.defaults)
+        for wanted, default in zip(defaults, node.args.defaults, strict=True):
+            # "..." stands for what a stub has no word for.
+            stated = ast.literal_eval(default)
+            assert stated is ... or (stated == wanted and type(stated) is type(wanted))
 
 
 @pytest.mark.parametrize("name", OTHERS)

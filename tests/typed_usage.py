@@ -60,7 +60,7 @@ assert_type(total.update(x32, target).compute(), float)
 # Saved logits.
 scores = fastloss.score_samples(x32, target)
 assert_type(scores, fastloss.SampleScores)
-assert_type(scores.predicted, NDArray[np.intp])
+assert_type(scores.predicted, NDArray[np.int64])
 
 # Building blocks.
 assert_type(fastloss.softmax(x32, axis=-1), NDArray[np.float32])

@@ -1,25 +1,11 @@
 """Fast, exact classification losses and their gradients for NumPy arrays."""
 
+import importlib as _importlib
 import typing as _typing
 
 from fastloss._config import show_config
 from fastloss._threads import get_num_threads, set_num_threads
 from fastloss._version import __version__ as __version__
-from fastloss.evaluation import (
-    CalibrationBins,
-    CalibrationError,
-    LogitsComparison,
-    Metrics,
-    SampleScores,
-    StreamingLoss,
-    StreamingMetrics,
-    TemperatureFit,
-    brier_score,
-    calibration_error,
-    compare_logits,
-    fit_temperature,
-    score_samples,
-)
 from fastloss.losses.binary import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
@@ -42,41 +28,81 @@ from fastloss.losses.categorical import (
     softmax_focal_loss_backward,
     softmax_focal_loss_value_and_grad,
 )
-from fastloss.losses.criterions import (
-    BCELoss,
-    BCEWithLogitsLoss,
-    CrossEntropyLoss,
-    DistillationLoss,
-    KLDivLoss,
-    NLLLoss,
-    SigmoidFocalLoss,
-    SoftmaxFocalLoss,
-)
-from fastloss.losses.distillation import (
-    distillation_loss,
-    distillation_loss_backward,
-    distillation_loss_value_and_grad,
-)
 from fastloss.losses.divergence import kl_div, kl_div_backward, kl_div_value_and_grad
-from fastloss.losses.linear import (
-    LinearGradients,
-    linear_cross_entropy,
-    linear_cross_entropy_backward,
-    linear_cross_entropy_value_and_grad,
-)
-from fastloss.losses.second_order import (
-    binary_cross_entropy_with_logits_grad_and_hess,
-    cross_entropy_grad_and_hess,
-    sigmoid_focal_loss_grad_and_hess,
-    softmax_focal_loss_grad_and_hess,
-)
-from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 
-if not _typing.TYPE_CHECKING:  # To a type checker a name that is missing is an error already.
+if _typing.TYPE_CHECKING:
+    from fastloss.evaluation import (
+        CalibrationBins,
+        CalibrationError,
+        LogitsComparison,
+        Metrics,
+        SampleScores,
+        StreamingLoss,
+        StreamingMetrics,
+        TemperatureFit,
+        brier_score,
+        calibration_error,
+        compare_logits,
+        fit_temperature,
+        score_samples,
+    )
+    from fastloss.losses.criterions import (
+        BCELoss,
+        BCEWithLogitsLoss,
+        CrossEntropyLoss,
+        DistillationLoss,
+        KLDivLoss,
+        NLLLoss,
+        SigmoidFocalLoss,
+        SoftmaxFocalLoss,
+    )
+    from fastloss.losses.distillation import (
+        distillation_loss,
+        distillation_loss_backward,
+        distillation_loss_value_and_grad,
+    )
+    from fastloss.losses.linear import (
+        LinearGradients,
+        linear_cross_entropy,
+        linear_cross_entropy_backward,
+        linear_cross_entropy_value_and_grad,
+    )
+    from fastloss.losses.second_order import (
+        binary_cross_entropy_with_logits_grad_and_hess,
+        cross_entropy_grad_and_hess,
+        sigmoid_focal_loss_grad_and_hess,
+        softmax_focal_loss_grad_and_hess,
+    )
+    from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
+else:
+    # Imported when one of the names is first asked for: all of it together would double the time
+    # that `import fastloss` takes.
+    _MODULES = {
+        "evaluation": "CalibrationBins CalibrationError LogitsComparison Metrics SampleScores"
+        " StreamingLoss StreamingMetrics TemperatureFit brier_score calibration_error"
+        " compare_logits fit_temperature score_samples",
+        "losses.criterions": "BCELoss BCEWithLogitsLoss CrossEntropyLoss DistillationLoss KLDivLoss"
+        " NLLLoss SigmoidFocalLoss SoftmaxFocalLoss",
+        "losses.distillation": "distillation_loss distillation_loss_backward"
+        " distillation_loss_value_and_grad",
+        "losses.linear": "LinearGradients linear_cross_entropy linear_cross_entropy_backward"
+        " linear_cross_entropy_value_and_grad",
+        "losses.second_order": "binary_cross_entropy_with_logits_grad_and_hess"
+        " cross_entropy_grad_and_hess sigmoid_focal_loss_grad_and_hess"
+        " softmax_focal_loss_grad_and_hess",
+        "special": "log_sigmoid log_softmax logsumexp sigmoid softmax softplus",
+    }
+    _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 
     def __getattr__(name: str) -> object:
-        """Say which names have to be imported before they are there."""
-        if name in ("boosting", "dask", "data"):
+        """Import what is asked for, or say what has to be imported before it is there."""
+        if name in _MODULE_OF:
+            module = _importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
+            globals()[name] = found = getattr(module, name)
+            return found
+        if name in ("evaluation", "special"):
+            return _importlib.import_module(f"{__name__}.{name}")
+        if name in ("boosting", "dask", "data", "torch"):
             raise AttributeError(f"fastloss.{name} is a module of its own: import fastloss.{name}")
         raise AttributeError(f"module 'fastloss' has no attribute {name!r}")
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastloss._kernels import elements as _elements
 
-Array = NDArray[Any]
+#: NDArray[Any]; `numpy.typing`, which defines that, would be imported for this line alone.
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
 # ---- a) element types ------------------------------------------------------------------------
 
@@ -97,7 +98,9 @@ def _in_order(x: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _as_array(x: Any, name: str) -> Array:
-    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+    # Whoever has a masked array has imported numpy.ma, which takes NumPy some milliseconds.
+    ma = sys.modules.get("numpy.ma")
+    if ma is not None and isinstance(x, ma.MaskedArray) and ma.is_masked(x):
         # The mask would be lost.
         raise TypeError(
             f"{name} is a masked array with masked elements, which losses do not know: mark them in"

@@ -2,12 +2,13 @@
 
 ``level`` is the name of the level in use, ``built`` the levels in this build, best last, and
 ``supported`` those of them that this processor can run.  The kernels themselves are the modules
-of the chosen level, bound here by name.
+of the chosen level, found here by name and loaded when they are first asked for.
 
 ``FASTLOSS_ISA`` in the environment forces a level by its name.
 
 To add a level: a line in `LEVELS` and one in ``FASTLOSS_LEVELS`` of ``CMakeLists.txt``.  To add a
-kernel: its name in `KERNELS` and in ``FASTLOSS_KERNELS`` of ``CMakeLists.txt``.
+kernel: its name in `KERNELS`, in ``FASTLOSS_KERNELS`` of ``CMakeLists.txt`` and in the imports
+below, and a stub beside its source, for type checkers.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from fastloss._kernels.baseline import runtime
+if TYPE_CHECKING:
+    # The stubs lie beside the sources: all levels are alike.
+    from fastloss._kernels import classes, elements, pairs, runtime, single, vecmath
+else:
+    from fastloss._kernels.baseline import runtime
 
-__all__ = ["KERNELS", "LEVELS", "built", "level", "load", "runtime", "supported"]
+__all__ = ["KERNELS", "LEVELS", "built", "level", "runtime", "supported"]
+__all__ += ["classes", "elements", "pairs", "single", "vecmath"]
 
 #: Instruction-set levels, worst first, each with what tells whether this processor, and its system,
 #: have all that the level's compiler options permit.
@@ -33,11 +39,6 @@ LEVELS: dict[str, Callable[[], bool]] = {
 
 #: Modules that every level has.
 KERNELS = ("classes", "elements", "pairs", "single", "vecmath")
-
-
-def load(level: str) -> dict[str, ModuleType]:
-    """Return the kernels of a level by name."""
-    return {name: importlib.import_module(f"{__name__}.{level}.{name}") for name in KERNELS}
 
 
 def _is_built(level: str) -> bool:
@@ -67,9 +68,13 @@ def _choose() -> str:
 built = tuple(name for name in LEVELS if _is_built(name))
 supported = tuple(name for name in built if LEVELS[name]())
 level = _choose()
-globals().update(load(level))
 
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> ModuleType:
-        """The chosen level's modules, for `from fastloss._kernels import NAME`."""
+        """Load a kernel of the chosen level."""
+        if name not in KERNELS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{level}.{name}")
+        globals()[name] = module
+        return module

@@ -59,8 +59,8 @@ def evaluate(
             gamma, temperature, _threads.SMALL,
         )  # fmt: skip
         if found is not None:
-            loss, grad, sums = found
-            return loss, grad, tuple.__new__(Totals, sums)
+            small, grad, sums = found
+            return small, grad, tuple.__new__(Totals, sums)
     # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS:
         _arrays.reduction(reduction)
@@ -139,11 +139,11 @@ def evaluate(
     if what:
         target = None if indices is None else indices.reshape(samples)
         _arrays.failed(what, where, target=target, classes=shape[1])
-    if kind == _SOFT and hess is not None and (curve != 1.0 or floor != -np.inf):
-        _arrays.bent(grad, hess, curve, floor)
-    if narrow:
-        assert grad is not None and hess is not None
-        grad, hess = grad.astype(np.float32), hess.astype(np.float32)
+    if grad is not None and hess is not None:
+        if kind == _SOFT and (curve != 1.0 or floor != -np.inf):
+            _arrays.bent(grad, hess, curve, floor)
+        if narrow:
+            grad, hess = grad.astype(np.float32), hess.astype(np.float32)
     # 3. Reduction.
     totals = tuple.__new__(Totals, (total, divisor))  # half the time of Totals(...)
     loss = reduced(reduction, totals, losses, storage.loss, samples) if value else None

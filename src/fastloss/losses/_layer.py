@@ -188,7 +188,7 @@ def evaluate(
     total = 0.0
     # 2. Block by block.
     block = plan.rows
-    buffer = np.empty((min(block, rows), outputs), kind)
+    logits = shaped = buffer = np.empty((min(block, rows), outputs), kind)
     for start in range(0, rows, block):
         here: Any = slice(start, min(start + block, rows))
         source = here if a.alive is None else a.alive[here]

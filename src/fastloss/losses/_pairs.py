@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastloss import _arrays, _threads
-from fastloss._kernels import pairs as _kernels
+from fastloss import _arrays, _kernels, _threads
 from fastloss.losses._reduction import Totals, reduced
 
 Direction = Literal["forward", "reverse"]
@@ -64,7 +63,8 @@ def evaluate(
         view = _arrays.exported(grad)
     losses = np.zeros((a.shape[0], a.shape[2])) if value and none else None
     # 2. Kernel.
-    what, where, total, divisor = _kernels.evaluate(
+    pairs = _kernels.pairs
+    what, where, total, divisor = pairs.evaluate(
         _arrays.STORAGE[a.logits.dtype].type,
         _arrays.exported(a.logits),
         _arrays.STORAGE[a.other.dtype].type,

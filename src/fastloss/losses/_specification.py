@@ -7,7 +7,6 @@ functions whose signatures are written by hand in a module beside this one, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ from fastloss.losses._reduction import Totals
 
 #: Checks the value of an option with this name, and returns it as it is kept.
 Check = Callable[[Any, str], Any]
+Evaluate = Callable[..., tuple[Any, Any, Totals]]
 
 
 def _optional(check: Check) -> Check:
@@ -33,32 +33,54 @@ def _optional(check: Check) -> Check:
 # ---- b) Specification ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
 class Specification:
-    """A loss, for all that has to know about it without being written for it."""
+    """A loss, for all that has to know about it without being written for it.
 
-    #: Name of its function.
-    name: str
-    #: (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the options) to
-    #: (loss, gradient, totals).  The totals are what the mean is the quotient of.
-    evaluate: Callable[..., tuple[Any, Any, Totals]]
-    #: Options beside reduction and sample_weight, each with its default and its check.
-    options: Mapping[str, tuple[Any, Check]]
-    #: What the array is called that the gradient is of.
-    input: str = "logits"
-    #: What the second array is called.
-    target: str = "target"
-    #: Whether that is logits, too, in the shape of the first.
-    two_logits: bool = False
-    #: Whether a loss belongs to a sample with its classes, not to an element.
-    over_classes: bool = True
-    reductions: tuple[str, ...] = _arrays.REDUCTIONS
-    #: Options that broadcast to the elements.
-    operands: tuple[str, ...] = ()
-    #: Whether there are second derivatives.
-    second_order: bool = False
-    #: Evaluates the unweighted -log p(target), which makes a perplexity; None where there is none.
-    likelihood: Callable[..., tuple[Any, Any, Totals]] | None = None
+    Not a dataclass: to import what makes those takes as long as all that is here.
+
+    Parameters
+    ----------
+    name : str
+        Name of its function.
+    evaluate : callable
+        (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the options) to
+        (loss, gradient, totals).  The totals are what the mean is the quotient of.
+    options : dict
+        Options beside reduction and sample_weight, each with its default and its check.
+    input, target : str
+        What the array is called that the gradient is of, and the second array.
+    two_logits : bool
+        Whether the second array is logits, too, in the shape of the first.
+    over_classes : bool
+        Whether a loss belongs to a sample with its classes, not to an element.
+    reductions : tuple of str
+        What the reduction may be.
+    operands : tuple of str
+        Options that broadcast to the elements.
+    second_order : bool
+        Whether there are second derivatives.
+    likelihood : callable or None
+        Evaluates the unweighted -log p(target), which makes a perplexity; None where there is none.
+    """
+
+    def __init__(
+        self, name: str, evaluate: Evaluate, options: Mapping[str, tuple[Any, Check]], *,
+        input: str = "logits", target: str = "target", two_logits: bool = False,
+        over_classes: bool = True, reductions: tuple[str, ...] = _arrays.REDUCTIONS,
+        operands: tuple[str, ...] = (), second_order: bool = False,
+        likelihood: Evaluate | None = None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.evaluate = evaluate
+        self.options = options
+        self.input = input
+        self.target = target
+        self.two_logits = two_logits
+        self.over_classes = over_classes
+        self.reductions = reductions
+        self.operands = operands
+        self.second_order = second_order
+        self.likelihood = likelihood
 
     def grad_and_hess(self, x: Any, target: Any, out: Any, **options: Any) -> tuple[Array, Array]:
         """Return the gradient and the diagonal of the Hessian of the sum of the losses.

@@ -1,0 +1,33 @@
+"""Types of ``elements.pyx``, whose comments say what each argument is."""
+
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+_Logits: TypeAlias = NDArray[Any]  # halves as the integers that stand for them
+_Operand: TypeAlias = tuple[NDArray[Any], int, int, int]
+
+KINDS: dict[str, int]
+STATUS: dict[str, int]
+TYPES: dict[str, int]
+
+def evaluate(
+    kind: int,
+    type: int,
+    x: _Logits,
+    size: int,
+    operands: tuple[_Operand | None, ...],
+    gamma: float = 0.0,
+    ignored: int | None = None,
+    integral: bool = False,
+    scale: float = 1.0,
+    divide: bool = False,
+    want_loss: bool = False,
+    losses: NDArray[Any] | None = None,
+    out: NDArray[Any] | None = None,
+    hess: NDArray[Any] | None = None,
+    given: bool = False,
+    threads: int = 1,
+    floor: float = ...,
+    narrowed: bool = False,
+) -> tuple[int, int, float, float]: ...

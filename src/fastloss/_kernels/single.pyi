@@ -1,0 +1,1 @@
+"""``single.pyx`` has nothing that Python calls: ``fastloss/cython.pyx`` takes its C functions."""
