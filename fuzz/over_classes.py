@@ -261,6 +261,7 @@ class Exactly:
             self.terms = oracle.softmax_loss(
                 x, target, axis=axis, rounded_z=tempered and x.dtype == np.float64, **options
             )
+            self.tempered = tempered
             if kind == "focal":
                 self.limit += 3.0 * options["gamma"]
             if tempered:
@@ -310,6 +311,10 @@ class Exactly:
             size = (total + extra * np.maximum(np.abs(log_sum), 1)) * p * q + square
             hess = oracle._product(hess, slope * slope) + oracle._product(grad, bend)
             size = size * slope * slope + grad_size * np.abs(bend)
+            if self.tempered and x.dtype == np.float64:
+                # The logits are rounded once.
+                most = np.abs(np.where(np.isfinite(z), z, 0)).max(axis=-1, keepdims=True)
+                size = size * np.maximum(most, 1) * (1 + extra * (most + 1))
             s = s[..., None]
             return oracle._product(s, hess), oracle._product(s, size)
 
@@ -409,10 +414,6 @@ def hold_loss(exactly: Exactly, results: dict[str, Any], label: str) -> None:
         top = np.where(np.isfinite(top), top, 0).max(axis=-1, keepdims=True)
         if "z_loss" in options:
             lost = lost * (1 + 2 * options["z_loss"] * (top + 10))
-        if dtype == np.float64 and ("softcap" in options or "temperature" in options):
-            # The logits are rounded once.
-            z = np.minimum(top, options.get("softcap", inf)) / options.get("temperature", 1.0)
-            size = size * np.maximum(z, 1) * (1 + 2 * options.get("z_loss", 0.0) * (z + 1))
         got, want, size = (np.where(usual, v, 0) for v in (got, want, size))
         more = 1 if kind == "index" else 2
         hold(got.astype(dtype), want, size, limit + more, "hess", (key, "hess"), label, lost)

@@ -198,6 +198,11 @@ class Exactly:
         total = np.where(both, 0, terms).sum(axis=-1)
         return np.where(self.bad, nan, total)
 
+    def rounding(self) -> np.ndarray:
+        """What the rounding of the logits leaves of a gradient in reverse, in units of p."""
+        p = np.where(self.bad[..., None], 0, self.p)
+        return oracle._product(EXACT(2.0) ** -52 * self.most[..., None], p)
+
     def loss(self, direction: str, temperature: float) -> tuple[np.ndarray, ...]:
         """Losses, gradients and the sizes of their terms."""
         t = EXACT(temperature)
@@ -274,8 +279,7 @@ def hold_loss(problem: Problem, e: Exactly, results: dict[str, Any], label: str)
             least = least * np.where(np.isfinite(d), d, 1)
         # The difference of two logarithms has the rounding of the logits.
         with np.errstate(all="ignore"):
-            rounding = (EXACT(2.0) ** -52 * s * e.most)[..., None]
-            least = least + oracle._product(rounding, np.where(e.bad[..., None], 0, e.p))
+            least = least + oracle._product(s[..., None], e.rounding())
     for name, factor, more in [
         ("gradient", EXACT(1), 0.0),
         ("backward", exact(results["upstream"])[..., None], 0.5),
