@@ -198,10 +198,11 @@ class Exactly:
         total = np.where(both, 0, terms).sum(axis=-1)
         return np.where(self.bad, nan, total)
 
-    def rounding(self) -> np.ndarray:
-        """What the rounding of the logits leaves of a gradient in reverse, in units of p."""
+    def rounding(self, temperature: float) -> np.ndarray:
+        """What a gradient in reverse has of the rounding of d: of logits, and of float32 sums."""
         p = np.where(self.bad[..., None], 0, self.p)
-        return oracle._product(EXACT(2.0) ** -52 * self.most[..., None], p)
+        off = EXACT(2.0) ** -52 * self.most + EXACT("1e-14") * EXACT(temperature)
+        return oracle._product(off[..., None], p)
 
     def loss(self, direction: str, temperature: float) -> tuple[np.ndarray, ...]:
         """Losses, gradients and the sizes of their terms."""
@@ -251,7 +252,8 @@ def type_of(problem: Problem) -> np.dtype:
 def hold_loss(problem: Problem, e: Exactly, results: dict[str, Any], label: str) -> None:
     options = problem.options
     direction, t = options["direction"], options.get("temperature", 1.0)
-    limit = 4.0 if type_of(problem) == np.float32 else 6.0
+    narrow = type_of(problem) == np.float32
+    limit, limit_of_gradient = (4.0, 4.0) if narrow else (10.0, 6.0)
     with np.errstate(all="ignore"):
         losses, gradients, sizes = e.loss(direction, t)
         s = np.broadcast_to(exact(options.get("sample_weight", 1.0)), losses.shape)
@@ -259,6 +261,7 @@ def hold_loss(problem: Problem, e: Exactly, results: dict[str, Any], label: str)
         gradients, sizes = (oracle._product(s[..., None], v) for v in (gradients, sizes))
     if "sample_weight" in options:
         limit += 0.5
+        limit_of_gradient += 0.5
     key = f"distil {direction}"
     # Divergences below 1e-30 are 0.
     lost = EXACT("1e-30") * s * (t * t)
@@ -277,9 +280,8 @@ def hold_loss(problem: Problem, e: Exactly, results: dict[str, Any], label: str)
         with np.errstate(all="ignore"):
             d = np.abs(e.d) + e.kl[..., None] + 1
             least = least * np.where(np.isfinite(d), d, 1)
-        # The difference of two logarithms has the rounding of the logits.
         with np.errstate(all="ignore"):
-            least = least + oracle._product(s[..., None], e.rounding())
+            least = least + oracle._product(s[..., None], e.rounding(t))
     for name, factor, more in [
         ("gradient", EXACT(1), 0.0),
         ("backward", exact(results["upstream"])[..., None], 0.5),
@@ -295,8 +297,8 @@ def hold_loss(problem: Problem, e: Exactly, results: dict[str, Any], label: str)
         known = np.isfinite(want)
         g, want, size = (np.where(known, v, 0) for v in (g, want, size))
         part = np.where(np.broadcast_to(np.isnan(part), known.shape), 0, part)
-        hold(g.astype(results[name].dtype), want, size, limit + more, name, (key, name), label,
-             part)  # fmt: skip
+        hold(g.astype(results[name].dtype), want, size, limit_of_gradient + more, name,
+             (key, name), label, part)  # fmt: skip
 
 
 def loss(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any]) -> dict[str, Any]:
@@ -406,7 +408,7 @@ def other_samples(
 
 def hold_comparison(problem: Problem, e: Exactly, found: Any, label: str) -> None:
     target, axis = problem.target, problem.axis
-    limit = 4.0 if type_of(problem) == np.float32 else 6.0
+    limit = 4.0 if type_of(problem) == np.float32 else 10.0
     shape = e.kl.shape
     live = np.ones(shape, bool)
     if target is not None:
@@ -440,7 +442,7 @@ def hold_comparison(problem: Problem, e: Exactly, found: Any, label: str) -> Non
             wide = np.moveaxis(exact(a), axis, -1) / EXACT(t)
             most = np.abs(np.where(np.isfinite(wide), wide, 0)).max(axis=-1)
             size = np.maximum(size, most)
-        hold(getattr(found, name), want, size, limit, name, ("compare", name), label)
+        hold(getattr(found, name), want, size, 4, name, ("compare", name), label)
 
 
 def compare(fl: Package, problem: Problem, rng: Generator) -> Any:
