@@ -12,8 +12,8 @@ b) to each other: the same bits in one pass and in two, for any layout, byte ord
 c) on each instruction set that this processor has, from the same numbers.
 
 Prints each find, and at the end how many calls of which function were made; the exit status is 1
-after a find. Layout: over_classes.py, over_elements.py and others.py hold the families of
-functions, common.py what they share.
+after a find. Layout: over_classes.py, over_elements.py, over_pairs.py, over_scores.py and others.py
+hold the families of functions, common.py what they share.
 """
 
 from __future__ import annotations
@@ -32,16 +32,28 @@ import common
 import others
 import over_classes
 import over_elements
+import over_pairs
+import over_scores
 from conftest import LEVELS, load_level
 
-FAMILIES = {"classes": over_classes, "elements": over_elements, "others": others}
+FAMILIES = {
+    "classes": over_classes,
+    "elements": over_elements,
+    "pairs": over_pairs,
+    "scores": over_scores,
+    "others": others,
+}
+#: What the problems are of, in turn.
+MOSTLY = [
+    over_classes, over_elements, over_pairs, over_classes,
+    over_scores, over_elements, over_classes, others,
+]  # fmt: skip
 
 
 def family_of(number: int, only: str | None) -> Any:
-    """Half of the problems are over classes."""
     if only is not None:
         return FAMILIES[only]
-    return (over_classes, over_elements, over_classes, others)[number % 4]
+    return MOSTLY[number % len(MOSTLY)]
 
 
 def one_problem(levels: list[common.Package], seed: int, number: int, family: Any) -> None:

@@ -84,7 +84,7 @@ def another_form(rng: Generator, a: np.ndarray) -> np.ndarray:
         b = a.copy()
         b.setflags(write=False)
         return b
-    if way == 6 and a.size and a.ndim and (a == a.flat[0]).all():
+    if way == 6 and a.size and a.ndim and a.tobytes() == a.flat[0].tobytes() * a.size:
         return np.broadcast_to(a.flat[0], a.shape)
     if way == 7 and a.size:
         return guarded(a, at_end=bool(rng.random() < 0.7))
@@ -184,9 +184,9 @@ def hold(
         magnitude, size = np.abs(want).astype(np.float64), size.astype(np.float64)
         known = np.where(np.isfinite(size), np.maximum(magnitude, size), magnitude)
         # A term may be too large for the type where the result is not.
-        known = np.clip(known, float(info.smallest_normal), float(info.max) / 2)
-        scale = np.spacing(known.astype(unit))
-        scale = scale.astype(np.float64)
+        beyond = known > float(info.max)
+        known = np.clip(known, float(info.smallest_normal), float(np.finfo(np.float64).max) / 2)
+        scale = np.ldexp(float(info.eps), np.frexp(known)[1] - 1)
         error = np.abs(exact(got) - want).astype(np.float64)
         allowed = limit * scale + np.asarray(lost).astype(np.float64)
         if half:
@@ -199,11 +199,11 @@ def hold(
             fine |= np.isnan(value) & np.isnan(want)
             fine |= (
                 np.isinf(value)
-                & (np.sign(value) == np.sign(want))
+                & ((np.sign(value) == np.sign(want)) | (allowed > 2 * magnitude))
                 & (magnitude + allowed > top * (1 - eps))
             )
             # Terms that overflow.
-            fine |= (known > float(info.max)) & ~np.isnan(want) & ~np.isfinite(value)
+            fine |= beyond & ~np.isnan(want) & ~np.isfinite(value)
             # Numbers below the normal ones.
             least = float(info.smallest_normal)
             fine |= (magnitude < least) & (np.abs(value) < 2 * least)
@@ -219,7 +219,8 @@ def hold(
         )
     if not half:
         with np.errstate(all="ignore"):
-            ulps = np.where(magnitude >= info.smallest_normal, error / scale, 0)
+            more = np.maximum(error - np.asarray(lost).astype(np.float64), 0)
+            ulps = np.where(magnitude >= info.smallest_normal, more / scale, 0)
         most_off = float(np.where(np.isfinite(ulps), ulps, 0).max())
         name = (*key, dtype.name)
         if most_off > worst.get(name, (0.0, ""))[0]:
@@ -309,7 +310,18 @@ def wrong_options(rng: Generator, name: str) -> dict[str, Any]:
         cases += [("gamma", [-1.0, nan, inf, None, 10**400, "2"])]
     if "sigmoid_focal" in name:
         cases += [("alpha", [1.5, -0.5, nan, [2.0], "a"])]
-    if name == "cross_entropy" or "softmax_focal" in name or "nll" in name:
+    if name in ("distillation_loss", "compare_logits", "score_samples", "brier_score",
+                "calibration_error"):  # fmt: skip
+        cases += [("temperature", [0.0, -1.0, nan, inf, None, 1j])]
+    if name in ("score_samples", "brier_score", "calibration_error"):
+        cases += [("softcap", [0.0, -1.0, nan, inf, "1"])]
+    if name == "score_samples":
+        cases += [("top_k", [-1, 1.5, 10**30, None])]
+    if name == "distillation_loss":
+        cases += [("direction", ["back", None, 3])]
+    if name in ("cross_entropy", "distillation_loss", "compare_logits") or (
+        "softmax_focal" in name or "nll" in name
+    ):
         cases += [("axis", [9, -9, 1.0, "1", 2**70])]
     option, values = cases[rng.integers(len(cases))]
     return {option: values[rng.integers(len(values))]}

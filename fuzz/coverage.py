@@ -35,15 +35,21 @@ import files
 DTYPES = ["f4", "f8", "f2", ml_dtypes.bfloat16, "i1", "i4", "i8", "u8", "?", "c8", "O", "U1", ">f4"]
 LOSSES = [
     "cross_entropy", "nll_loss", "softmax_focal_loss", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "sigmoid_focal_loss", "kl_div",
+    "binary_cross_entropy_with_logits", "sigmoid_focal_loss", "kl_div", "distillation_loss",
 ]  # fmt: skip
 OTHERS = [
     "softmax", "log_softmax", "logsumexp", "sigmoid", "softplus", "log_sigmoid", "score_samples",
     "cross_entropy_grad_and_hess", "sigmoid_focal_loss_grad_and_hess", "linear_cross_entropy",
-    "linear_cross_entropy_value_and_grad",
+    "linear_cross_entropy_value_and_grad", "softmax_focal_loss_grad_and_hess",
+    "binary_cross_entropy_with_logits_grad_and_hess", "compare_logits", "brier_score",
+    "calibration_error", "fit_temperature",
 ]  # fmt: skip
 NAMES = [loss + suffix for loss in LOSSES for suffix in ("", "_value_and_grad", "_backward")]
 NAMES += OTHERS
+#: Arguments that are given by position.
+PLACES = ("target", "logits", "input", "linear_weight", "teacher_logits", "other")
+#: Functions of logits and of class indices.
+SCORES = ("score_samples", "brier_score", "calibration_error", "fit_temperature")
 
 
 def array(data: atheris.FuzzedDataProvider, shape: tuple[int, ...] | None = None) -> Any:
@@ -88,10 +94,13 @@ def options(data: atheris.FuzzedDataProvider, name: str, shape: tuple[int, ...])
     names = known.co_varnames[: known.co_argcount + known.co_kwonlyargcount]
     given: dict[str, Any] = {}
     for option in names[1:]:
-        if option in ("target", "logits", "input", "linear_weight") or data.ConsumeBool():
+        if option in PLACES or data.ConsumeBool():
             continue
         if option in ("reduction",):
             given[option] = ["none", "sum", "mean", "batchmean", "x"][data.ConsumeIntInRange(0, 4)]
+        elif option in ("direction", "strategy"):
+            words = ["forward", "reverse", "uniform", "quantile"]
+            given[option] = words[data.ConsumeIntInRange(0, 3)]
         elif option == "axis":
             given[option] = data.ConsumeIntInRange(-3, 3)
         elif option in ("weight", "sample_weight", "pos_weight", "alpha", "b", "linear_bias"):
@@ -116,7 +125,9 @@ def one_call(raw: bytes) -> None:
     arrays = [x]
     if name.startswith("linear"):
         arrays = [x, array(data, (5, *shape[-1:])), array(data, shape[:-1])]
-    elif name in NAMES[: -len(OTHERS)] or name.endswith("hess") or name == "score_samples":
+    elif name.startswith(("distillation", "compare")):
+        arrays.append(array(data, shape))
+    elif name in NAMES[: -len(OTHERS)] or name.endswith("hess") or name in SCORES:
         arrays.append(array(data, rest if data.ConsumeBool() else shape))
     if name.endswith("_backward"):
         arrays.insert(0, array(data, rest if data.ConsumeBool() else ()))

@@ -73,6 +73,9 @@ large = [
     lambda: f.softmax_focal_loss_value_and_grad(x.T, t, axis=0),
     lambda: f.sigmoid_focal_loss_value_and_grad(x, p, out=out),
     lambda: f.score_samples(x, t),
+    lambda: f.score_samples(x, t, top_k=100),
+    lambda: f.distillation_loss_value_and_grad(x, p, out=out),
+    lambda: f.compare_logits(x.T, p.T, t, axis=0),
     lambda: f.linear_cross_entropy_value_and_grad(x[:, :50], x[:, :50], t),
 ]
 def parts(result):

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 import fastloss
-from fastloss import CrossEntropyLoss, StreamingLoss
+from fastloss import CrossEntropyLoss, StreamingLoss, StreamingMetrics
 
 
 def resident() -> int:
@@ -42,6 +42,8 @@ def works() -> list:
         ("sigmoid_focal_loss", (x, p), {"alpha": p}),
         ("kl_div", (x, p), {"log_target": True}),
         ("linear_cross_entropy", (x, x, np.arange(20)), {"linear_bias": x[:, 0]}),
+        ("distillation_loss", (x, x.astype(np.float16)), {"temperature": 2.0}),
+        ("distillation_loss", (x, p), {"direction": "reverse", "sample_weight": p[:, 0]}),
     ]
     calls = []
     for name, arrays, options in losses:
@@ -60,7 +62,15 @@ def works() -> list:
         lambda: f.logsumexp(x, (0, 1), w, return_sign=True),
         lambda: f.sigmoid(x),
         lambda: f.score_samples(x, t),
+        lambda: f.score_samples(x, t, top_k=3, temperature=2.0, softcap=9.0),
+        lambda: f.softmax_focal_loss_grad_and_hess(x, t, alpha=w),
+        lambda: f.sigmoid_focal_loss_grad_and_hess(x, labels),
+        lambda: f.compare_logits(x, p, t),
+        lambda: f.brier_score(x, t, sample_weight=p[:, 0]),
+        lambda: f.calibration_error(x, t, strategy="quantile"),
+        lambda: f.fit_temperature(x, t),
         lambda: StreamingLoss(CrossEntropyLoss()).update(x, t).compute(),
+        lambda: StreamingMetrics().update(x, t).compute(),
         # Each way to be wrong.
         lambda: f.cross_entropy(x, bad),
         lambda: f.cross_entropy_value_and_grad(x, bad, out=out),
@@ -68,6 +78,12 @@ def works() -> list:
         lambda: f.cross_entropy_value_and_grad(out, t, out=out[::-1]),
         lambda: f.cross_entropy_value_and_grad(x[:-1], t[:-1], out=x[1:]),
         lambda: f.binary_cross_entropy_value_and_grad(p + 1, labels),
+        lambda: f.distillation_loss_value_and_grad(x, x[:3], out=out),
+        lambda: f.distillation_loss_value_and_grad(x, out, out=out),
+        lambda: f.compare_logits(x, x, bad),
+        lambda: f.score_samples(x, t, top_k=99),
+        lambda: StreamingMetrics().update(x, bad),
+        lambda: f.fit_temperature(x, x.argmax(axis=1)),
         lambda: f.sigmoid("a"),
         lambda: f.softmax(x, axis=7),
     ]

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 import over_classes
+import over_elements
+import over_pairs
 from common import (
     EXACT,
     Found,
     Generator,
     Package,
     another_form,
+    calls,
     exact,
     hold,
     nan,
@@ -40,8 +44,11 @@ def make(rng: Generator) -> Problem:
 
 
 def described(problem: Problem) -> str:
-    shapes = [f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else a for a in problem.arrays]
-    return f"{problem.kind} {shapes} {problem.options}"
+    def short(a: Any) -> Any:
+        return f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else a
+
+    options = {name: short(value) for name, value in problem.options.items()}
+    return f"{problem.kind} {[short(a) for a in problem.arrays]} {options}"
 
 
 def run(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any], label: str) -> None:
@@ -59,27 +66,38 @@ def _linear(rng: Generator) -> Problem:
     """A layer whose products are exact: small multiples of 1/8."""
     rows, features = int(rng.choice([0, 1, 2, 5, 33])), int(rng.choice([0, 1, 3, 8, 17]))
     classes = int(rng.choice([1, 2, 10, 33, 100]))
-    dtype = np.dtype(rng.choice(["f4", "f8"]))
+    more = (int(rng.integers(1, 4)),) if rng.random() < 0.2 else ()
+    types = [over_classes.dtype_of(rng) for _ in range(3)]
+    if rng.random() < 0.5:
+        types = types[:1] * 3
     x, w, b = (
         (rng.integers(-24, 25, shape) / 8).astype(dtype)
-        for shape in ((rows, features), (classes, features), (classes,))
+        for shape, dtype in zip(
+            ((rows, features), (classes, *more, features), (classes, *more)), types, strict=True
+        )
     )
-    if rng.random() < 0.3:
-        target: Any = rng.random((rows, classes)).astype("f4")
-    else:
-        target = rng.integers(0, classes, rows)
-        target[rng.random(rows) < 0.2] = -100
     options: dict[str, Any] = {}
+    if rng.random() < 0.3:
+        target: Any = rng.random((rows, classes, *more)).astype("f4")
+    else:
+        target = rng.integers(0, classes, (rows, *more))
+        options["ignore_index"] = int(rng.choice([-100, 0, classes]))
+        away = rng.random(rows) < 0.2
+        target[away] = options["ignore_index"]
+        if rng.random() < 0.3:
+            x[away] = nan  # an ignored sample's features have no say
     if rng.random() < 0.5:
         options["linear_bias"] = b
     if rng.random() < 0.3:
         options["weight"] = rng.uniform(0.5, 2, classes)
     if rng.random() < 0.3:
-        options["sample_weight"] = rng.uniform(0.5, 2, rows)
+        options["sample_weight"] = rng.uniform(0.5, 2, (rows, *more))
     if rng.random() < 0.3:
         options["label_smoothing"] = 0.1
     if rng.random() < 0.3:
         options["temperature"] = 0.7
+    if rng.random() < 0.2:
+        options["softcap"] = 2.0
     if rng.random() < 0.2:
         options["z_loss"] = 1e-3
     return Problem("linear", (x, w, target), options)
@@ -91,16 +109,33 @@ def run_linear(fl: Package, problem: Problem, rng: Generator, label: str) -> Non
     names = fl.package.linear_cross_entropy.__globals__
     if "BLOCK_BYTES" in names:
         names["BLOCK_BYTES"] = int(rng.choice([1, 1000, 8 << 20]))
-    z = x @ w.T
-    if "linear_bias" in options:
-        z = z + options["linear_bias"]
+    wide = np.dtype("f8") if np.dtype("f8") in (x.dtype, w.dtype) else np.dtype("f4")
+    z = np.tensordot(x.astype(wide), w.astype(wide), (-1, -1))
+    bias = options.get("linear_bias")
+    if bias is not None:
+        z = z + bias.astype(wide)
     plain = {name: v for name, v in options.items() if name != "linear_bias"}
+    clean = np.where(np.isnan(x), np.zeros_like(x), x).astype(float)
+    outputs = int(np.prod(w.shape[:-1], dtype=int))
+    flat = w.reshape(outputs, w.shape[-1]).astype(float)
+    tiny = float(np.finfo(wide).tiny)
+
+    def near(got: Any, want: Any, dtype: np.dtype, bound: np.ndarray, what: str) -> None:
+        if got.shape != want.shape or got.dtype != dtype:
+            raise Found(f"{what}: {got.dtype}{got.shape} instead of {dtype}{want.shape}")
+        if dtype != wide:  # rounded once more
+            info = ml_dtypes.finfo(dtype)
+            bound = bound + float(info.eps) * np.abs(want) + float(info.smallest_subnormal)
+        off = np.abs(got.astype(float) - want)
+        if not (off <= bound).all():
+            raise Found(f"{what}: off by {off.max()}")
+
     for reduction in ("none", "sum", "mean"):
         want = fl.cross_entropy(z, target, reduction=reduction, **plain)
         got = fl.linear_cross_entropy(x, w, target, reduction=reduction, **options)
-        if reduction == "none":
+        if reduction == "none" and z.ndim == 2:
             same(got, want, "losses")
-        elif not np.allclose(got, want, rtol=1e-6 if x.dtype == "f4" else 1e-14, equal_nan=True):
+        elif not np.allclose(got, want, rtol=1e-6 if wide == "f4" else 1e-14, equal_nan=True):
             raise Found(f"{reduction}: {got} instead of {want}")
         upstream = rng.standard_normal(np.shape(want))
         g = fl.cross_entropy_backward(upstream, z, target, reduction=reduction, **plain)
@@ -112,27 +147,27 @@ def run_linear(fl: Package, problem: Problem, rng: Generator, label: str) -> Non
             x, w, target, reduction=reduction, **options
         )
         same(loss, got, f"{reduction} with gradient")
-        wide, eps = g.astype(float), float(np.finfo(x.dtype).eps)
-        for got_grad, a, b in (
-            (grads.input, wide, w.astype(float)),
-            (grads.linear_weight, wide.T, x.astype(float)),
-        ):
-            bound = (len(b) + 8) * eps * (np.abs(a) @ np.abs(b)) + np.finfo(x.dtype).tiny
-            if not (np.abs(got_grad - a @ b) <= bound).all():
-                raise Found(f"{reduction}: gradient off by {np.abs(got_grad - a @ b).max()}")
-        if "linear_bias" in options:
-            bound = (len(x) + 8) * eps * np.abs(wide).sum(axis=0) + np.finfo(x.dtype).tiny
-            if not (np.abs(grads.linear_bias - wide.sum(axis=0)) <= bound).all():
-                raise Found(f"{reduction}: gradient of the bias")
+        g, eps = g.astype(float).reshape(len(x), outputs), 2 * float(np.finfo(wide).eps)
+        for name, a, b, like in (
+            ("input", g, flat, x), ("linear_weight", g.T, clean, w),
+        ):  # fmt: skip
+            bound = (len(b) + 8) * eps * (np.abs(a) @ np.abs(b)) + tiny
+            near(getattr(grads, name), (a @ b).reshape(like.shape), like.dtype,
+                 bound.reshape(like.shape), f"{reduction}: gradient of {name}")  # fmt: skip
+        if bias is not None:
+            bound = ((len(x) + 8) * eps * np.abs(g).sum(axis=0) + tiny).reshape(bias.shape)
+            total = g.sum(axis=0).reshape(bias.shape)
+            near(grads.linear_bias, total, bias.dtype, bound, f"{reduction}: gradient of the bias")
         if fused.input.shape != x.shape or fused.linear_weight.shape != w.shape:
             raise Found("shape of the gradients")
     refused(lambda: fl.linear_cross_entropy(wrong_array(rng, x), w, target), "a wrong array")
-    refused(lambda: fl.linear_cross_entropy(x, w[:, :0], target) if w.shape[1] else
+    refused(lambda: fl.linear_cross_entropy(x, w[..., :0], target) if w.shape[-1] else
             fl.linear_cross_entropy(x, 1j, target), "a wrong layer")  # fmt: skip
-    if len(x) and target.ndim == 1:
+    if target.size and target.dtype.kind == "i":
         bad = target.copy()
-        bad[0] = len(w)
-        refused(lambda: fl.linear_cross_entropy(x, w, bad), "a wrong class")
+        bad.reshape(-1)[0] = len(w)
+        ignored = {"ignore_index": -1}
+        refused(lambda: fl.linear_cross_entropy(x, w, bad, **ignored), "a wrong class")
 
 
 # ---- b) logsumexp and softmax over axes ------------------------------------------------------
@@ -270,49 +305,88 @@ def run_weights(fl: Package, problem: Problem, rng: Generator, label: str) -> No
 
 
 def _stream(rng: Generator) -> Problem:
+    """Batches along the first axis, for any criterion."""
+    name = str(rng.choice(STREAMED))
     samples, classes = int(rng.integers(1, 60)), int(rng.choice([2, 5, 10, 40]))
     dtype = over_classes.dtype_of(rng)
     x = over_classes.values_of(rng, samples, classes, np.dtype(np.float32)).clip(-50, 50)
     x = np.where(np.isnan(x), 0, x).astype(dtype)
-    target = rng.integers(0, classes, samples)
-    target[rng.random(samples) < 0.1] = -100
     options: dict[str, Any] = {}
-    if rng.random() < 0.4:
-        options["weight"] = rng.uniform(0.5, 2, classes)
-    if rng.random() < 0.3:
-        options["label_smoothing"] = 0.1
-    if rng.random() < 0.3:
-        options["temperature"] = 0.7
-    return Problem("stream", (x, target), options)
+    if name in ("CrossEntropyLoss", "NLLLoss", "SoftmaxFocalLoss"):
+        target: Any = rng.integers(0, classes, samples)
+        target[rng.random(samples) < 0.1] = -100
+        if rng.random() < 0.4:
+            options["alpha" if "Focal" in name else "weight"] = rng.uniform(0.5, 2, classes)
+        if name == "CrossEntropyLoss" and rng.random() < 0.3:
+            options["label_smoothing"] = 0.1
+        if name == "CrossEntropyLoss" and rng.random() < 0.3:
+            options["temperature"] = 0.7
+    elif name == "DistillationLoss":
+        target = over_pairs.second_of(rng, x).clip(-50, 50)
+        target = np.where(np.isnan(target), 0, target).astype(dtype)
+        options["direction"] = str(rng.choice(["forward", "reverse"]))
+    else:
+        target = over_elements.fractions_of(rng, x.shape, np.dtype(np.float64))
+        if name == "BCELoss":
+            x = over_elements.fractions_of(rng, x.shape, dtype)
+        elif name == "KLDivLoss":
+            x = -np.abs(x)
+        elif name == "BCEWithLogitsLoss" and rng.random() < 0.5:
+            options["pos_weight"] = rng.uniform(0.5, 2, classes)
+    return Problem("stream", (name, x, target), options)
+
+
+STREAMED = ["CrossEntropyLoss", "CrossEntropyLoss", "NLLLoss", "SoftmaxFocalLoss", "BCELoss",
+            "BCEWithLogitsLoss", "KLDivLoss", "SigmoidFocalLoss", "DistillationLoss"]  # fmt: skip
 
 
 def run_stream(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
-    x, target = problem.arrays
+    name, x, target = problem.arrays
     reduction = str(rng.choice(["mean", "sum"]))
-    criterion = fl.CrossEntropyLoss(reduction=reduction, **problem.options)
+    criterion = getattr(fl, name)(reduction=reduction, **problem.options)
     cuts = np.sort(rng.integers(0, len(x) + 1, rng.integers(0, 5)))
     parts = list(zip(np.split(x, cuts), np.split(target, cuts), strict=True))
-    weights = rng.uniform(0.5, 2, len(x)) if rng.random() < 0.3 else None
+    each = x.shape if name in ELEMENTS else (len(x),)
+    weights = rng.uniform(0.5, 2, each) if rng.random() < 0.3 else None
     shares = [None] * len(parts) if weights is None else np.split(weights, cuts)
     batches = [(*part, share) for part, share in zip(parts, shares, strict=True)]
     seen = []
+    known = name in ("CrossEntropyLoss", "NLLLoss")
     for _ in range(3):
         streams = [fl.StreamingLoss(criterion) for _ in range(int(rng.integers(1, 4)))]
         for i in rng.permutation(len(batches)):
             streams[int(rng.integers(len(streams)))].update(*batches[i])
+            calls["StreamingLoss"] += 1
         first, *rest = (streams[i] for i in rng.permutation(len(streams)))
         for other in rest:
             first.merge(other)
-        seen.append((first.compute(), first.perplexity, first.samples, first.batches))
+        perplexity = first.perplexity if known else 0.0
+        seen.append((first.compute(), perplexity, first.samples, first.batches))
     for one in seen[1:]:
         if not np.array_equal(one, seen[0], equal_nan=True):
             raise Found(f"the order of batches matters: {seen}")
     whole = float(criterion(x, target, weights))
     eps = 1e-6 if x.dtype.itemsize < 8 else 1e-14
-    if not np.isclose(seen[0][0], whole, rtol=eps, atol=0, equal_nan=True):
+    # The sum of a batch has float64's rounding, of terms that may have two signs.
+    terms = np.abs(np.asarray(getattr(fl, name)(reduction="none", **problem.options)(x, target)))
+    terms = terms.astype(float) * (1 if weights is None else weights)
+    size = np.where(np.isfinite(terms), terms, 0).sum() / (1 if reduction == "sum" else len(x))
+    if not np.isclose(seen[0][0], whole, rtol=eps, atol=eps * size * 2, equal_nan=True):
         raise Found(f"streamed {seen[0][0]!r}, at once {whole!r}")
+    if known:
+        kept = {k: v for k, v in problem.options.items() if k == "temperature"}
+        model = float(getattr(fl, name)(**kept)(x, target))
+        scale = abs(model) if np.isfinite(model) else 1
+        with np.errstate(over="ignore"):
+            want = np.exp(model)
+        if not np.isclose(seen[0][1], want, rtol=eps * max(scale, 1), atol=0, equal_nan=True):
+            raise Found(f"perplexity {seen[0][1]!r}, not {want!r}")
     before = (first.sum, first.weight, first.samples)
     refused(lambda: first.update(wrong_array(rng, x), target), "a wrong batch")
-    refused(lambda: first.update(x, np.full(len(x), 10**6)), "a wrong class")
+    refused(lambda: first.update(x, np.full((len(x), 7, 7), 10**6)), "a wrong target")
     if before != (first.sum, first.weight, first.samples) and before[0] == before[0]:
         raise Found("a batch that is refused counts")
+
+
+#: Criteria of single elements.
+ELEMENTS = ("BCELoss", "BCEWithLogitsLoss", "KLDivLoss", "SigmoidFocalLoss")

@@ -1,4 +1,4 @@
-"""Random calls of the functions over classes: losses, their derivatives, softmax and scores.
+"""Random calls of the functions over classes: losses, their derivatives, softmax.
 
 Layout: a) making a problem, b) exact answers, c) one problem on one level, held to itself and to
 the exact answers.
@@ -41,8 +41,8 @@ SAMPLES = [0, 1, 1, 2, 3, 5, 7, 31, 32, 33, 63, 64, 65, 66, 127, 128, 129, 200, 
 #: Elements of a call, at most: mostly few, so that there are many calls.
 ELEMENTS = [200, 1000, 8000, 60_000]
 
-KINDS = ["index", "smooth", "soft", "focal", "nll", "softmax", "log_softmax", "logsumexp", "score"]
-LIKELY = [0.3, 0.1, 0.16, 0.12, 0.05, 0.07, 0.07, 0.07, 0.06]
+KINDS = ["index", "smooth", "soft", "focal", "nll", "softmax", "log_softmax", "logsumexp"]
+LIKELY = [0.3, 0.1, 0.16, 0.16, 0.05, 0.08, 0.08, 0.07]
 NAMES = {
     "index": "cross_entropy", "smooth": "cross_entropy", "soft": "cross_entropy",
     "focal": "softmax_focal_loss", "nll": "nll_loss",
@@ -162,10 +162,8 @@ def make(rng: Generator) -> Problem:
         target = np.where(way == 2, wide.argmin(axis=1), target)
     else:
         target = np.full(samples, -100)
-        kind = "index" if kind in ("score", "soft") else kind
+        kind = "index" if kind == "soft" else kind
     ignored = int(rng.choice([-100, -1, 0, classes - 1, classes, 2**40])) if classes else -100
-    if kind == "score":
-        return Problem(kind, x, target.reshape(rest), axis, options, False)
     if kind != "soft":
         part = rng.choice([0, 0, 0.1, 0.5, 0.95, 1])
         target[rng.random(samples) < part] = ignored
@@ -239,7 +237,7 @@ class Exactly:
         kind, x, target, axis, options, _ = problem
         self.problem = problem
         self.limit, self.key = 4.0, kind
-        if kind in ("softmax", "log_softmax", "logsumexp", "score"):
+        if kind in ("softmax", "log_softmax", "logsumexp"):
             wide = np.moveaxis(exact(x), axis, -1)
             self.wide = wide
             self.p, _, self.nll = oracle._softmax_parts(wide)
@@ -263,6 +261,7 @@ class Exactly:
             self.terms = oracle.softmax_loss(
                 x, target, axis=axis, rounded_z=tempered and x.dtype == np.float64, **options
             )
+            self.tempered = tempered
             if kind == "focal":
                 self.limit += 3.0 * options["gamma"]
             if tempered:
@@ -273,8 +272,10 @@ class Exactly:
                     self.limit += 2  # S² doubles the error of S
 
     def second_derivatives(self) -> tuple[np.ndarray, np.ndarray]:
-        """The diagonal of the Hessian of cross-entropy, and the sizes of its terms."""
-        _, x, target, axis, options, _ = self.problem
+        """The diagonal of the Hessian, and the sizes of its terms."""
+        kind, x, target, axis, options, _ = self.problem
+        if kind == "focal":
+            return self._focal_second_derivatives()
         wide = np.moveaxis(exact(x), axis, -1)
         classes, samples = wide.shape[-1], wide.shape[:-1]
         w = exact(options.get("weight", np.ones(classes)))
@@ -310,39 +311,60 @@ class Exactly:
             size = (total + extra * np.maximum(np.abs(log_sum), 1)) * p * q + square
             hess = oracle._product(hess, slope * slope) + oracle._product(grad, bend)
             size = size * slope * slope + grad_size * np.abs(bend)
+            if self.tempered and x.dtype == np.float64:
+                # The logits are rounded once.
+                most = np.abs(np.where(np.isfinite(z), z, 0)).max(axis=-1, keepdims=True)
+                size = size * np.maximum(most, 1) * (1 + extra * (most + 1))
             s = s[..., None]
             return oracle._product(s, hess), oracle._product(s, size)
 
+    def _focal_second_derivatives(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of F(L) with L the cross-entropy: F' p_c (1 - p_c) + F'' d_c², d the gradient of L."""
+        _, x, target, axis, options, _ = self.problem
+        wide = np.moveaxis(exact(x), axis, -1)
+        live = target != options["ignore_index"]
+        index = np.where(live, target, 0).astype(np.intp)[..., None]
+        g = EXACT(options["gamma"])
+        product = oracle._product
+        with np.errstate(all="ignore"):
+            p, q, nll = oracle._softmax_parts(np.where(live[..., None], wide, EXACT(0)))
+            hit, u, loss = (np.take_along_axis(a, index, axis=-1) for a in (p, q, nll))
+            d = p.copy()
+            np.put_along_axis(d, index, -u, axis=-1)
+
+            def power(n: int) -> np.ndarray:
+                # d_t² and p_t p_c u², times u**(g - 2), are nothing where u is.
+                return np.where(u < EXACT("1e-1000"), 0, u ** (g - n)) if g - n else u * 0 + 1
+
+            first = [power(0), product(g * power(1) * hit, loss)]
+            second = [2 * g * power(1) * hit, -product(g * power(1) * hit, loss)]
+            second.append(product(g * (g - 1) * power(2) * hit * hit, loss))
+            terms = [product(f, p * q) for f in first]
+            terms += [product(f, d * d) for f in second]
+            if not g:
+                terms = terms[:1]
+            w = exact(options.get("alpha", np.ones(wide.shape[-1])))[index[..., 0]]
+            s = np.broadcast_to(exact(options.get("sample_weight", 1.0)), live.shape)
+            s = np.where(live, product(w, s), 0)[..., None]
+            bad = np.isnan(nll).any(axis=-1, keepdims=True)
+            terms = [np.where(bad, nan, t) for t in terms]
+            return product(s, sum(terms)), product(s, sum(np.abs(t) for t in terms))
+
 
 def hold_building_block(exactly: Exactly, value: Any, label: str) -> None:
-    kind, _, target, axis, _, _ = exactly.problem
+    kind, axis = exactly.problem.kind, exactly.problem.axis
     p, nll, wide = exactly.p, exactly.nll, exactly.wide
     if kind == "softmax":
         hold(np.moveaxis(value, axis, -1), p, p, 4, kind, (kind, ""), label)
     elif kind == "log_softmax":
         hold(np.moveaxis(value, axis, -1), -nll, np.abs(nll), 4, kind, (kind, ""), label)
-    elif kind == "logsumexp":
+    else:
         with np.errstate(invalid="ignore"):
             m = wide.max(axis=-1)
             rest = nll.min(axis=-1)
             want = np.where(np.isfinite(m), m + rest, m)
             size = np.maximum(np.abs(m), rest)
         hold(value, want, np.where(np.isfinite(size), size, 0), 4, kind, (kind, ""), label)
-    else:
-
-        def pick(index: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(nll, index[..., None], axis=-1)[..., 0]
-
-        own = pick(target)
-        hold(value.log_prob, -own, own, 4, "log_prob", (kind, "log_prob"), label)
-        bad = np.isnan(nll).any(axis=-1)
-        first = wide.argmax(axis=-1)
-        same(value.predicted[~bad], first[~bad], "predicted")
-        top = pick(first)
-        want = np.where(bad, nan, -top)
-        hold(value.predicted_log_prob, want, top, 4, "predicted", (kind, "predicted"), label)
-        entropy = oracle._product(p, nll).sum(axis=-1)
-        hold(value.entropy, entropy, entropy, 4, "entropy", (kind, "entropy"), label)
 
 
 def hold_loss(exactly: Exactly, results: dict[str, Any], label: str) -> None:
@@ -382,16 +404,16 @@ def hold_loss(exactly: Exactly, results: dict[str, Any], label: str) -> None:
             part = lost * np.maximum(np.abs(factor), 1)
         g = np.moveaxis(results[name], axis, -1)
         hold(g, want, size, limit + more, name, (key, name), label, part)
-    # Second derivatives, where the logits are as they are: softcap adds terms of its own.
-    if "hess" in results and "softcap" not in options and "temperature" not in options:
+    if "hess" in results:
         want, size = exactly.second_derivatives()
         got = np.moveaxis(results["hess"], axis, -1)
         usual = np.isfinite(want) & (weights[..., None] < 1e8)
         if dtype != np.float64:
             lost = np.longdouble(2.0) ** -149 * np.maximum(weights, 1)[..., None]
+        top = np.abs(np.moveaxis(exact(x), axis, -1))
+        top = np.where(np.isfinite(top), top, 0).max(axis=-1, keepdims=True)
         if "z_loss" in options:
-            top = np.abs(np.moveaxis(exact(x), axis, -1)).max(axis=-1, keepdims=True)
-            lost = lost * (1 + 2 * options["z_loss"] * (np.where(np.isfinite(top), top, 0) + 10))
+            lost = lost * (1 + 2 * options["z_loss"] * (top + 10))
         got, want, size = (np.where(usual, v, 0) for v in (got, want, size))
         more = 1 if kind == "index" else 2
         hold(got.astype(dtype), want, size, limit + more, "hess", (key, "hess"), label, lost)
@@ -416,20 +438,14 @@ def run(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any], lab
 
 
 def building_block(fl: Package, problem: Problem, rng: Generator) -> Any:
-    kind, x, target, axis, _, _ = problem
-    name = "score_samples" if kind == "score" else kind
+    name, x, axis = problem.kind, problem.x, problem.axis
     function = getattr(fl, name)
-    rest = () if target is None else (target,)
-    value = function(x, *rest, axis=axis)
+    value = function(x, axis=axis)
     for _ in range(6):
         fl.use_threads(threads_of(rng))
-        formed = [another_form(rng, a) for a in rest]
-        again = function(another_form(rng, x), *formed, axis=axis - x.ndim * int(rng.integers(2)))
-        pairs = zip(again, value, strict=True) if kind == "score" else [(again, value)]
-        for a, b in pairs:
-            if b is not None:
-                same(a, b, "another form")
-        if kind in ("softmax", "log_softmax"):
+        again = function(another_form(rng, x), axis=axis - x.ndim * int(rng.integers(2)))
+        same(again, value, "another form")
+        if name != "logsumexp":
             room, out, shift = in_a_room(rng, x)
             start = x
             if rng.random() < 0.5:
@@ -437,7 +453,7 @@ def building_block(fl: Package, problem: Problem, rng: Generator) -> Any:
                 start = out
             same(function(start, axis=axis, out=out), value, "into an array")
             untouched(room, shift, x.size, name)
-    refused(lambda: function(wrong_array(rng, x), *rest, axis=axis), "a wrong array")
+    refused(lambda: function(wrong_array(rng, x), axis=axis), "a wrong array")
     return value
 
 
@@ -476,8 +492,8 @@ def loss(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any]) ->
     results["backward"] = back(upstream, x, target, reduction="none", **options)
     results["mean gradient"] = back(spot["scalar"], x, target, reduction="mean", **options)
     second = None
-    if name == "cross_entropy" and spot.setdefault("second", rng.random() < 0.4):
-        second = fl.cross_entropy_grad_and_hess
+    if name != "nll_loss" and spot.setdefault("second", rng.random() < 0.4):
+        second = getattr(fl, f"{name}_grad_and_hess")
         results["first"], results["hess"] = second(x, target, **options)
     criterion = getattr(fl, CRITERIA[name])
     kept = {name: v for name, v in options.items() if name != "sample_weight"}

@@ -706,7 +706,8 @@ def softmax_loss(
     if rounded_z:
         most = np.abs(np.where(np.isfinite(z), z, 0)).max(axis=-1)
         pull = 1 + 2 * real(z_loss) * (most + 1)  # how much a loss changes with its logits
-        loss_sizes = np.maximum(loss_sizes, most * np.abs(w).max() * pull)
+        whole = 1 if indices else np.maximum(np.abs(t).sum(axis=-1), 1)
+        loss_sizes = np.maximum(loss_sizes, most * np.abs(w).max() * whole * pull)
         gradient_sizes = gradient_sizes * np.maximum(most, 1)[..., None] * pull[..., None]
     with np.errstate(invalid="ignore", over="ignore"):
         gradients = np.where(gradients == 0, 0, gradients * slope)

@@ -204,6 +204,21 @@ def test_long_rows_with_an_outlying_first_block(fl):
         assert found.kl[2] == inf
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(1, 8191), (1, 256, 2)])
+def test_a_first_block_that_almost_underflows(fl, shape, dtype):
+    """Its exponentials are the smallest that there are: their quotient is no number."""
+    rng = np.random.default_rng(15)
+    x = rng.standard_normal(shape).astype(dtype)
+    for far in (*range(60, 120, 3), *range(690, 760, 3)):
+        y = x.copy()
+        y[:, -1] += far
+        found = fl.compare_logits(x, y)
+        want = oracle.divergences(*(np.moveaxis(a, 1, -1) for a in (x, y)))
+        np.testing.assert_allclose(found.kl, want.kl.astype(float), rtol=1e-5)
+        np.testing.assert_allclose(found.reverse_kl, want.reverse_kl.astype(float), rtol=1e-5)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_reductions_lose_nothing(fl, reduction):
     x, y = pair(np.random.default_rng(5), (20_000, 7), near=1e-3)
@@ -351,9 +366,16 @@ def test_weights_of_zero(fl):
     y[0, 1] = -inf
     loss = fl.distillation_loss(x, y, direction="reverse", sample_weight=[0, 1, 1])
     assert np.isfinite(loss)
-    loss, grad = fl.distillation_loss_value_and_grad(x, y, sample_weight=0.0)
-    assert np.isnan(loss)
-    assert (grad == 0).all()
+    for direction in DIRECTIONS:
+        options = {"direction": direction, "sample_weight": [0, 1, 1]}
+        loss, grad = fl.distillation_loss_value_and_grad(x, y, reduction="none", **options)
+        assert loss[0] == 0
+        assert (grad[0] == 0).all()
+        assert np.isfinite(grad).all()
+        options["sample_weight"] = 0.0
+        loss, grad = fl.distillation_loss_value_and_grad(x, y, **options)
+        assert np.isnan(loss)
+        assert (grad == 0).all()
 
 
 # ---- e) the same bits ------------------------------------------------------------------------

@@ -199,6 +199,10 @@ def test_weights_and_ignored_samples(fl, dtype, classes, order):
         x, given, weight=weight, sample_weight=sample_weight
     )
     assert (grad[ignored] == 0).all() and (hess[ignored] == 0).all()
+    for options in ({"softcap": 5.0}, {"temperature": 0.5}, {"z_loss": 0.1}):
+        pair = fl.cross_entropy_grad_and_hess(x, given, **options)
+        assert all((part[ignored] == 0).all() for part in pair)
+        assert all(np.isfinite(part).all() for part in pair)
     kept = ~ignored
     want_grad, want_hess, _, _ = reference(
         x[kept], one_hot(target[kept], classes, weight), exact=dtype == "float64",

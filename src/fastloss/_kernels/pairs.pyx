@@ -620,6 +620,12 @@ cdef void set_offset(
         desk.offset_low[lane + i] = offset.low
 
 
+cdef inline double ratio_of(double p, double q) noexcept nogil:
+    """p / q; or 1, where a block has no more than exponentials that are about to underflow."""
+    cdef double ratio = p / q
+    return ratio if (ratio > 1e-290) & (ratio < 1e290) else 1.0
+
+
 cdef void guess_offset(const Pairs *pairs, Desk *desk) noexcept nogil:
     """D from the sums so far, or from the maxima where there is nothing to sum yet."""
     cdef Half *a = &desk.half[0]
@@ -635,12 +641,12 @@ cdef void guess_offset(const Pairs *pairs, Desk *desk) noexcept nogil:
     if pairs.row:
         p = value_of(over_lanes(<float>0, &a.high[0], &a.low[0])) + a.own_e[0]
         q = value_of(over_lanes(<float>0, &b.high[0], &b.low[0])) + b.own_e[0]
-        set_offset(pairs, desk, 0, p / q if (p > 0) & (q > 0) else 1.0)
+        set_offset(pairs, desk, 0, ratio_of(p, q))
         return
     for lane in range(LANES):
         p = a.high[lane] + a.own_e[lane]
         q = b.high[lane] + b.own_e[lane]
-        ratio[lane] = p / q if (p > 0) & (q > 0) else 1.0
+        ratio[lane] = ratio_of(p, q)
         k[lane] = a.group.exponent[lane] - b.group.exponent[lane]
     for lane in range(LANES):
         offset = offset_of_ratio(k[lane], ratio[lane], temperature)
@@ -701,7 +707,10 @@ cdef void subtract_softmaxes(
 cdef void reverse_gradient(
     const real *xa, const real *xb, real *ea, Py_ssize_t m, const Temper *temper, const Desk *desk
 ) noexcept nogil:
-    """A multiple of p (d - KL(p || q)), in the place of p's exponentials."""
+    """A multiple of p (d - KL(p || q)), in the place of p's exponentials.
+
+    What weighs nothing has no gradient, even where d or the divergence is infinite.
+    """
     cdef double d
     cdef Py_ssize_t _c, lane
     cdef real a[LANES]
@@ -711,7 +720,7 @@ cdef void reverse_gradient(
                 xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
             )
             d = (d - desk.divergence[lane]) * desk.by[0][lane] * ea[lane]
-            a[lane] = <real>(d if ea[lane] != 0 else 0.0)
+            a[lane] = <real>(d if (ea[lane] != 0) & (desk.by[0][lane] != 0) else 0.0)
         memcpy(ea, &a[0], LANES * sizeof(real))
         xa = xa + LANES
         xb = xb + LANES

@@ -195,7 +195,8 @@ cdef void second_by_slope(
 ) noexcept nogil:
     """Second derivatives with respect to z, and gradients g, to those with respect to x.
 
-    Without softcap their scale holds one of the two factors of dz/dx already.
+    Without softcap their scale holds one of the two factors of dz/dx already.  What is 0 stays so:
+    an ignored sample's slope may be NaN.
     """
     cdef Py_ssize_t i
     if cap == 0:
@@ -203,7 +204,8 @@ cdef void second_by_slope(
             h[i] = h[i] / temperature
     else:
         for i in range(n):
-            h[i] = h[i] * slope[i] * slope[i] + (g[i] * bend[i] if g[i] != 0 else 0.0)
+            h[i] = h[i] * slope[i] * slope[i] if h[i] != 0 else 0.0
+            h[i] = h[i] + (g[i] * bend[i] if g[i] != 0 else 0.0)
 
 
 cdef void curve_held(
