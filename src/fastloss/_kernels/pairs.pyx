@@ -504,22 +504,10 @@ cdef void sum_terms(
     const Temper *temper, Desk *desk
 ) noexcept nogil:
     """Add the terms of m vectors."""
-    cdef double f[LANES]
-    cdef double g[LANES]
-    cdef double s[LANES]
-    cdef double f_low[LANES]
-    cdef double g_low[LANES]
-    cdef double s_low[LANES]
     cdef double ds[LANES]
     cdef Py_ssize_t _c, lane
     cdef int64_t far
     cdef double d, p, q, y, even, odd, kl, reverse, t, pd, qd
-    memcpy(&f[0], &desk.terms[0][0], sizeof(f))
-    memcpy(&g[0], &desk.terms[1][0], sizeof(g))
-    memcpy(&s[0], &desk.terms[2][0], sizeof(s))
-    memcpy(&f_low[0], &desk.terms_low[0][0], sizeof(f))
-    memcpy(&g_low[0], &desk.terms_low[1][0], sizeof(g))
-    memcpy(&s_low[0], &desk.terms_low[2][0], sizeof(s))
     for _c in range(m):
         far = 0
         # In two loops: one would not do with the registers that there are. A d of 0 adds nothing,
@@ -549,25 +537,22 @@ cdef void sum_terms(
                 # The difference of the two parts of a series has lost digits.
                 kl = kl if (y <= 4) & (d <= 1) else (q - p) + pd
                 reverse = reverse if (y <= 4) & (d >= -1) else (p - q) - qd
-            two_sum(<real>0, &f[lane], &f_low[lane], kl)
-            two_sum(<real>0, &g[lane], &g_low[lane], reverse)
-            two_sum(<real>0, &s[lane], &s_low[lane], t)
+            two_sum(<real>0, &desk.terms[0][lane], &desk.terms_low[0][lane], kl)
+            two_sum(<real>0, &desk.terms[1][lane], &desk.terms_low[1][lane], reverse)
+            two_sum(<real>0, &desk.terms[2][lane], &desk.terms_low[2][lane], t)
         for lane in range(LANES if far != 0 else 0):
             d = log_quotient(
                 xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
             )
             if d * d >= FAR:
-                add_far(d, ea[lane], eb[lane] * desk.ratio[lane], &f[lane], &g[lane], &s[lane])
+                add_far(
+                    d, ea[lane], eb[lane] * desk.ratio[lane], &desk.terms[0][lane],
+                    &desk.terms[1][lane], &desk.terms[2][lane],
+                )
         xa = xa + LANES
         xb = xb + LANES
         ea = ea + LANES
         eb = eb + LANES
-    memcpy(&desk.terms[0][0], &f[0], sizeof(f))
-    memcpy(&desk.terms[1][0], &g[0], sizeof(g))
-    memcpy(&desk.terms[2][0], &s[0], sizeof(s))
-    memcpy(&desk.terms_low[0][0], &f_low[0], sizeof(f))
-    memcpy(&desk.terms_low[1][0], &g_low[0], sizeof(g))
-    memcpy(&desk.terms_low[2][0], &s_low[0], sizeof(s))
 
 
 cdef inline double excess(double s) noexcept nogil:
