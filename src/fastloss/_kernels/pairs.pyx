@@ -41,11 +41,14 @@ from .samples cimport ITEM, MAX_ITEMS, Job, check, class_of, offset_of, weighted
 from .storage cimport (
     bfloat16, emit, float16, load, overlap, stream_end, transpose,
 )
-from .sums cimport LANES, Sum, Tally, add, clear, count, folded, two_sum, value_of
+from .sums cimport (
+    LANES, RunningSum, Sum, Tally, add, clear, count, folded, sum_add, sum_begin, sum_end, two_sum,
+    value_of,
+)
 from .tempers cimport TEMPERS, Temper, exp_tempered, temper_of
 from .vecmath cimport (
-    INFINITY, NAN, Pair, bits64, double_of, exp_limit, exp_low, exp_magic, exponent_of, fma, log1p,
-    log_pair, log_tail, mul_add, pair_product, pair_sum, real,
+    EXP_TABLE, INFINITY, NAN, Pair, bits64, double_of, exp_by_table, exp_limit, exp_low, exp_magic,
+    exponent_of, fma, log1p, log_pair, log_tail, mul_add, pair_product, pair_sum, real, table_magic,
 )
 from .workspace cimport (
     FINE, NO_MEMORY, OVERLAPS, Status, Workspace, give_back, lines, part_of, take,
@@ -53,12 +56,13 @@ from .workspace cimport (
 
 cdef enum:
     TILE = 128           # most classes of a block of a tile
-    ROW = 2048           # most classes of a block of a row
-    FAR = 1600           # square of the largest d that terms of float are made of
+    ROW = 1024           # most classes of a block of a row
     AGAIN = 3            # times that terms are summed again at most
     # What is written is written past the caches where it is larger than they are.
     STREAM = 16777216
 
+#: The square of a d that a class is added by itself for.
+cdef const double FAR = 1e300
 #: The smallest divergence that is told from 0.
 cdef const double LEAST = 1e-30
 
@@ -92,7 +96,8 @@ cdef struct Half:
     double low_x[LANES]
     float magic32[LANES]
     float low_x32[LANES]
-    double high[LANES]       # sum of the exponentials but for the class left out
+    RunningSum sum           # of a row: of the exponentials but for the class left out
+    double high[LANES]       # the same sum of each lane
     double low[LANES]
     double own_e[LANES]      # that class's exponential
     double own_x_low[LANES]  # what its logit over T lost by rounding
@@ -306,6 +311,8 @@ cdef void fix_range(real unused, const Pairs *pairs, Half *half) noexcept nogil:
     if real is float:
         for lane in range(LANES):
             half.magic32[lane] = <float>half.magic[lane]
+            if EXP_TABLE and pairs.temper.temperature == 1:
+                half.magic32[lane] = table_magic(half.magic32[lane])
             half.low_x32[lane] = <float>half.low_x[lane]
 
 
@@ -332,6 +339,10 @@ cdef void exponentials(
     if real is float:
         magic = &half.magic32[0]
         low_x = &half.low_x32[0]
+        if EXP_TABLE and temper.temperature == 1:
+            for _c in range(m):
+                exp_by_table(e + _c * LANES, x + _c * LANES, magic, low_x)
+            return
     else:
         magic = &half.magic[0]
         low_x = &half.low_x[0]
@@ -380,7 +391,11 @@ cdef void sum_block(
             c = c if pairs.row else c * LANES + lane
             half.own_e[lane] = e[c]
             e[c] = 0
-    add_up(e, m, half)
+    if pairs.row:
+        for c in range(m):
+            sum_add(&half.sum, e + c * LANES, 0, -1)
+    else:
+        add_up(e, m, half)
     for lane in range(lanes):
         c = half.group.own_class[lane] - from_class
         if 0 <= c < classes:
@@ -410,56 +425,52 @@ cdef Sum over_lanes(real unused, const double *high, const double *low) noexcept
 
 # ---- e) terms of the divergences ---------------------------------------------------------------
 #
-# Of compute type float, terms are made in double of p and d alone, and q' = p e**-d: whatever is
-# lost in e**-d is far below a float. With k the integer nearest to -d / ln 2 and r = -d - k ln 2,
-# e**r - 1 - r is a series times r**2: where k is 0 that is h(-d). Elsewhere h(-d) is no less than
-# a sixth of d, and e**-d - 1 + d loses little. A class with d**2 >= FAR, or without a d since it is
-# masked in both, is added by itself: there p or q may have underflowed, and the other counts.
-#
-# Of compute type double, h(d) and h(-d) come of Taylor series up to |d| = 2, with
-# (h(x) + h(-x)) / 2 = x**2 even(x**2) and (h(x) - h(-x)) / 2 = x**3 odd(x**2), and of p, q and d
-# beyond.
+# h(d) and h(-d) come of series up to |d| = 2, with (h(x) + h(-x)) / 2 = x**2 even(x**2) and
+# (h(x) - h(-x)) / 2 = x**3 odd(x**2), and of p, q and d beyond. All of it is double; of compute
+# type float, whose p and q have errors of 2**-24 themselves, the series are shorter.
 
-cdef inline double exp_tail_short(double r, double square) noexcept nogil:
-    """(e**r - 1 - r) / r**2 for |r| <= ln 2 / 2, with square = r * r: at most 2**-28 of it off."""
-    cdef double low_part, high_part
-    high_part = mul_add(r, <double>(1.0 / 5040.0), <double>(1.0 / 720.0))
-    high_part = mul_add(square, <double>(1.0 / 40320.0), high_part)
-    low_part = mul_add(r, <double>(1.0 / 120.0), <double>(1.0 / 24.0))
-    high_part = mul_add(high_part, square, low_part)
-    low_part = mul_add(r, <double>(1.0 / 6.0), <double>0.5)
-    return mul_add(high_part, square, low_part)
-
-
-cdef inline double even_part(double y) noexcept nogil:
-    """even(y), for y <= 4."""
-    cdef double s = 1.0 / 620448401733239439360000.0
-    s = mul_add(y, s, <double>(1.0 / 1124000727777607680000.0))
-    s = mul_add(y, s, <double>(1.0 / 2432902008176640000.0))
-    s = mul_add(y, s, <double>(1.0 / 6402373705728000.0))
-    s = mul_add(y, s, <double>(1.0 / 20922789888000.0))
-    s = mul_add(y, s, <double>(1.0 / 87178291200.0))
-    s = mul_add(y, s, <double>(1.0 / 479001600.0))
-    s = mul_add(y, s, <double>(1.0 / 3628800.0))
-    s = mul_add(y, s, <double>(1.0 / 40320.0))
-    s = mul_add(y, s, <double>(1.0 / 720.0))
-    s = mul_add(y, s, <double>(1.0 / 24.0))
+cdef inline double even_part(real unused, double y) noexcept nogil:
+    """even(y), for y <= 4: of float at most 2**-26 of it off."""
+    cdef double s
+    if real is float:
+        s = mul_add(y, <double>2.9687709002246265e-07, <double>2.4727649361011572e-05)
+        s = mul_add(y, s, <double>0.0013889922993257642)
+        s = mul_add(y, s, <double>0.04166661575436592)
+    else:
+        s = 1.0 / 620448401733239439360000.0
+        s = mul_add(y, s, <double>(1.0 / 1124000727777607680000.0))
+        s = mul_add(y, s, <double>(1.0 / 2432902008176640000.0))
+        s = mul_add(y, s, <double>(1.0 / 6402373705728000.0))
+        s = mul_add(y, s, <double>(1.0 / 20922789888000.0))
+        s = mul_add(y, s, <double>(1.0 / 87178291200.0))
+        s = mul_add(y, s, <double>(1.0 / 479001600.0))
+        s = mul_add(y, s, <double>(1.0 / 3628800.0))
+        s = mul_add(y, s, <double>(1.0 / 40320.0))
+        s = mul_add(y, s, <double>(1.0 / 720.0))
+        s = mul_add(y, s, <double>(1.0 / 24.0))
     return mul_add(y, s, <double>0.5)
 
 
-cdef inline double odd_part(double y) noexcept nogil:
-    """odd(y), for y <= 4."""
-    cdef double s = 1.0 / 25852016738884976640000.0
-    s = mul_add(y, s, <double>(1.0 / 51090942171709440000.0))
-    s = mul_add(y, s, <double>(1.0 / 121645100408832000.0))
-    s = mul_add(y, s, <double>(1.0 / 355687428096000.0))
-    s = mul_add(y, s, <double>(1.0 / 1307674368000.0))
-    s = mul_add(y, s, <double>(1.0 / 6227020800.0))
-    s = mul_add(y, s, <double>(1.0 / 39916800.0))
-    s = mul_add(y, s, <double>(1.0 / 362880.0))
-    s = mul_add(y, s, <double>(1.0 / 5040.0))
-    s = mul_add(y, s, <double>(1.0 / 120.0))
-    return mul_add(y, s, <double>(1.0 / 6.0))
+cdef inline double odd_part(real unused, double y) noexcept nogil:
+    """odd(y), for y <= 4: of float at most 2**-28 of it off."""
+    cdef double s
+    if real is float:
+        s = mul_add(y, <double>2.669341547800741e-08, <double>2.7499984298628988e-06)
+        s = mul_add(y, s, <double>0.0001984207920031622)
+        s = mul_add(y, s, <double>0.008333329111337662)
+        return mul_add(y, s, <double>0.1666666716337204)
+    else:
+        s = 1.0 / 25852016738884976640000.0
+        s = mul_add(y, s, <double>(1.0 / 51090942171709440000.0))
+        s = mul_add(y, s, <double>(1.0 / 121645100408832000.0))
+        s = mul_add(y, s, <double>(1.0 / 355687428096000.0))
+        s = mul_add(y, s, <double>(1.0 / 1307674368000.0))
+        s = mul_add(y, s, <double>(1.0 / 6227020800.0))
+        s = mul_add(y, s, <double>(1.0 / 39916800.0))
+        s = mul_add(y, s, <double>(1.0 / 362880.0))
+        s = mul_add(y, s, <double>(1.0 / 5040.0))
+        s = mul_add(y, s, <double>(1.0 / 120.0))
+        return mul_add(y, s, <double>(1.0 / 6.0))
 
 
 cdef inline double log_quotient(
@@ -468,7 +479,8 @@ cdef inline double log_quotient(
     """d = (a - b - offset) / T, as if the difference of a and b were not rounded."""
     cdef double gap = <double>a - <double>b, lost, z
     if real is float:
-        return ((gap - offset) - offset_low) * temper.inverse
+        # Rounded once; what the offset lost is the same for all classes, and corrected by S.
+        return (gap - offset) * temper.inverse
     else:
         z = gap - a
         lost = ((a - (gap - z)) - (b + z)) - offset_low
@@ -476,118 +488,69 @@ cdef inline double log_quotient(
         return ((gap - offset) + lost) / temper.temperature
 
 
-cdef void sum_float_terms(
-    const float *xa, const float *xb, const float *ea, const float *eb, Py_ssize_t m,
+cdef inline void add_far(
+    double d, double p, double q, double *f, double *g, double *s
+) noexcept nogil:
+    """Add the terms of one class. Without probability it adds nothing, however far its logit is."""
+    f[0] += INFINITY if d == INFINITY else (q - p) + (p * d if p != 0 else 0.0)
+    g[0] += INFINITY if d == -INFINITY else (p - q) - (q * d if q != 0 else 0.0)
+    s[0] += q - p
+
+
+cdef void sum_terms(
+    const real *xa, const real *xb, const real *ea, const real *eb, Py_ssize_t m,
     const Temper *temper, Desk *desk
 ) noexcept nogil:
     """Add the terms of m vectors."""
-    cdef double f[LANES]
-    cdef double g[LANES]
-    cdef double s[LANES]
-    cdef double magic = 6755399441055744.0 + 1023
-    cdef double d, near, k, r, square, tail, power, rise, h, p, q
+    cdef double ds[LANES]
     cdef Py_ssize_t _c, lane
     cdef int64_t far
-    memcpy(&f[0], &desk.terms[0][0], sizeof(f))
-    memcpy(&g[0], &desk.terms[1][0], sizeof(g))
-    memcpy(&s[0], &desk.terms[2][0], sizeof(s))
+    cdef double d, p, q, y, even, odd, kl, reverse, t, pd, qd
     for _c in range(m):
         far = 0
+        # In two loops: one would not do with the registers that there are. A d of 0 adds nothing,
+        # and where both are masked it is NaN, and adds nothing either.
         for lane in range(LANES):
             d = log_quotient(
                 xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
             )
-            near = d if d * d < FAR else 0.0
-            p = ea[lane] if d * d < FAR else 0.0
-            far |= <int64_t>0 if d * d < FAR else <int64_t>-1
-            k = mul_add(near, <double>-1.4426950408889634, magic)
-            power = double_of(bits64(k) << 52)
-            r = mul_add(k - magic, <double>-0.6931471805599453, -near)
-            square = r * r
-            tail = square * exp_tail_short(r, square)
-            # e**-d - 1
-            rise = mul_add(power, r + tail, power - 1)
-            h = tail if power == 1 else rise + near
-            f[lane] = mul_add(p, h, f[lane])
-            g[lane] = mul_add(p, mul_add(-rise, near, -h), g[lane])
-            s[lane] = mul_add(p, rise, s[lane])
-        if far != 0:
-            for lane in range(LANES):
-                d = log_quotient(
-                    xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
-                )
-                p = ea[lane]
-                q = eb[lane] * desk.ratio[lane]
-                # A class without probability adds nothing, however far its logit is.
-                h = (q - p) + (p * d if p != 0 else 0.0)
-                h = INFINITY if d == INFINITY else h
-                rise = (p - q) - (q * d if q != 0 else 0.0)
-                rise = INFINITY if d == -INFINITY else rise
-                q = q - p
-                f[lane] = f[lane] + (0.0 if d * d < FAR else h)
-                g[lane] = g[lane] + (0.0 if d * d < FAR else rise)
-                s[lane] = s[lane] + (0.0 if d * d < FAR else q)
-        xa = xa + LANES
-        xb = xb + LANES
-        ea = ea + LANES
-        eb = eb + LANES
-    memcpy(&desk.terms[0][0], &f[0], sizeof(f))
-    memcpy(&desk.terms[1][0], &g[0], sizeof(g))
-    memcpy(&desk.terms[2][0], &s[0], sizeof(s))
-
-
-cdef void sum_double_terms(
-    const double *xa, const double *xb, const double *ea, const double *eb, Py_ssize_t m,
-    const Temper *temper, Desk *desk
-) noexcept nogil:
-    """Add the terms of m vectors."""
-    cdef double f[LANES]
-    cdef double g[LANES]
-    cdef double s[LANES]
-    cdef double f_low[LANES]
-    cdef double g_low[LANES]
-    cdef double s_low[LANES]
-    cdef Py_ssize_t _c, lane
-    cdef double d, p, q, y, even, odd, kl, reverse, t, pd, qd
-    memcpy(&f[0], &desk.terms[0][0], sizeof(f))
-    memcpy(&g[0], &desk.terms[1][0], sizeof(g))
-    memcpy(&s[0], &desk.terms[2][0], sizeof(s))
-    memcpy(&f_low[0], &desk.terms_low[0][0], sizeof(f))
-    memcpy(&g_low[0], &desk.terms_low[1][0], sizeof(g))
-    memcpy(&s_low[0], &desk.terms_low[2][0], sizeof(s))
-    for _c in range(m):
+            far |= <int64_t>-1 if d * d >= FAR else <int64_t>0
+            ds[lane] = d if d * d < FAR else 0.0
         for lane in range(LANES):
-            d = log_quotient(
-                xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
-            )
+            d = ds[lane]
             p = ea[lane]
             q = eb[lane] * desk.ratio[lane]
             y = d * d
-            even = even_part(y)
-            odd = odd_part(y) * d
+            even = even_part(xa[0], y)
+            odd = odd_part(xa[0], y) * d
             kl = p * y * (even - odd)
             reverse = q * y * (even + odd)
-            # A class without probability adds nothing, however far its logit is.
-            pd = p * d if p != 0 else 0.0
-            qd = q * d if q != 0 else 0.0
+            pd = p * d
+            qd = q * d
             t = kl - pd if y <= 4 else q - p
-            kl = kl if (y <= 4) & (d <= 1) else (q - p) + pd
-            kl = INFINITY if d == INFINITY else kl
-            reverse = reverse if (y <= 4) & (d >= -1) else (p - q) - qd
-            reverse = INFINITY if d == -INFINITY else reverse
-            two_sum(<double>0, &f[lane], &f_low[lane], kl)
-            two_sum(<double>0, &g[lane], &g_low[lane], reverse)
-            two_sum(<double>0, &s[lane], &s_low[lane], t)
+            if real is float:
+                kl = kl if y <= 4 else (q - p) + pd
+                reverse = reverse if y <= 4 else (p - q) - qd
+            else:
+                # The difference of the two parts of a series has lost digits.
+                kl = kl if (y <= 4) & (d <= 1) else (q - p) + pd
+                reverse = reverse if (y <= 4) & (d >= -1) else (p - q) - qd
+            two_sum(<real>0, &desk.terms[0][lane], &desk.terms_low[0][lane], kl)
+            two_sum(<real>0, &desk.terms[1][lane], &desk.terms_low[1][lane], reverse)
+            two_sum(<real>0, &desk.terms[2][lane], &desk.terms_low[2][lane], t)
+        for lane in range(LANES if far != 0 else 0):
+            d = log_quotient(
+                xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
+            )
+            if d * d >= FAR:
+                add_far(
+                    d, ea[lane], eb[lane] * desk.ratio[lane], &desk.terms[0][lane],
+                    &desk.terms[1][lane], &desk.terms[2][lane],
+                )
         xa = xa + LANES
         xb = xb + LANES
         ea = ea + LANES
         eb = eb + LANES
-    memcpy(&desk.terms[0][0], &f[0], sizeof(f))
-    memcpy(&desk.terms[1][0], &g[0], sizeof(g))
-    memcpy(&desk.terms[2][0], &s[0], sizeof(s))
-    memcpy(&desk.terms_low[0][0], &f_low[0], sizeof(f))
-    memcpy(&desk.terms_low[1][0], &g_low[0], sizeof(g))
-    memcpy(&desk.terms_low[2][0], &s_low[0], sizeof(s))
 
 
 cdef inline double excess(double s) noexcept nogil:
@@ -626,7 +589,7 @@ cdef inline double ratio_of(double p, double q) noexcept nogil:
     return ratio if (ratio > 1e-290) & (ratio < 1e290) else 1.0
 
 
-cdef void guess_offset(const Pairs *pairs, Desk *desk) noexcept nogil:
+cdef void guess_offset(real unused, const Pairs *pairs, Desk *desk) noexcept nogil:
     """D from the sums so far, or from the maxima where there is nothing to sum yet."""
     cdef Half *a = &desk.half[0]
     cdef Half *b = &desk.half[1]
@@ -638,9 +601,10 @@ cdef void guess_offset(const Pairs *pairs, Desk *desk) noexcept nogil:
     cdef double temperature = pairs.temper.temperature
     cdef Pair offset
     cdef Py_ssize_t lane
+    cdef RunningSum of_a = a.sum, of_b = b.sum
     if pairs.row:
-        p = value_of(over_lanes(<float>0, &a.high[0], &a.low[0])) + a.own_e[0]
-        q = value_of(over_lanes(<float>0, &b.high[0], &b.low[0])) + b.own_e[0]
+        p = value_of(sum_end(&of_a, unused)) + a.own_e[0]
+        q = value_of(sum_end(&of_b, unused)) + b.own_e[0]
         set_offset(pairs, desk, 0, ratio_of(p, q))
         return
     for lane in range(LANES):
@@ -789,6 +753,7 @@ cdef void begin(
         half.group.own_class[lane] = half.largest[lane]
         half.group.own_x[lane] = half.own_x_low[lane] = 0
         half.high[lane] = half.low[lane] = half.own_e[lane] = 0
+    sum_begin(&half.sum, <real>0)
     for lane in range(n):
         if pairs.job.target != NULL:
             t = class_of(&pairs.job, first + lane)
@@ -828,7 +793,7 @@ cdef void settle_half(real unused, const Pairs *pairs, Half *half) noexcept nogi
     cdef double part
     cdef Sum sum
     if pairs.row:
-        sum = over_lanes(unused, &half.high[0], &half.low[0])
+        sum = sum_end(&half.sum, unused)
         half.high[0], half.low[0] = sum.high, sum.low
     for lane in range(1 if pairs.row else LANES):
         half.group.rest[lane] = half.high[lane] + half.low[lane]
@@ -864,8 +829,8 @@ cdef void finish(
         other = desk.half[1].group.total[lane]
         s[lane] = desk.terms[2][lane] / total[lane]
         beyond |= <int64_t>0 if (s[lane] > -0.29) & (s[lane] < 0.41) else <int64_t>-1
-        # Of float q' is p e**-d', else it is `ratio` times q's exponentials.
-        g = desk.ratio[lane] * other if real is double else total[lane] + total[lane] * s[lane]
+        # Here q' is `ratio` times q's exponentials.
+        g = desk.ratio[lane] * other
         each[lane] = excess(s[lane])
         kl[lane] = desk.terms[0][lane] / total[lane]
         reverse[lane] = desk.terms[1][lane] / g
@@ -962,11 +927,8 @@ cdef void unit(
                         sum_block(e[i], m, c, amount, pairs, half)
             if pairs.wants_divergence:
                 if turn == 0 and c == 0:
-                    guess_offset(pairs, desk)
-                if real is float:
-                    sum_float_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
-                else:
-                    sum_double_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
+                    guess_offset(unused, pairs, desk)
+                sum_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
             c += amount
         if turn == 0:
             for i in range(2):

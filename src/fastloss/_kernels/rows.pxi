@@ -69,7 +69,7 @@ cdef inline bint keeps_row(const Job *job, bint written_too) noexcept nogil:
     """Whether a long row's exponentials are kept."""
     return (
         BLOCK < job.classes <= KEPT
-        and ((written_too and written(job) != LOGARITHM) or keeps_exponentials(job))
+        and ((written_too and written(job) != LOGARITHM) or wants_spread(job))
     )
 
 
@@ -199,30 +199,43 @@ cdef Py_ssize_t largest_of(const storage *x, Py_ssize_t n, real *wide) noexcept 
 
 # ---- b) exponentials -------------------------------------------------------------------------
 
+cdef inline real square_scale(real unused) noexcept nogil:
+    """What exponentials are multiplied by before they are squared, so that none overflows."""
+    return <real>5.960464477539063e-08 if real is float else <real>1
+
+
 cdef inline void chunk_exp(
     const real *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
-    bint keep, RunningSum *sum
+    bint keep, RunningSum *sum, RunningSum *squares
 ) noexcept nogil:
     """Add the scaled exponentials of x[first:LANES] without x[skip]; with `keep` e[:LANES] = all.
 
-    For high_x see exp_capped. e may be x.
+    For high_x see exp_capped. e may be x. squares: sum of the squares, or NULL.
     """
     cdef real a[LANES]
     cdef Py_ssize_t j
     if real is float and EXP_TABLE:
         j = skip if 0 <= skip < LANES else -1
-        exp_add64(&sum.lanes, e, x, first, <int>j, magic, low_x, high_x, keep)
+        exp_add64(
+            &sum.lanes, &squares.lanes if squares != NULL else NULL, square_scale(<float>0), e, x,
+            first, <int>j, magic, low_x, high_x, keep,
+        )
         return
     for j in range(LANES):
         a[j] = exp_capped(x[j], magic, low_x, high_x)
     if keep:
         memcpy(e, &a[0], LANES * sizeof(real))
     sum_add(sum, &a[0], first, skip)
+    if squares != NULL:
+        for j in range(LANES):
+            a[j] = a[j] * square_scale(magic)
+            a[j] = a[j] * a[j]
+        sum_add(squares, &a[0], first, skip)
 
 
 cdef inline void row_step(
     const storage *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
-    bint keep, const storage *ahead, Drain *drain, RunningSum *sum
+    bint keep, const storage *ahead, Drain *drain, RunningSum *sum, RunningSum *squares
 ) noexcept nogil:
     """`chunk_exp`, and meanwhile `ahead` is fetched and what is in `drain` written."""
     cdef real wide[LANES]
@@ -231,41 +244,49 @@ cdef inline void row_step(
     if drain != NULL:
         drain_some(drain, <storage *>NULL, magic)
     if (storage is float and real is float) or (storage is double and real is double):
-        chunk_exp(x, e, first, skip, magic, low_x, high_x, keep, sum)
+        chunk_exp(x, e, first, skip, magic, low_x, high_x, keep, sum, squares)
     else:
         load(&wide[0], x, LANES, <real>0)
-        chunk_exp(&wide[0], e, first, skip, magic, low_x, high_x, keep, sum)
+        chunk_exp(&wide[0], e, first, skip, magic, low_x, high_x, keep, sum, squares)
 
 
 cdef Sum row_exp(
     const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, bint keep,
-    const storage *ahead, Drain *drain
+    const storage *ahead, Drain *drain, double *squares
 ) noexcept nogil:
     """Sum of the scaled exponentials of x[:n], n >= LANES, without x[skip], if skip lies in [0, n).
 
     With `keep` all of them are written to e, which may be where `drain` reads from. Meanwhile
-    `ahead` is fetched.
+    `ahead` is fetched. squares: OUT, the sum of their squares, or NULL.
     """
-    cdef RunningSum sum
+    cdef RunningSum sum, square_sum
+    cdef RunningSum *squared = &square_sum if squares != NULL else NULL
     cdef real magic = exp_magic(exponent), low_x = exp_low(exponent), high_x = exp_high(exponent)
     cdef Py_ssize_t whole = n // LANES, chunk, i
     # The chunk of `skip` comes last: a branch where it turns up would be mispredicted.
     cdef Py_ssize_t own = skip // LANES if 0 <= skip < LANES * whole else 0
     sum_begin(&sum, magic)
+    sum_begin(&square_sum, magic)
     if drain != NULL:
         # One step ahead of what is written to e.
         drain_some(drain, <storage *>NULL, magic)
     for chunk in range(whole - 1):
         i = LANES * (chunk + (chunk >= own))
-        row_step(x + i, e + i, 0, -1, magic, low_x, high_x, keep, ahead + i, drain, &sum)
+        row_step(x + i, e + i, 0, -1, magic, low_x, high_x, keep, ahead + i, drain, &sum, squared)
     i = LANES * own
-    row_step(x + i, e + i, 0, skip - i, magic, low_x, high_x, keep, ahead + i, drain, &sum)
+    row_step(
+        x + i, e + i, 0, skip - i, magic, low_x, high_x, keep, ahead + i, drain, &sum, squared
+    )
     if LANES * whole < n:
         # The rest overlaps what has been summed.
         i = n - LANES
         row_step(
             x + i, e + i, <int>(LANES * (whole + 1) - n), skip - i, magic, low_x, high_x, keep,
-            ahead + i, drain, &sum,
+            ahead + i, drain, &sum, squared,
+        )
+    if squares != NULL:
+        squares[0] = value_of(sum_end(&square_sum, magic)) / (
+            <double>square_scale(magic) * square_scale(magic)
         )
     return sum_end(&sum, magic)
 
@@ -283,16 +304,17 @@ cdef inline double most(real unused) noexcept nogil:
 
 cdef Sum sum_block(
     const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real shift, real exponent, bint keep,
-    real *scratch, Drain *drain
+    real *scratch, Drain *drain, double *squares
 ) noexcept nogil:
     """Sum of a row's block, n <= BLOCK, but for x[skip], if that is in there.
 
     With `keep` e is given the exponentials, and up to LANES elements of it are. scratch: of BLOCK.
+    squares: OUT, the sum of the exponentials' squares, or NULL.
     """
     cdef Py_ssize_t i
     if shift == 0 and n >= LANES:
         # What is read next in a long row is fetched meanwhile.
-        return row_exp(x, e, n, skip, exponent, keep, x + BLOCK, drain)
+        return row_exp(x, e, n, skip, exponent, keep, x + BLOCK, drain, squares)
     if drain != NULL:
         drain_rest(drain, <storage *>NULL, <real>0)
     load(scratch, x, n, shift)
@@ -300,13 +322,13 @@ cdef Sum sum_block(
         scratch[i] = <real>(-INFINITY)
     return row_exp(
         scratch, e, max(n, <Py_ssize_t>LANES), skip if skip < n else -1, exponent, keep, scratch,
-        NULL,
+        NULL, squares,
     )
 
 
 cdef Sum sum_row_alone(
     const storage *x, real *e, real *scratch, Py_ssize_t n, Py_ssize_t row, bint keep,
-    Group *group
+    bint squared, Group *group
 ) noexcept nogil:
     """Sum of a row with an exponent of its own."""
     cdef real top, shift = 0
@@ -321,17 +343,21 @@ cdef Sum sum_row_alone(
     # The difference of two doubles: exact for float, and where it matters for double.
     group.own_x[row] = value_at(x, own, <double>0) - shift
     group.shift[row] = shift
-    return sum_block(x, e, n, own, shift, exponent_of(top), keep, scratch, NULL)
+    return sum_block(
+        x, e, n, own, shift, exponent_of(top), keep, scratch, NULL,
+        &group.squares[row] if squared else NULL,
+    )
 
 
 cdef void sum_rows(
-    const storage *x, real *e, Py_ssize_t rows, Py_ssize_t n, bint keep, real *guess, real *scratch,
-    Drain *drain, Group *group, Sum *sums
+    const storage *x, real *e, Py_ssize_t rows, Py_ssize_t n, bint keep, bint squared, real *guess,
+    real *scratch, Drain *drain, Group *group, Sum *sums
 ) noexcept nogil:
     """Sums of rows that lie side by side, each of more than a tile's classes, at most
     BLOCK together.
 
-    Fills in rest, exponent and own_x of `group`; a row that leaves out class -1 does not count.
+    Fills in rest, exponent and own_x of `group`, and with `squared` the exponentials' squares; a
+    row that leaves out class -1 does not count.
     With `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK
     elements.
 
@@ -356,7 +382,8 @@ cdef void sum_rows(
             i = row * n
             if group.own_class[row] >= 0:
                 sums[row] = row_exp(
-                    x + i, e + i, n, group.own_class[row], exponent, keep, x + rows * n + i, drain
+                    x + i, e + i, n, group.own_class[row], exponent, keep, x + rows * n + i, drain,
+                    &group.squares[row] if squared else NULL,
                 )
             elif drain != NULL:
                 drain_until(drain, i + n, <storage *>NULL, <real>0)
@@ -379,14 +406,15 @@ cdef void sum_rows(
         ):
             guess[0] = <real>NAN
             sums[row] = sum_row_alone(
-                x + row * n, e + row * n, scratch, n, row, keep, group
+                x + row * n, e + row * n, scratch, n, row, keep, squared, group
             )
         group.rest[row] = sums[row].high + sums[row].low
         group.rest_low[row] = sums[row].low - (group.rest[row] - sums[row].high)
 
 
 cdef void sum_long_row(
-    const storage *x, real *wide, real *block, real *e, Py_ssize_t n, Drain *drain, Group *group
+    const storage *x, real *wide, real *block, real *e, Py_ssize_t n, bint squared, Drain *drain,
+    Group *group
 ) noexcept nogil:
     """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
 
@@ -402,7 +430,7 @@ cdef void sum_long_row(
     cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k
     cdef real *to
     cdef Sum part
-    cdef double down
+    cdef double down, squares = 0, part_squares = 0
     cdef real exponents[BLOCKS]  # of the blocks
     cdef bint restarted = False
     top = max_of(x, CHUNK, <real>0)
@@ -420,7 +448,8 @@ cdef void sum_long_row(
             or value_at(x, skip, shift) - shift < (exponent + 16) * <real>0.6931471805599453
         ):
             part = sum_block(
-                x + i, to, m, skip - i, shift, exponent, e != NULL, wide, drain
+                x + i, to, m, skip - i, shift, exponent, e != NULL, wide, drain,
+                &part_squares if squared else NULL,
             )
         if not part.high < most(exponent):
             load(wide, x + i, m, shift)
@@ -447,6 +476,7 @@ cdef void sum_long_row(
                         shift = best
                         best = <real>(-INFINITY)
                     rest = Sum(0, 0)
+                    squares = 0
                     i = 0
                     continue
                 # With the row's maximum subtracted, blocks far below add exact zeros.
@@ -458,18 +488,22 @@ cdef void sum_long_row(
                     down = power_of_two((exponent - k) // 2)
                     rest.high *= down
                     rest.low *= down
+                    squares *= down * down
                     down = power_of_two((exponent - k) - (exponent - k) // 2)
                     rest.high *= down
                     rest.low *= down
+                    squares *= down * down
                     exponent = k
                 best = top
             # An all -inf block before the first number, or one too far below, adds exact zeros.
             part = sum_block(
-                x + i, to, m, skip - i, shift, exponent, e != NULL, wide, drain
+                x + i, to, m, skip - i, shift, exponent, e != NULL, wide, drain,
+                &part_squares if squared else NULL,
             )
         if e != NULL:
             exponents[i // BLOCK] = exponent
         rest = add(rest, part)
+        squares += part_squares
         i += m
     if drain != NULL:
         drain_rest(drain, <storage *>NULL, <real>0)
@@ -487,6 +521,7 @@ cdef void sum_long_row(
                 for j in range(i, min(n, i + BLOCK)):
                     e[j] = <real>(e[j] * down)
             i += BLOCK
+    group.squares[0] = squares
     group.rest[0] = rest.high + rest.low
     group.rest_low[0] = rest.low - (group.rest[0] - rest.high)
     group.exponent[0] = exponent
@@ -833,7 +868,7 @@ cdef void short_item(
                 if group.own_class[i] >= 0:
                     group.own_class[i] = largest_of(xs + i * classes, classes, wide)
         sum_rows(
-            xs, e, n, classes, drains or keeps_exponentials(job), &guess, wide,
+            xs, e, n, classes, drains or wants_spread(job), wants_squares(job), &guess, wide,
             drain if drains else NULL, group, &space.desk.sums[0],
         )
         if wants_distance(job):
@@ -842,9 +877,9 @@ cdef void short_item(
                     distance_of_row(
                         xs + i * classes, job, first + i, i, e + i * classes, wide, a, group
                     )
-        if wants_moments(job):
+        if wants_variance(job):
             for i in range(n):
-                moments_of_row(xs + i * classes, job, i, e + i * classes, wide, group)
+                variance_of_row(xs + i * classes, job, i, e + i * classes, wide, group)
         end(job, first, n, out != NULL, group, tally, losses)
         if drains:
             drain_rest(drain, out, <real>0)
@@ -921,15 +956,17 @@ cdef void long_item(
         group.rest[0] = group.rest_low[0] = group.exponent[0] = group.own_x[0] = 0
         group.shift[0] = 0
         if group.own_class[0] >= 0:
-            sum_long_row(xs, wide, block, row, classes, drain if drains else NULL, group)
+            sum_long_row(
+                xs, wide, block, row, classes, wants_squares(job), drain if drains else NULL, group
+            )
             if wants_spread(job) and row == NULL:
                 spread_of_long_row(xs, job, block, wide, group)
             elif wants_distance(job):
                 distance_of_row(xs, job, index, 0, row, wide, a, group)
-            if wants_moments(job) and row == NULL:
-                moments_of_long_row(xs, job, block, wide, group)
-            elif wants_moments(job):
-                moments_of_row(xs, job, 0, row, wide, group)
+            if wants_variance(job) and row == NULL:
+                variance_of_long_row(xs, job, block, wide, group)
+            elif wants_variance(job):
+                variance_of_row(xs, job, 0, row, wide, group)
         end(job, index, 1, out != NULL, group, tally, losses)
         if out == NULL:
             continue
@@ -956,7 +993,7 @@ cdef void long_item(
                 if group.own_class[0] >= 0:
                     sum_block(
                         xs + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True,
-                        wide, NULL,
+                        wide, NULL, NULL,
                     )
                 if job.second != NULL:
                     write_second(
@@ -982,7 +1019,8 @@ cdef void spread_of_long_row(
     while i < job.classes:
         m = min(job.classes - i, <Py_ssize_t>BLOCK)
         sum_block(
-            x + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True, wide, NULL
+            x + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True, wide, NULL,
+            NULL,
         )
         add_spread(x + i, wide, block, m, top, &distance)
         i += m

@@ -44,13 +44,18 @@ cdef inline bint wants_spread(const Job *job) noexcept nogil:
     return job.kind == SCORE and (job.entropy != NULL or job.variance != NULL)
 
 
+cdef inline bint wants_variance(const Job *job) noexcept nogil:
+    """Whether the squares of those distances are summed."""
+    return job.kind == SCORE and job.variance != NULL
+
+
+cdef inline bint wants_squares(const Job *job) noexcept nogil:
+    """Whether the squares of the exponentials are summed."""
+    return job.kind == SCORE and job.brier != NULL
+
+
 cdef inline bint wants_moments(const Job *job) noexcept nogil:
-    """Whether squares are summed: of distances, or of exponentials."""
-    return job.kind == SCORE and (job.variance != NULL or job.brier != NULL)
-
-
-cdef inline bint keeps_exponentials(const Job *job) noexcept nogil:
-    return wants_spread(job) or wants_moments(job)
+    return wants_spread(job) or wants_squares(job)
 
 
 # ---- b) the likeliest classes ----------------------------------------------------------------
@@ -380,14 +385,10 @@ cdef void stand(
     group.own_class[i] = largest
 
 
-cdef inline void add_moments(
-    const storage *x, real *wide, const real *e, Py_ssize_t n, Py_ssize_t own, real top,
-    RunningSum *spread, RunningSum *squares
+cdef void add_variance(
+    const storage *x, real *wide, const real *e, Py_ssize_t n, real top, RunningSum *spread
 ) noexcept nogil:
-    """Add e * (top - x)**2, and e**2 but for e[own]; spread may be NULL, and so may squares.
-
-    For compute type float the squares go to doubles, which hold them whatever e is scaled by.
-    """
+    """Add e * (top - x)**2."""
     cdef const real *xs = widened(wide, x, n)
     cdef real part[LANES]
     cdef real d
@@ -396,87 +397,46 @@ cdef inline void add_moments(
         m = min(n - i, <Py_ssize_t>LANES)
         for j in range(LANES):
             part[j] = 0
-        if spread != NULL:
-            for j in range(m):
-                d = top - xs[i + j]
-                d = d if d < far(top) else far(top)
-                part[j] = e[i + j] * d * d
-            sum_add(spread, &part[0], 0, -1)
-        if squares != NULL:
-            for j in range(m):
-                part[j] = e[i + j]
-            for j in range(m, LANES):
-                part[j] = 0
-            if 0 <= own - i < LANES:
-                part[own - i] = 0
-            if real is float:
-                for j in range(LANES):
-                    squares.high[j % PARTS] += <double>part[j] * <double>part[j]
-            else:
-                for j in range(LANES):
-                    part[j] = part[j] * part[j]
-                sum_add(squares, &part[0], 0, -1)
+        for j in range(m):
+            d = top - xs[i + j]
+            d = d if d < far(top) else far(top)
+            part[j] = e[i + j] * d * d
+        sum_add(spread, &part[0], 0, -1)
         i += m
 
 
-cdef inline void moments_begin(RunningSum *spread, RunningSum *squares, real unused) noexcept nogil:
-    cdef Py_ssize_t j
-    sum_begin(spread, unused)
-    sum_begin(squares, unused)
-    for j in range(PARTS):
-        squares.high[j] = 0
-
-
-cdef inline void moments_end(
-    RunningSum *spread, RunningSum *squares, real unused, Group *group, Py_ssize_t i
-) noexcept nogil:
-    cdef Py_ssize_t j
-    group.spread[i] = value_of(sum_end(spread, unused))
-    if real is float:
-        group.squares[i] = 0
-        for j in range(PARTS):
-            group.squares[i] += squares.high[j]
-    else:
-        group.squares[i] = value_of(sum_end(squares, unused))
-
-
-cdef void moments_of_row(
+cdef void variance_of_row(
     const storage *x, const Job *job, Py_ssize_t i, const real *e, real *wide, Group *group
 ) noexcept nogil:
-    """`spread` and `squares` of sample i of a group, a row whose exponentials are e."""
-    cdef RunningSum spread, squares
-    cdef Py_ssize_t c = 0, n, own = group.own_class[i]
-    cdef real top = value_at(x, own, <real>0)
-    moments_begin(&spread, &squares, top)
+    """`spread` of sample i of a group, a row whose exponentials are e."""
+    cdef RunningSum spread
+    cdef Py_ssize_t c = 0, n
+    cdef real top = value_at(x, group.own_class[i], <real>0)
+    sum_begin(&spread, top)
     while c < job.classes:
         n = min(job.classes - c, <Py_ssize_t>CHUNK)
-        add_moments(
-            x + c, wide, e + c, n, own - c, top, &spread if job.variance != NULL else NULL,
-            &squares if job.brier != NULL else NULL,
-        )
+        add_variance(x + c, wide, e + c, n, top, &spread)
         c += n
-    moments_end(&spread, &squares, top, group, i)
+    group.spread[i] = value_of(sum_end(&spread, top))
 
 
-cdef void moments_of_long_row(
+cdef void variance_of_long_row(
     const storage *x, const Job *job, real *block, real *wide, Group *group
 ) noexcept nogil:
-    """`moments_of_row` where the exponentials have not been kept."""
-    cdef RunningSum spread, squares
-    cdef Py_ssize_t i = 0, m, own = group.own_class[0]
-    cdef real top = value_at(x, own, <real>0)
-    moments_begin(&spread, &squares, top)
+    """`variance_of_row` where the exponentials have not been kept."""
+    cdef RunningSum spread
+    cdef Py_ssize_t i = 0, m
+    cdef real top = value_at(x, group.own_class[0], <real>0)
+    sum_begin(&spread, top)
     while i < job.classes:
         m = min(job.classes - i, <Py_ssize_t>BLOCK)
         sum_block(
-            x + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True, wide, NULL
+            x + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True, wide, NULL,
+            NULL,
         )
-        add_moments(
-            x + i, wide, block, m, own - i, top, &spread if job.variance != NULL else NULL,
-            &squares if job.brier != NULL else NULL,
-        )
+        add_variance(x + i, wide, block, m, top, &spread)
         i += m
-    moments_end(&spread, &squares, top, group, 0)
+    group.spread[0] = value_of(sum_end(&spread, top))
 
 
 # ---- d) tiles --------------------------------------------------------------------------------

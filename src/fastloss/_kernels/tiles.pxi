@@ -598,7 +598,7 @@ cdef void tiles_item(
                 group.exponent[lane] = top[lane]
                 group.own_x[lane] = 0
                 magic[lane] = exp_magic(top[lane])
-                if real is float and EXP_TABLE and not keeps_exponentials(job):
+                if real is float and EXP_TABLE and not wants_moments(job):
                     magic[lane] = table_magic(magic[lane])
                 low_x[lane] = exp_low(top[lane])
                 tile.high[lane] = tile.low[lane] = 0
@@ -621,7 +621,7 @@ cdef void tiles_item(
                     tile_targets(a, stage, job, first + at, filled, c, m)
                     tile_distance(xs + at, a, m, width, &maximum[0], tile, group)
                 ahead = x + offset_of(job, (first + n) % job.samples, 0) + at * next_lanes
-                if keeps_exponentials(job):
+                if wants_moments(job):
                     tile_moments(
                         xs + at, m, width, &magic[0], &low_x[0], &maximum[0], job, tile, ahead,
                         next_class,

@@ -31,9 +31,6 @@ Digest = TypeVar("Digest")
 NONE = -1
 
 _WANTED = ("log_prob", "rank", "predicted", "predicted_log_prob")
-# Of so many classes, the sum of the squared probabilities takes less time by a second pass at half
-# the temperature, while the block is in the cache, than beside the first.
-MANY_CLASSES = 256
 
 
 @dataclass
@@ -188,13 +185,10 @@ class Job:
             if counted.all():
                 counted = None
         ignored = -100 if layout.probabilities else options.ignore_index
-        many = self.classes >= MANY_CLASSES
         wanted = [*_WANTED, *(["entropy"] if options.entropy else [])]
-        if not (layout.probabilities or many):
+        if not layout.probabilities:
             wanted.append("brier")
         got = kernel_scores(logits, label, tuple(wanted), ignore_index=ignored, axis=axis)
-        if many and not layout.probabilities:
-            got["brier"] = _brier_score(logits, label, ignored, axis, got)
         plain = not (options.label_smoothing or layout.probabilities)
         plain &= weight is None and sample_weight is None
         log_prob, predicted_log_prob = got["log_prob"], got["predicted_log_prob"]
@@ -304,33 +298,6 @@ class Job:
             weights = sample_weight if weights is None else weights * sample_weight
         # A copy: the memory of what was read is used again.
         return None if weights is None else np.array(weights, np.float64)
-
-
-def _brier_score(
-    logits: Array, label: Array, ignore_index: int, axis: int, got: dict[str, Array]
-) -> Array:
-    """Σ (p − y)² over the classes.
-
-    That is (1 − p_t)² and the squares of the other probabilities. With q the softmax at half the
-    temperature, p_c² / Σ p² is q_c, and what is left without the largest comes without a loss of
-    digits from its logarithm.
-    """
-    half = kernel_scores(
-        logits,
-        label,
-        ("predicted_log_prob",),
-        ignore_index=ignore_index,
-        temperature=0.5,
-        axis=axis,
-    )["predicted_log_prob"].astype(np.float64)
-    log_prob = got["log_prob"].astype(np.float64)
-    largest = 2 * got["predicted_log_prob"].astype(np.float64)
-    others = np.where(
-        got["predicted"] == label,
-        np.exp(largest) * np.expm1(-half),
-        np.exp(largest - half) - np.exp(2 * log_prob),
-    )
-    return np.asarray(np.square(np.expm1(log_prob)) + others)
 
 
 def wrong_index(layout: Layout, block: Block, ignore_index: int, error: IndexError) -> InputError:

@@ -63,8 +63,7 @@ def evaluate(
         view = _arrays.exported(grad)
     losses = np.zeros((a.shape[0], a.shape[2])) if value and none else None
     # 2. Kernel.
-    pairs = _kernels.pairs
-    what, where, total, divisor = pairs.evaluate(
+    what, where, total, divisor = _kernels.pairs.evaluate(
         _arrays.STORAGE[a.logits.dtype].type,
         _arrays.exported(a.logits),
         _arrays.STORAGE[a.other.dtype].type,
