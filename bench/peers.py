@@ -55,7 +55,7 @@ class Peer:
 
 
 class Fastloss(Peer):
-    """fastloss, the gradient written to an array that the caller keeps."""
+    """fastloss, what is as large as the input written to an array that the caller keeps."""
 
     reuse = True
 
@@ -66,8 +66,8 @@ class Fastloss(Peer):
         self.modules["fastloss"] = fastloss
 
     def calls(self, case: Problem) -> Calls | None:
-        out = None
-        if self.reuse and LOSSES[case.loss].gradient:
+        out, loss = None, LOSSES[case.loss]
+        if self.reuse and (loss.gradient or loss.alike):
             out = np.empty_like(case.x)
             out.fill(0)  # faults the pages in
         try:
@@ -77,7 +77,7 @@ class Fastloss(Peer):
 
 
 class FastlossNewArray(Fastloss):
-    """fastloss without ``out=``: a new gradient array each call."""
+    """fastloss without ``out=``: a new array each call."""
 
     reuse = False
 

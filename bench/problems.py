@@ -27,7 +27,8 @@ class Loss(NamedTuple):
 
     ``given`` says what the first argument is (logits, log_probs or probs; hidden for the input of
     a linear layer), ``target`` what the second is (classes, probabilities, hard, soft or none),
-    ``arrays`` the options that are arrays. ``gradient`` is False where there is none to ask for.
+    ``arrays`` the options that are arrays. ``gradient`` is False where there is none to ask for, and
+    ``alike`` says that the answer is an array like the first argument.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Loss(NamedTuple):
     options: Mapping[str, Any] = {}
     arrays: tuple[str, ...] = ()
     gradient: bool = True
+    alike: bool = False
 
 
 LOSSES: dict[str, Loss] = {
@@ -108,9 +110,11 @@ LOSSES: dict[str, Loss] = {
         "linear layer and cross-entropy", "linear_cross_entropy", given="hidden"
     ),
     "logsumexp": Loss("logsumexp", "logsumexp", target="none", options={"axis": 1}, gradient=False),
-    "softmax": Loss("softmax", "softmax", target="none", options={"axis": 1}, gradient=False),
+    "softmax": Loss(
+        "softmax", "softmax", target="none", options={"axis": 1}, gradient=False, alike=True
+    ),
     "log_softmax": Loss(
-        "log-softmax", "log_softmax", target="none", options={"axis": 1}, gradient=False
+        "log-softmax", "log_softmax", target="none", options={"axis": 1}, gradient=False, alike=True
     ),
     "score_samples": Loss("score_samples", "score_samples", gradient=False),
 }
@@ -203,7 +207,8 @@ def own_calls(
 ) -> tuple[Call, Call | None]:
     """``(forward, value_and_grad)`` of a build of fastloss, the second None where there is none.
 
-    The gradient goes to ``out`` where it is given and the function takes it.
+    The gradient, or the answer that is as large, goes to ``out`` where it is given and the function
+    takes it.
 
     Raises
     ------
@@ -214,17 +219,17 @@ def own_calls(
     names = [kind.function] + [f"{kind.function}_value_and_grad"] * kind.gradient
     found = [_function(library, name, case.options) for name in names]
     given, options = case.arguments, case.options
-    forward = found[0]
-
-    def run_forward() -> Any:
-        return forward(*given, **options)
-
-    if not kind.gradient:
-        return run_forward, None
-    both, more = found[1], dict(options)
-    if out is not None and "out" in inspect.signature(both).parameters:
+    forward, writer = found[0], found[-1]
+    more = dict(options)
+    if out is not None and "out" in inspect.signature(writer).parameters:
         more["out"] = out
-    return run_forward, lambda: both(*given, **more)
+
+    def write() -> Any:
+        return writer(*given, **more)
+
+    if kind.alike:
+        return write, None
+    return lambda: forward(*given, **options), write if kind.gradient else None
 
 
 def _function(library: ModuleType, name: str, options: Iterable[str]) -> Callable[..., Any]:

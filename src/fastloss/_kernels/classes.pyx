@@ -103,36 +103,51 @@ cdef inline void step(const Job *job, Place *place) noexcept nogil:
         place.first += (job.classes - 1) * job.inner
 
 
+cdef inline void find_targets(
+    const storage *x, const Job *job, Place *place, Py_ssize_t first, Py_ssize_t n, Py_ssize_t *at
+) noexcept nogil:
+    """Where the targets of n <= LANES samples lie, -1 for none; they are fetched meanwhile."""
+    cdef Py_ssize_t i, t
+    for i in range(n):
+        t = class_of(job, first + i)
+        at[i] = place.first + t * job.inner if t >= 0 else -1
+        prefetch_bytes(x + (at[i] if t >= 0 else place.first), 1)
+        step(job, place)
+
+
 cdef void nll_item(
     const storage *x, real *losses, const Job *job, Py_ssize_t start, Py_ssize_t stop, Sum *result
 ) noexcept nogil:
     cdef Tally tally
-    cdef Place ahead, place = place_of(job, start)
-    cdef Py_ssize_t first = start, i, n, t
+    cdef Place place = place_of(job, start)
+    cdef Py_ssize_t first = start, i, n = min(stop - start, <Py_ssize_t>LANES), m
     cdef double loss[LANES]
+    cdef Py_ssize_t both[2][LANES]
+    cdef Py_ssize_t *at = &both[0][0]
+    cdef Py_ssize_t *ahead = &both[1][0]
+    cdef bint plain = job.weight == NULL and job.factor == NULL
     clear(&tally)
-    while first < stop:
-        n = min(stop - first, <Py_ssize_t>LANES)
-        # All at once: one miss after the other would take several times as long.
-        ahead = place
+    find_targets(x, job, &place, first, n, at)
+    while n > 0:
+        # Those of the next samples are on their way: one miss after the other would take long.
+        m = min(stop - first - n, <Py_ssize_t>LANES)
+        find_targets(x, job, &place, first + n, m, ahead)
         for i in range(n):
-            t = class_of(job, first + i)
-            prefetch_bytes(x + ahead.first + max(t, <Py_ssize_t>0) * job.inner, 1)
-            step(job, &ahead)
-        for i in range(n):
-            t = class_of(job, first + i)
-            loss[i] = 0
-            if t >= 0:
-                loss[i] = weighted(
-                    factor_of(job, first + i, t),
-                    -value_at(x, place.first + t * job.inner, <double>0),
-                )
-            step(job, &place)
+            loss[i] = -value_at(x, at[i], <double>0) if at[i] >= 0 else 0.0
+        if not plain:
+            for i in range(n):
+                if at[i] >= 0:
+                    loss[i] = weighted(
+                        factor_of(job, first + i, max(class_of(job, first + i), <Py_ssize_t>0)),
+                        loss[i],
+                    )
         if losses != NULL:
             for i in range(n):
                 losses[first + i] = <real>loss[i]
         count(&tally, &loss[0], n)
         first += n
+        n = m
+        at, ahead = ahead, at
     result[0] = folded(&tally)
 
 
