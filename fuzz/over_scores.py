@@ -481,7 +481,7 @@ def temperature(
     if abs(found.loss - float(loss)) > 1e-12 * float(loss + scale * b * 1e-3):
         raise Found(f"loss {found.loss} instead of {loss}")
     # How far the minimum is, by Newton; and how far rounding may hide it.
-    if curve > 0 and abs(slope) > 1e-9 * curve * b + 1e-14 * scale:
+    if curve > 0 and abs(slope) > 1e-11 * curve * b + 1e-15 * scale:
         raise Found(f"temperature {found.temperature}: slope {slope}, curvature {curve}, b {b}")
 
 
