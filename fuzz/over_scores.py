@@ -281,7 +281,7 @@ def hold_scores(problem: Problem, e: Exactly, found: Any, label: str) -> None:
         size = np.maximum(size, np.where(np.isfinite(best), np.abs(best), 0))
         size = np.maximum(size, np.where(np.isfinite(mine[..., 0]), np.abs(mine[..., 0]), 0))
     hold(found.margin, margin.astype(EXACT), size, 4 if e.changed else 0.501, "margin",
-         (key, "margin"), label, 2.0**-1066 if e.changed else 0)  # fmt: skip
+         (key, "margin"), label, 2.0**-1070 * max(options.get("softcap") or 1, 1))  # fmt: skip
     k = options.get("top_k", 0)
     if not k:
         if found.top_classes is not None or found.top_log_probs is not None:
