@@ -20,6 +20,7 @@ from common import (
     Package,
     another_form,
     calls,
+    class_indices,
     exact,
     hold,
     inf,
@@ -90,8 +91,8 @@ def make(rng: Generator) -> Problem:
         if bad != ignored:
             target[rng.integers(samples)] = bad
             wrong = True
-    if not wrong and ignored < 2**31 and rng.random() < 0.2:
-        target = target.astype(rng.choice(["i4", "i8", ">i4"]))
+    if rng.random() < 0.4:
+        target = class_indices(rng, target)
     if kind != "temperature":
         if rng.random() < 0.25:
             options["temperature"] = float(rng.choice([0.01, 0.5, 0.7, 2.0, 3.0, 100.0]))
