@@ -130,6 +130,15 @@ def weights_of(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(w)
 
 
+def class_indices(rng: Generator, target: np.ndarray) -> np.ndarray:
+    """The same classes in any integer type that holds them."""
+    kinds = ["i8", "i4", ">i4", "i2", "i1", "u1", "u2", ">u8", "u8"]
+    kept = np.dtype(str(rng.choice(kinds)))
+    info = np.iinfo(kept)
+    fits = not target.size or (info.min <= target.min() and target.max() <= info.max)
+    return target.astype(kept) if fits else target
+
+
 # ---- c) the same bits ------------------------------------------------------------------------
 
 

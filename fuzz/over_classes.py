@@ -19,6 +19,7 @@ from common import (
     Package,
     another_form,
     call_again,
+    class_indices,
     exact,
     hold,
     in_a_room,
@@ -173,8 +174,8 @@ def make(rng: Generator) -> Problem:
             if bad != ignored:
                 target[rng.integers(samples)] = bad
                 wrong = True
-        if not wrong and ignored < 2**31 and rng.random() < 0.2:
-            target = target.astype(rng.choice(["i4", "i8", ">i4"]))
+        if rng.random() < 0.4:
+            target = class_indices(rng, target)
     target = target.reshape(rest)
     if kind == "soft":
         p = rng.gamma(rng.choice([0.05, 0.5, 5.0]), size=(samples, classes))

@@ -19,6 +19,7 @@ from common import (
     Package,
     another_form,
     call_again,
+    class_indices,
     exact,
     hold,
     in_a_room,
@@ -120,8 +121,8 @@ def make(rng: Generator) -> Problem:
                 target[rng.integers(samples)] = bad
                 wrong = True
         target = target.reshape(rest)
-        if not wrong and ignored < 2**31 and rng.random() < 0.2:
-            target = target.astype(rng.choice(["i4", "i8", ">i4"]))
+        if rng.random() < 0.4:
+            target = class_indices(rng, target)
     return Problem(kind, laid(rows, types[0]), laid(y, types[1]), target, axis, options, wrong)
 
 

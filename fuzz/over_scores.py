@@ -20,6 +20,7 @@ from common import (
     Package,
     another_form,
     calls,
+    class_indices,
     exact,
     hold,
     inf,
@@ -90,8 +91,8 @@ def make(rng: Generator) -> Problem:
         if bad != ignored:
             target[rng.integers(samples)] = bad
             wrong = True
-    if not wrong and ignored < 2**31 and rng.random() < 0.2:
-        target = target.astype(rng.choice(["i4", "i8", ">i4"]))
+    if rng.random() < 0.4:
+        target = class_indices(rng, target)
     if kind != "temperature":
         if rng.random() < 0.25:
             options["temperature"] = float(rng.choice([0.01, 0.5, 0.7, 2.0, 3.0, 100.0]))
@@ -281,7 +282,7 @@ def hold_scores(problem: Problem, e: Exactly, found: Any, label: str) -> None:
         size = np.maximum(size, np.where(np.isfinite(best), np.abs(best), 0))
         size = np.maximum(size, np.where(np.isfinite(mine[..., 0]), np.abs(mine[..., 0]), 0))
     hold(found.margin, margin.astype(EXACT), size, 4 if e.changed else 0.501, "margin",
-         (key, "margin"), label, 2.0**-1066 if e.changed else 0)  # fmt: skip
+         (key, "margin"), label, 2.0**-1070 * max(options.get("softcap") or 1, 1))  # fmt: skip
     k = options.get("top_k", 0)
     if not k:
         if found.top_classes is not None or found.top_log_probs is not None:
@@ -481,7 +482,7 @@ def temperature(
     if abs(found.loss - float(loss)) > 1e-12 * float(loss + scale * b * 1e-3):
         raise Found(f"loss {found.loss} instead of {loss}")
     # How far the minimum is, by Newton; and how far rounding may hide it.
-    if curve > 0 and abs(slope) > 1e-9 * curve * b + 1e-14 * scale:
+    if curve > 0 and abs(slope) > 1e-11 * curve * b + 1e-15 * scale:
         raise Found(f"temperature {found.temperature}: slope {slope}, curvature {curve}, b {b}")
 
 

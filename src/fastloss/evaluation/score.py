@@ -169,7 +169,8 @@ def score_samples(
 
     Notes
     -----
-    With temperature or softcap, margin and logsumexp are those of the logits so changed.
+    With temperature or softcap, all of these are those of the logits so changed: logits that are
+    equal after that, as those far above `softcap` are, count as ties.
 
     With the softmax :math:`p`, the entropy is :math:`-\sum_c p_c \log p_c`, summed as
     :math:`\log \sum_k e^{x_k - m} + \sum_c p_c (m - x_c)` with the largest logit :math:`m`:
