@@ -1,7 +1,8 @@
 """fastloss.cython: rows from Cython, from Numba and through pointers to C functions.
 
-A package of its own is built against the installed one, as a user would build it, and gives the
-same numbers as mpmath at every instruction-set level.
+A package of its own is built against the fastloss that the tests import, as a user would build it:
+against the installed one, unless PYTHONPATH names another. It gives the same numbers as mpmath at
+every instruction-set level.
 
 Layout: a) the functions by their addresses, b) a package that cimports them, c) Numba.
 """
@@ -22,6 +23,7 @@ import mpmath
 import numpy as np
 import pytest
 
+import fastloss
 import oracle
 from fastloss import _kernels
 
@@ -239,7 +241,7 @@ import numpy as np
 import fastloss
 import rows_of_mine as mine
 
-found = {"level": fastloss._kernels.level}
+found = {"level": fastloss._kernels.level, "fastloss": fastloss.__file__}
 for dtype in ("float32", "float64"):
     rng = np.random.default_rng(5)
     x = (rng.standard_normal((40, 23)) * 4).astype(dtype)
@@ -287,6 +289,7 @@ def test_a_package_of_ones_own(package, level):
     assert called.returncode == 0, called.stderr
     found = json.loads(called.stdout)
     assert found.pop("level") == level
+    assert found.pop("fastloss") == fastloss.__file__
     for dtype, (losses, gradients, total, p, sums, binary, slope) in found.items():
         rng = np.random.default_rng(5)
         x = (rng.standard_normal((40, 23)) * 4).astype(dtype)
