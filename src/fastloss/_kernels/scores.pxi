@@ -9,6 +9,7 @@
 #
 # What an array of the results is not there for is not computed.
 
+from libc.math cimport nextafter, nextafterf
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from .group cimport Group
@@ -34,6 +35,8 @@ cdef enum:
     FEW = 128            # most likeliest classes that are kept in order
     RANK = 32            # classes on the list that are compared at a time
     LISTED = FEW + 2 * OFFER + RANK
+    BOUND = 24           # most likeliest classes that a bound is looked for first
+    INSERT = 8           # most likeliest classes of a tile that are kept by insertion
     ABREAST = 16         # samples of a tile that are looked at at a time
 
 
@@ -64,8 +67,8 @@ cdef inline bint wants_moments(const Job *job) noexcept nogil:
 # comparison with their maximum passes over them. What is larger is put on a list, and where that is
 # long enough each entry is compared with all others: how many are better is its place. That takes
 # no branch that a processor could mispredict. Many classes are a heap instead, the least first:
-# entry i is below (i - 1) // 2. Of equal logits the first classes count as larger. NaNs are passed
-# over.
+# entry i is below (i - 1) // 2. Few of a tile are kept in order lane by lane. Of equal logits the
+# first classes count as larger. NaNs and -inf are passed over, and filled in last.
 
 # In scratch: how many there are, then their logits, then their classes.
 cdef struct Ranked:
@@ -98,9 +101,16 @@ cdef inline bint ranks(Py_ssize_t k) noexcept nogil:
     return k <= FEW
 
 
+cdef inline bint inserts(Py_ssize_t k) noexcept nogil:
+    """Whether so many classes of a tile are found by insertion."""
+    return k <= INSERT
+
+
 cdef inline Py_ssize_t list_bytes(const Job *job) noexcept nogil:
-    """Scratch for the list."""
-    return 2 * LISTED * 8 if job.kind == SCORE and job.top_k else 0
+    """Scratch for the list, or for the lists of a tile."""
+    if job.kind != SCORE or job.top_k == 0:
+        return 0
+    return max(<Py_ssize_t>(2 * LISTED * 8), <Py_ssize_t>(INSERT * LANES * 12))
 
 
 cdef void choose(
@@ -156,22 +166,56 @@ cdef inline uint64_t larger(const real *x, Py_ssize_t n, real least) noexcept no
     return mask
 
 
+cdef inline real just_below_kth(
+    Py_ssize_t k, const real *x, Py_ssize_t n, int parts
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    cdef real m[RANK]
+    cdef real a, kth = <real>INFINITY
+    cdef int32_t place[RANK]
+    for j in range(parts):
+        m[j] = <real>(-INFINITY)
+        place[j] = 0
+    for i in range(n // parts):
+        for j in range(parts):
+            m[j] = x[i * parts + j] if x[i * parts + j] > m[j] else m[j]
+    for i in range(parts):
+        a = m[i]
+        for j in range(parts):
+            place[j] = place[j] + (a > m[j])
+    for j in range(parts):
+        a = m[j] if place[j] < k else kth
+        kth = a if a < kth else kth
+    if real is float:
+        return nextafterf(kth, <float>(-INFINITY))
+    else:
+        return nextafter(kth, -INFINITY)
+
+
+cdef real bound_of(Py_ssize_t k, const real *x, Py_ssize_t n) noexcept nogil:
+    """A number that at least k of x[:n], n >= 2 * RANK, are larger than, and not many more.
+
+    Just below the k-th of the maxima of some parts.
+    """
+    if k <= INSERT:
+        return just_below_kth(k, x, n, RANK // 2)
+    return just_below_kth(k, x, n, RANK)
+
+
 cdef void offer_few(
     Ranked r, Py_ssize_t k, const real *x, Py_ssize_t n, Py_ssize_t c, real *value, int64_t *which
 ) noexcept nogil:
     """`offer` of few; value, which: the list."""
     cdef Py_ssize_t i = 0, j, m, held = r.n[0], listed = 0
-    cdef bint full = held == k
-    cdef real least = <real>r.value[k - 1] if full else <real>(-INFINITY)
+    cdef bint bounded = held == k
+    cdef real least = <real>r.value[k - 1] if bounded else <real>(-INFINITY)
     cdef uint64_t mask
+    if held == 0 and k <= BOUND and n >= 2 * RANK:
+        least = bound_of(k, x, n)
+        bounded = True
     while i < n:
         m = min(n - i, <Py_ssize_t>OFFER)
-        if full:
-            mask = larger(x + i, m, least)
-        else:
-            mask = 0
-            for j in range(m):
-                mask |= <uint64_t>(x[i + j] == x[i + j]) << j
+        mask = larger(x + i, m, least)
         if mask and listed == 0:
             for j in range(held):
                 value[j] = <real>r.value[j]
@@ -185,14 +229,15 @@ cdef void offer_few(
             mask &= mask - 1
         i += m
         # A choice where it gives a better bound, and before the list is too long.
-        if listed > held and (i == n or listed >= (k + OFFER if full else k)):
+        if listed > held and (i == n or listed >= (k + OFFER if bounded else k)):
             for j in range(RANK):
                 value[listed + j] = <real>(-INFINITY)
             choose(r, k, value, which, listed)
             listed = 0
             held = r.n[0]
-            full = held == k
-            least = <real>r.value[k - 1] if full else least
+            if held == k:
+                bounded = True
+                least = <real>r.value[k - 1]
     if listed > held:
         for j in range(RANK):
             value[listed + j] = <real>(-INFINITY)
@@ -238,7 +283,7 @@ cdef void offer_many(
     """`offer` of more than a few."""
     cdef Py_ssize_t i = 0, j, m
     while i < n and r.n[0] < k:
-        if x[i] == x[i]:
+        if x[i] > <real>(-INFINITY):
             rise(r, x[i], c + i)
         i += 1
     while i < n:
@@ -447,6 +492,7 @@ cdef inline void stand_begin(
 ) noexcept nogil:
     """Of n samples from `first` on; xs: a tile that holds all their classes, or NULL."""
     cdef Py_ssize_t lane, t
+    cdef int32_t *which
     cdef real *value = <real *>&standing.value[0]
     for lane in range(n):
         t = class_of(job, first + lane)
@@ -463,6 +509,12 @@ cdef inline void stand_begin(
     if job.top_k:
         for lane in range(n):
             ranked_of(job, group, lane).n[0] = 0
+    if job.top_k and inserts(job.top_k):
+        value = <real *>group.list
+        which = <int32_t *>(value + job.top_k * LANES)
+        for lane in range(job.top_k * LANES):
+            value[lane] = <real>(-INFINITY)
+            which[lane] = -1
 
 
 cdef void tile_stand(
@@ -514,6 +566,60 @@ cdef void tile_stand(
             standing.count[lane + i] = count[i]
 
 
+cdef void tile_insert(
+    const real *xs, Py_ssize_t m, Py_ssize_t width, Py_ssize_t first, Py_ssize_t k, real *value,
+    int32_t *which
+) noexcept nogil:
+    """Classes `first` to first + m to the k likeliest of each lane.
+
+    Place j of lane i is at value[j * LANES + i], the largest first.
+    """
+    cdef Py_ssize_t part, i, j, at
+    cdef int32_t c, w, kept
+    cdef int32_t any
+    cdef real v, above
+    cdef real x[ABREAST]
+    for part in range(LANES // ABREAST):
+        for c in range(<int32_t>m):
+            w = c + <int32_t>first
+            at = (k - 1) * LANES + ABREAST * part
+            any = 0
+            for i in range(ABREAST):
+                x[i] = xs[c * width + ABREAST * part + i]
+                any |= -<int32_t>(x[i] > value[at + i])
+            if not any:
+                continue
+            for j in range(k - 1):
+                for i in range(ABREAST):
+                    v = value[at + i]
+                    above = value[at - LANES + i]
+                    kept = w if x[i] > v else which[at + i]
+                    v = x[i] if x[i] > v else v
+                    which[at + i] = which[at - LANES + i] if x[i] > above else kept
+                    value[at + i] = above if x[i] > above else v
+                at -= LANES
+            for i in range(ABREAST):
+                v = value[at + i]
+                which[at + i] = w if x[i] > v else which[at + i]
+                value[at + i] = x[i] if x[i] > v else v
+
+
+cdef inline void tile_inserted(
+    const Job *job, Py_ssize_t n, Group *group, real unused
+) noexcept nogil:
+    """The likeliest classes of n samples, from where `tile_insert` has put them."""
+    cdef const real *value = <const real *>group.list
+    cdef const int32_t *which = <const int32_t *>(value + job.top_k * LANES)
+    cdef Py_ssize_t lane, j
+    cdef Ranked ranked
+    for lane in range(n):
+        ranked = ranked_of(job, group, lane)
+        for j in range(job.top_k):
+            ranked.value[j] = value[j * LANES + lane]
+            ranked.which[j] = which[j * LANES + lane]
+            ranked.n[0] += which[j * LANES + lane] >= 0
+
+
 cdef void tile_offer(
     const real *xs, Py_ssize_t m, Py_ssize_t width, Py_ssize_t first, Py_ssize_t n, const Job *job,
     Group *group
@@ -523,6 +629,12 @@ cdef void tile_offer(
     cdef real row[TILE]
     cdef Py_ssize_t lane, c
     cdef Ranked ranked
+    cdef real *value = <real *>group.list
+    if inserts(job.top_k):
+        tile_insert(
+            xs, m, width, first, job.top_k, value, <int32_t *>(value + job.top_k * LANES)
+        )
+        return
     for lane in range(LANES):
         most[lane] = <real>(-INFINITY)
     tile_max(xs, m, width, &most[0])
@@ -631,17 +743,18 @@ cdef void put_ranked(
     const Job *job, Py_ssize_t sample, Py_ssize_t at, double log_rest, Ranked ranked
 ) noexcept nogil:
     """Write the likeliest classes of a sample, the `at`-th of the call."""
-    cdef Py_ssize_t j, c = 0, k = job.top_k, n, base
-    cdef double log_prob
+    cdef Py_ssize_t j, c, k = job.top_k, n, base, turn
+    cdef double log_prob, value
     in_order(ranked, k)
     n = ranked.n[0]
-    if n < k:
-        # NaNs come last, as they do where NumPy sorts.
-        base = offset_of(job, sample, 0)
+    base = offset_of(job, sample, 0)
+    # NaNs come last, as they do where NumPy sorts.
+    for turn in range(2 if n < k else 0):
+        c = 0
         while n < k and c < job.classes:
-            log_prob = logit_at(job, base + c * job.inner)
-            if log_prob != log_prob:
-                ranked.value[n] = log_prob
+            value = logit_at(job, base + c * job.inner)
+            if value != value if turn else value == -INFINITY:
+                ranked.value[n] = value
                 ranked.which[n] = c
                 n += 1
             c += 1

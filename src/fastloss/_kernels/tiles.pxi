@@ -579,6 +579,8 @@ cdef void tiles_item(
                 c += m
             if job.kind == SCORE:
                 stand_end(standing, &top[0], &largest[0], group)
+                if job.top_k and inserts(job.top_k):
+                    tile_inserted(job, filled, group, top[0])
             if largest_too:
                 for lane in range(LANES):
                     maximum[lane] = top[lane]
