@@ -42,7 +42,7 @@ from fastloss.losses.categorical import (
     softmax_focal_loss_backward,
     softmax_focal_loss_value_and_grad,
 )
-from fastloss.losses.criterions import (
+from fastloss.losses.criteria import (
     BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,

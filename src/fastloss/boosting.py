@@ -1,4 +1,4 @@
-"""Criterions as objectives and metrics of LightGBM and XGBoost.
+"""Criteria as objectives and metrics of LightGBM and XGBoost.
 
 `lightgbm`, `xgboost` and `sklearn` make objectives, `metric` makes metrics: small objects that
 pickle, which the libraries call.  `init_score` is the constant that boosting starts from, and
@@ -8,7 +8,7 @@ A library's built-in objective has its own multiple of the second derivative.  A
 here has the same, so that with equal settings it grows the same trees.
 
 Layout: a) objectives, b) metrics, c) start and end: constant and probabilities, d) what a dataset
-holds, e) which criterions and libraries there are.
+holds, e) which criteria and libraries there are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays
 from fastloss._arrays import Array
-from fastloss.losses.criterions import (
+from fastloss.losses.criteria import (
     BCEWithLogitsLoss,
     Criterion,
     CrossEntropyLoss,
@@ -583,7 +583,7 @@ def _weights(criterion: Criterion, weight: Any, scores: Array) -> Any:
     return weight
 
 
-# ---- e) criterions and libraries -------------------------------------------------------------
+# ---- e) criteria and libraries -------------------------------------------------------------
 
 
 def _check(criterion: Any) -> None:

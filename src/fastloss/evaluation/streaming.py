@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from fastloss import _arrays
 from fastloss.evaluation._sums import ExactSum
 from fastloss.losses._reduction import Totals
-from fastloss.losses.criterions import Criterion
+from fastloss.losses.criteria import Criterion
 
 __all__ = ["StreamingLoss"]
 

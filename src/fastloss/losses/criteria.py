@@ -37,7 +37,7 @@ def __dir__() -> list[str]:
 
 
 class Criterion:
-    """What all criterions share: options that stay as they are."""
+    """What all criteria share: options that stay as they are."""
 
     _loss: ClassVar[Specification]
     _options: dict[str, Any]
@@ -313,7 +313,7 @@ class KLDivLoss(Criterion):
 class DistillationLoss(Criterion):
     """`fastloss.distillation_loss` with its options.
 
-    The calls take ``teacher_logits`` where other criterions take a target.
+    The calls take ``teacher_logits`` where other criteria take a target.
 
     Parameters
     ----------
