@@ -36,6 +36,12 @@ def show_config() -> None:
 
     ``python -m fastloss`` prints the same.
 
+    .. versionadded:: 0.1.0
+
+    See Also
+    --------
+    get_num_threads : the number of threads alone.
+
     Examples
     --------
     >>> import fastloss

@@ -156,6 +156,8 @@ def set_num_threads(n: int) -> None:
 
     Other libraries keep their numbers.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     n : int
@@ -168,6 +170,10 @@ def set_num_threads(n: int) -> None:
         If `n` is no integer.
     ValueError
         If `n` is below 1 or too large.
+
+    See Also
+    --------
+    get_num_threads : the number that a call would use.
 
     Examples
     --------
@@ -191,11 +197,17 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Return how many threads a large call made now, from this Python thread, would use.
 
+    .. versionadded:: 0.1.0
+
     Returns
     -------
     int
         See `set_num_threads`; without it ``OMP_NUM_THREADS``, else the smaller of the
         process's affinity and its control group's quota.  A limit set by threadpoolctl counts.
+
+    See Also
+    --------
+    set_num_threads : sets the number.
 
     Examples
     --------

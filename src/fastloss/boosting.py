@@ -102,6 +102,8 @@ def lightgbm(
 ) -> Callable[[Any, Any], tuple[Array, Array]]:
     """Make an objective for ``lightgbm.train`` of a criterion.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     criterion : criterion of fastloss
@@ -124,6 +126,12 @@ def lightgbm(
     TypeError
         If the criterion has no second derivatives.
 
+    See Also
+    --------
+    fastloss.boosting.xgboost : the same for XGBoost.
+    fastloss.boosting.sklearn : for the scikit-learn classes of both.
+    fastloss.boosting.metric : the loss as an evaluation metric.
+
     Notes
     -----
     The second derivative of losses over C classes is multiplied by C / (C - 1), as in LightGBM's
@@ -145,6 +153,8 @@ def xgboost(
 ) -> Callable[[Any, Any], tuple[Array, Array]]:
     """Make an objective for ``xgboost.train`` of a criterion.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     criterion, floor : see `lightgbm`
@@ -160,6 +170,11 @@ def xgboost(
         If XGBoost 2 or later is not installed.
     TypeError
         If the criterion has no second derivatives.
+
+    See Also
+    --------
+    fastloss.boosting.lightgbm : the same for LightGBM; describes the arguments.
+    fastloss.boosting.sklearn : for the scikit-learn classes of both.
 
     Notes
     -----
@@ -182,6 +197,8 @@ def sklearn(
 ) -> Callable[..., tuple[Array, Array]]:
     """Make an objective for the scikit-learn classes of LightGBM or XGBoost.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     criterion, floor : see `lightgbm`
@@ -202,6 +219,11 @@ def sklearn(
         If the criterion has no second derivatives.
     ValueError
         If there is no such library.
+
+    See Also
+    --------
+    fastloss.boosting.lightgbm : for ``lightgbm.train``.
+    fastloss.boosting.xgboost : for ``xgboost.train``.
 
     Notes
     -----
@@ -264,6 +286,8 @@ class _SklearnMetric(_Metric):
 def metric(criterion: Criterion, library: Library, *, sklearn: bool = False) -> Callable[..., Any]:
     """Make an evaluation metric: the criterion's mean loss of raw scores, lower is better.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     criterion : see `lightgbm`
@@ -286,6 +310,11 @@ def metric(criterion: Criterion, library: Library, *, sklearn: bool = False) -> 
         If the criterion cannot be an objective.
     ValueError
         If there is no such library.
+
+    See Also
+    --------
+    fastloss.boosting.lightgbm : the objective that goes with it.
+    fastloss.boosting.xgboost : the objective that goes with it.
 
     Notes
     -----
@@ -316,6 +345,8 @@ def init_score(
 ) -> float | Array:  # fmt: skip
     """Return the constant score that has the least loss, for boosting to start from.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     criterion : see `lightgbm`
@@ -339,6 +370,10 @@ def init_score(
         If there are no labels, or some that the criterion cannot take.
     IndexError
         If a label is no class.
+
+    See Also
+    --------
+    fastloss.boosting.predict_proba : probabilities from raw scores.
 
     Notes
     -----
@@ -462,6 +497,8 @@ def _focal_scores(share: Array, gamma: float) -> Array:
 def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
     """Return the probabilities of the classes, from raw scores.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     criterion : see `lightgbm`
@@ -477,6 +514,10 @@ def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
     ------
     ValueError
         If the scores' shape is none of the criterion's.
+
+    See Also
+    --------
+    fastloss.boosting.init_score : the constant that boosting starts from.
 
     Examples
     --------

@@ -100,6 +100,8 @@ def cross_entropy(
 ) -> DaskArray:
     """Cross-entropy of dask arrays: `fastloss.cross_entropy`, lazily and chunk by chunk.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -176,6 +178,8 @@ def cross_entropy_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Cross-entropy of dask arrays and the gradient of its sum, in one pass over each chunk.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, weight, sample_weight, ignore_index, reduction
@@ -194,6 +198,10 @@ def cross_entropy_value_and_grad(
     ------
     TypeError, ValueError, IndexError
         As `cross_entropy` raises them.
+
+    See Also
+    --------
+    fastloss.cross_entropy_value_and_grad : the function over NumPy arrays.
 
     Notes
     -----
@@ -232,6 +240,8 @@ def nll_loss(
     axis: int | None = None,
 ) -> DaskArray:
     """Negative log-likelihood of dask arrays: `fastloss.nll_loss`, lazily and chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -282,6 +292,8 @@ def nll_loss_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Negative log-likelihood of dask arrays and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     log_probs, target, weight, sample_weight, ignore_index, reduction, axis
@@ -298,6 +310,10 @@ def nll_loss_value_and_grad(
     ------
     TypeError, ValueError, IndexError
         As `cross_entropy` raises them.
+
+    See Also
+    --------
+    fastloss.nll_loss_value_and_grad : the function over NumPy arrays.
 
     Notes
     -----
@@ -331,6 +347,8 @@ def binary_cross_entropy_with_logits(
 ) -> DaskArray:
     """Binary cross-entropy on logits in dask arrays, lazily and chunk by chunk.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits : dask array, any shape and chunks
@@ -343,8 +361,12 @@ def binary_cross_entropy_with_logits(
         Weight of the positive term; broadcasts to `logits`.
     sample_weight : dask array or array_like, optional
         Multiplies each loss, and counts in the mean; broadcasts to `logits`.
+
+        .. versionadded:: 0.2.0
     ignore_index : int, optional
         Elements with this target have loss 0.
+
+        .. versionadded:: 0.2.0
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements that are not ignored, or by the sum of their
         sample weights.
@@ -394,6 +416,8 @@ def binary_cross_entropy_with_logits_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Binary cross-entropy on logits in dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, weight, pos_weight, sample_weight, ignore_index, reduction
@@ -410,6 +434,10 @@ def binary_cross_entropy_with_logits_value_and_grad(
     ------
     TypeError, ValueError
         As `binary_cross_entropy_with_logits` raises them.
+
+    See Also
+    --------
+    fastloss.binary_cross_entropy_with_logits_value_and_grad : the function over NumPy arrays.
 
     Notes
     -----
@@ -443,6 +471,8 @@ def softmax_focal_loss(
     axis: int | None = None,
 ) -> DaskArray:
     """Focal loss over classes of dask arrays: `fastloss.softmax_focal_loss`, chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -494,6 +524,8 @@ def softmax_focal_loss_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Focal loss over classes of dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha, gamma, sample_weight, ignore_index, reduction, axis
@@ -510,6 +542,10 @@ def softmax_focal_loss_value_and_grad(
     ------
     TypeError, ValueError, IndexError
         As `softmax_focal_loss` raises them.
+
+    See Also
+    --------
+    fastloss.softmax_focal_loss_value_and_grad : the function over NumPy arrays.
 
     Notes
     -----
@@ -542,6 +578,8 @@ def sigmoid_focal_loss(
     reduction: Reduction = "mean",
 ) -> DaskArray:
     """Focal loss of dask arrays: `fastloss.sigmoid_focal_loss`, lazily and chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -592,6 +630,8 @@ def sigmoid_focal_loss_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Focal loss of dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha, gamma, sample_weight, ignore_index, reduction
@@ -608,6 +648,10 @@ def sigmoid_focal_loss_value_and_grad(
     ------
     TypeError, ValueError
         As `sigmoid_focal_loss` raises them.
+
+    See Also
+    --------
+    fastloss.sigmoid_focal_loss_value_and_grad : the function over NumPy arrays.
 
     Notes
     -----
@@ -636,6 +680,8 @@ def binary_cross_entropy(
     reduction: Reduction = "mean",
 ) -> DaskArray:
     """Binary cross-entropy of dask arrays of probabilities, lazily and chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -682,6 +728,8 @@ def binary_cross_entropy_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Binary cross-entropy of dask arrays of probabilities, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     probs, target, weight, sample_weight, reduction
@@ -698,6 +746,10 @@ def binary_cross_entropy_value_and_grad(
     ------
     TypeError, ValueError
         As `binary_cross_entropy` raises them.
+
+    See Also
+    --------
+    fastloss.binary_cross_entropy_value_and_grad : the function over NumPy arrays.
 
     Notes
     -----
@@ -726,6 +778,8 @@ def kl_div(
     log_target: bool = False,
 ) -> DaskArray:
     """Kullback-Leibler divergence of dask arrays: `fastloss.kl_div`, lazily and chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -781,6 +835,8 @@ def kl_div_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Kullback-Leibler divergence of dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     log_probs, target, sample_weight, reduction, log_target
@@ -797,6 +853,10 @@ def kl_div_value_and_grad(
     ------
     TypeError, ValueError
         As `kl_div` raises them.
+
+    See Also
+    --------
+    fastloss.kl_div_value_and_grad : the function over NumPy arrays.
 
     Notes
     -----
@@ -829,6 +889,8 @@ def distillation_loss(
     axis: int | None = None,
 ) -> DaskArray:
     """Distillation loss of dask arrays: `fastloss.distillation_loss`, lazily and chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -880,6 +942,8 @@ def distillation_loss_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Distillation loss of dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, teacher_logits, sample_weight, temperature, direction, reduction, axis
@@ -896,6 +960,10 @@ def distillation_loss_value_and_grad(
     ------
     TypeError, ValueError
         As `cross_entropy` raises them.
+
+    See Also
+    --------
+    fastloss.distillation_loss_value_and_grad : the function over NumPy arrays.
 
     Notes
     -----
@@ -932,6 +1000,8 @@ def score_samples(
 ) -> SampleScores:
     """Scores of the samples of dask arrays: `fastloss.score_samples`, lazily and chunk by chunk.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -952,6 +1022,10 @@ def score_samples(
         At once, for what types, shapes, chunks and options tell.
     IndexError
         On computing, for a class index outside [0, C); says which chunk held it.
+
+    See Also
+    --------
+    fastloss.score_samples : the function over NumPy arrays.
 
     Notes
     -----
@@ -987,6 +1061,8 @@ def compare_logits(
 ) -> LogitsComparison:
     """Two models' logits in dask arrays: `fastloss.compare_logits`, lazily and chunk by chunk.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -1007,6 +1083,10 @@ def compare_logits(
     ------
     TypeError, ValueError, IndexError
         As `score_samples` raises them.
+
+    See Also
+    --------
+    fastloss.compare_logits : the function over NumPy arrays.
 
     Notes
     -----
@@ -1041,6 +1121,8 @@ def streaming_metrics(
 ) -> Any:
     """Loss, perplexity, accuracy and calibration of dask arrays, as a whole or by group.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -1067,6 +1149,10 @@ def streaming_metrics(
     ------
     TypeError, ValueError, IndexError
         As `score_samples` raises them.
+
+    See Also
+    --------
+    fastloss.streaming_metrics : the function over NumPy arrays.
 
     Notes
     -----

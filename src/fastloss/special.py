@@ -313,6 +313,8 @@ def logsumexp(
 ) -> Any:
     r"""Logarithm of a sum of exponentials, :math:`\log \sum_k b_k e^{a_k}`.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     a : array_like
@@ -322,13 +324,19 @@ def logsumexp(
     b : array_like, optional
         Weights of the terms, of any sign; `a` and `b` are broadcast together.  A term of weight 0
         adds nothing, whatever `a` is there.
+
+        .. versionadded:: 0.2.0
     keepdims : bool, default False
         Whether to keep the axes, with length 1.
     return_sign : bool, default False
         Whether to return the sign of the sum, too, and the logarithm of its absolute value.
+
+        .. versionadded:: 0.2.0
     out : ndarray, optional
         Array for the logarithm, C-contiguous, of the result's shape and dtype; it may share no
         memory with `a` and `b`.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
@@ -449,6 +457,8 @@ def softmax(
 def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never) -> Any:
     r"""Softmax :math:`e^{x_c} / \sum_k e^{x_k}` over one or more axes.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
@@ -457,6 +467,8 @@ def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **othe
         Axes over which the result sums to 1: all by default.
     out : ndarray, optional
         Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
@@ -516,6 +528,8 @@ def log_softmax(
 ) -> Any:
     r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`, over one or more axes.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
@@ -524,6 +538,8 @@ def log_softmax(
         Axes over which the exponentials of the result sum to 1: all by default.
     out : ndarray, optional
         Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
@@ -586,12 +602,16 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Arr
 def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Logistic sigmoid :math:`1 / (1 + e^{-x})` of each element.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
     out : ndarray, optional
         Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
@@ -604,6 +624,11 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
         If `x` holds no real numbers, or `out` has another dtype.
     ValueError
         If `out` has another shape, is not as described or overlaps a part of `x`.
+
+    See Also
+    --------
+    log_sigmoid : its logarithm.
+    softmax : the counterpart over several classes.
 
     Examples
     --------
@@ -628,12 +653,16 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] |
 def log_sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, of each element.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
     out : ndarray, optional
         Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
@@ -646,6 +675,11 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> A
         If `x` holds no real numbers, or `out` has another dtype.
     ValueError
         If `out` has another shape, is not as described or overlaps a part of `x`.
+
+    See Also
+    --------
+    sigmoid : the sigmoid itself.
+    softplus : minus ``log_sigmoid(-x)``.
 
     Examples
     --------
@@ -670,12 +704,16 @@ def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Ar
 def softplus(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Softplus :math:`\log(1 + e^x)` of each element.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64; integers and bool count as float64.
     out : ndarray, optional
         Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
@@ -688,6 +726,10 @@ def softplus(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
         If `x` holds no real numbers, or `out` has another dtype.
     ValueError
         If `out` has another shape, is not as described or overlaps a part of `x`.
+
+    See Also
+    --------
+    log_sigmoid : minus ``softplus(-x)``.
 
     Examples
     --------

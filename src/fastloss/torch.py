@@ -437,6 +437,8 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy of logits: `torch.nn.functional.cross_entropy` by fastloss.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     input : Tensor, shape (N, C), (C,) or (N, C, d1, ..., dK)
@@ -512,6 +514,8 @@ def nll_loss(
 ) -> Tensor:
     """Negative log-likelihood: `torch.nn.functional.nll_loss` by fastloss.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     input : Tensor, shape (N, C), (C,) or (N, C, d1, ..., dK)
@@ -564,6 +568,8 @@ def binary_cross_entropy(
     reduction: str = "mean",
 ) -> Tensor:
     """Binary cross-entropy of probabilities: `torch.nn.functional.binary_cross_entropy`.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -626,6 +632,8 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """Binary cross-entropy: `torch.nn.functional.binary_cross_entropy_with_logits` by fastloss.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     input : Tensor
@@ -686,6 +694,8 @@ def kl_div(
     log_target: bool = False,
 ) -> Tensor:
     """Kullback-Leibler divergence: `torch.nn.functional.kl_div` by fastloss.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -757,6 +767,8 @@ def linear_cross_entropy(
     This is `torch.nn.functional.linear_cross_entropy`, which PyTorch has from version 2.13 on.  The
     logits exist for a block of rows at a time, and ignored rows need none: beside the gradients a
     call takes 64 MiB, or half of the weight's size if that is more.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -844,6 +856,8 @@ def linear_cross_entropy(
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]  # PyTorch may be absent
     """`cross_entropy` as a module, in the place of `torch.nn.CrossEntropyLoss`.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     weight, size_average, ignore_index, reduce, reduction, label_smoothing
@@ -869,6 +883,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]  # PyTo
 class NLLLoss(torch.nn.NLLLoss):  # type: ignore[misc]  # PyTorch may be absent
     """`nll_loss` as a module, in the place of `torch.nn.NLLLoss`.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     weight, size_average, ignore_index, reduce, reduction
@@ -892,6 +908,8 @@ class NLLLoss(torch.nn.NLLLoss):  # type: ignore[misc]  # PyTorch may be absent
 class BCELoss(torch.nn.BCELoss):  # type: ignore[misc]  # PyTorch may be absent
     """`binary_cross_entropy` as a module, in the place of `torch.nn.BCELoss`.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     weight, size_average, reduce, reduction
@@ -912,6 +930,8 @@ class BCELoss(torch.nn.BCELoss):  # type: ignore[misc]  # PyTorch may be absent
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]  # PyTorch may be absent
     """`binary_cross_entropy_with_logits` as a module, for `torch.nn.BCEWithLogitsLoss`.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -936,6 +956,8 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]  # Py
 
 class KLDivLoss(torch.nn.KLDivLoss):  # type: ignore[misc]  # PyTorch may be absent
     """`kl_div` as a module, in the place of `torch.nn.KLDivLoss`.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

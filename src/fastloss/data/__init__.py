@@ -21,12 +21,18 @@ def __dir__() -> list[str]:
 def load_digits_logits() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Return held-out logits of a digit classifier, and the digits that the images show.
 
+    .. versionadded:: 0.1.0
+
     Returns
     -------
     logits : ndarray of shape (1797, 10), float32
         One row for an image, one column for a digit.
     labels : ndarray of shape (1797,), uint8
         The right digit of each image.
+
+    See Also
+    --------
+    fastloss.score_samples : scores such logits sample by sample.
 
     Notes
     -----

@@ -109,6 +109,8 @@ def brier_score(
 ) -> Loss:
     r"""Squared error of the probabilities, summed over the classes: from 0 to 2, from logits.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -192,7 +194,10 @@ def brier_score(
 
 
 class CalibrationBins(NamedTuple):
-    """A reliability diagram as numbers: arrays of one entry for each bin of confidence."""
+    """A reliability diagram as numbers: arrays of one entry for each bin of confidence.
+
+    .. versionadded:: 0.2.0
+    """
 
     #: Confidences in a bin lie above this, and in the first bin at it, too.
     lower: NDArray[np.float64]
@@ -207,7 +212,10 @@ class CalibrationBins(NamedTuple):
 
 
 class CalibrationError(NamedTuple):
-    """What `calibration_error` returns."""
+    """What `calibration_error` returns.
+
+    .. versionadded:: 0.2.0
+    """
 
     #: Mean distance of confidence and accuracy, over the samples: the ECE.
     expected: float
@@ -321,6 +329,8 @@ def calibration_error(
     Samples are sorted into bins by the probability of their prediction, the confidence.  In a model
     that is calibrated the share of right predictions in a bin is its mean confidence.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -412,7 +422,10 @@ def calibration_error(
 
 
 class TemperatureFit(NamedTuple):
-    """What `fit_temperature` returns."""
+    """What `fit_temperature` returns.
+
+    .. versionadded:: 0.2.0
+    """
 
     #: The temperature that minimises the loss.
     temperature: float
@@ -461,6 +474,8 @@ def fit_temperature(
 
     Fit it on held-out samples, and divide the logits of others by it.  Predictions stay what they
     are.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -23,7 +23,10 @@ def __dir__() -> list[str]:
 
 
 class LogitsComparison(NamedTuple):
-    """What `compare_logits` returns; every array has the shape of the samples."""
+    """What `compare_logits` returns; every array has the shape of the samples.
+
+    .. versionadded:: 0.2.0
+    """
 
     kl: NDArray[Any]
     reverse_kl: NDArray[Any]
@@ -46,6 +49,8 @@ def compare_logits(
     **others: Never,
 ) -> LogitsComparison:
     r"""Compare two models' logits of the same samples, in one pass over both arrays.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

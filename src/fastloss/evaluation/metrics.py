@@ -30,7 +30,10 @@ def __dir__() -> list[str]:
 
 
 class Metrics(NamedTuple):
-    """What `StreamingMetrics.compute` returns; NaN where nothing has counted."""
+    """What `StreamingMetrics.compute` returns; NaN where nothing has counted.
+
+    .. versionadded:: 0.2.0
+    """
 
     #: Samples that counted: neither ignored nor of weight 0.
     samples: int
@@ -57,6 +60,8 @@ _BINNED = ("_mass", "_sure", "_hits")
 
 class StreamingMetrics:
     """Loss, perplexity, accuracy, calibration and Brier score of a stream of batches.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -83,6 +83,8 @@ class SampleScores(NamedTuple):
 
     ``top_classes`` and ``top_log_probs`` have one axis more, the last, of length `top_k`; without
     `top_k` they are None.
+
+    .. versionadded:: 0.1.0
     """
 
     log_prob: NDArray[Any]
@@ -113,6 +115,8 @@ def score_samples(
 ) -> SampleScores:
     r"""Score each sample in one pass: its target, the prediction, and how sure that is.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -123,12 +127,20 @@ def score_samples(
     ignore_index : int, optional
         Target of samples that have none.  Their ``log_prob`` and ``margin`` are NaN and their
         ``rank`` is -1; what needs no target is computed as ever.
+
+        .. versionadded:: 0.2.0
     temperature : float, optional
         Logits are divided by it.
+
+        .. versionadded:: 0.2.0
     softcap : float, optional
         Logits are changed to ``softcap * tanh(logits / softcap)``, before the temperature.
+
+        .. versionadded:: 0.2.0
     top_k : int, optional
         How many of the likeliest classes to name, at most C; none by default.
+
+        .. versionadded:: 0.2.0
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 

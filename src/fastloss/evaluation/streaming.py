@@ -31,6 +31,8 @@ _NOT_OF_THE_MODEL = frozenset({"weight", "alpha", "gamma", "label_smoothing", "z
 class StreamingLoss:
     """The loss of a stream of batches, as if all of them had been one call.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     criterion : criterion
@@ -61,6 +63,10 @@ class StreamingLoss:
         If `criterion` is none of fastloss.
     ValueError
         If the criterion's reduction is ``"none"``.
+
+    See Also
+    --------
+    StreamingMetrics : perplexity, accuracy and calibration in one pass.
 
     Notes
     -----

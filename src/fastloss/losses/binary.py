@@ -33,6 +33,8 @@ def binary_cross_entropy(
 ):
     r"""Binary cross-entropy between probabilities and targets.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     probs : array_like, any shape
@@ -44,6 +46,8 @@ def binary_cross_entropy(
         Multiplies each loss; broadcasts to `probs`.
     sample_weight : array_like, optional
         Multiplies each loss, and counts in the mean; broadcasts to `probs`.
+
+        .. versionadded:: 0.2.0
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements, or by the sum of the sample weights.
 
@@ -63,6 +67,9 @@ def binary_cross_entropy(
 
     See Also
     --------
+    binary_cross_entropy_value_and_grad : the loss and its gradient in one pass.
+    binary_cross_entropy_backward : the gradient for an upstream gradient.
+    BCELoss : the same as a class that holds the options.
     binary_cross_entropy_with_logits : the same on logits, without loss of digits.
 
     Notes
@@ -89,6 +96,8 @@ def binary_cross_entropy_value_and_grad(
 ):
     r"""Binary cross-entropy and the gradient of its sum with respect to `probs`, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     probs, target, weight, sample_weight, reduction : see `binary_cross_entropy`
@@ -97,6 +106,10 @@ def binary_cross_entropy_value_and_grad(
     Returns
     -------
     loss, grad : see `cross_entropy_value_and_grad`
+
+    See Also
+    --------
+    binary_cross_entropy : the loss alone; describes the arguments.
 
     Notes
     -----
@@ -131,6 +144,8 @@ def binary_cross_entropy_backward(
 ):
     r"""Gradient of `binary_cross_entropy` with respect to `probs`, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -140,6 +155,11 @@ def binary_cross_entropy_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    binary_cross_entropy : the loss alone; describes the arguments.
+    binary_cross_entropy_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
@@ -162,6 +182,8 @@ def binary_cross_entropy_with_logits(
 ):  # fmt: skip
     r"""Binary cross-entropy between logits and targets.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits : array_like, any shape
@@ -176,9 +198,13 @@ def binary_cross_entropy_with_logits(
         Weight of the positive term; broadcasts to `logits`.
     sample_weight : array_like, optional
         Multiplies each loss, and counts in the mean; broadcasts to `logits`.
+
+        .. versionadded:: 0.2.0
     ignore_index : int, optional
         Elements with this target have loss 0 and gradient 0, whatever their logits hold, and do
         not count in the mean.
+
+        .. versionadded:: 0.2.0
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements that are not ignored, or by the sum of their
         sample weights.
@@ -196,6 +222,15 @@ def binary_cross_entropy_with_logits(
     ValueError
         For shapes that do not fit, options out of range, or an integer target other than 0, 1 and
         `ignore_index`.
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits_value_and_grad : the loss and its gradient in one pass.
+    binary_cross_entropy_with_logits_backward : the gradient for an upstream gradient.
+    binary_cross_entropy_with_logits_grad_and_hess : first and second derivatives of each element.
+    BCEWithLogitsLoss : the same as a class that holds the options.
+    binary_cross_entropy : the same for probabilities.
+    sigmoid_focal_loss : with less weight for easy elements.
 
     Notes
     -----
@@ -229,6 +264,8 @@ def binary_cross_entropy_with_logits_value_and_grad(
 ):  # fmt: skip
     r"""Binary cross-entropy on logits and the gradient of its sum, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, weight, pos_weight : see `binary_cross_entropy_with_logits`
@@ -238,6 +275,11 @@ def binary_cross_entropy_with_logits_value_and_grad(
     Returns
     -------
     loss, grad : see `cross_entropy_value_and_grad`
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the loss alone; describes the arguments.
+    binary_cross_entropy_with_logits_grad_and_hess : first and second derivatives of each element.
 
     Notes
     -----
@@ -266,6 +308,8 @@ def binary_cross_entropy_with_logits_backward(
 ):  # fmt: skip
     r"""Gradient of `binary_cross_entropy_with_logits` for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -276,6 +320,11 @@ def binary_cross_entropy_with_logits_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the loss alone; describes the arguments.
+    binary_cross_entropy_with_logits_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
@@ -300,6 +349,8 @@ def sigmoid_focal_loss(
     reduction="mean", **others,
 ):  # fmt: skip
     r"""Focal loss of sigmoid probabilities.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
@@ -331,6 +382,10 @@ def sigmoid_focal_loss(
 
     See Also
     --------
+    sigmoid_focal_loss_value_and_grad : the loss and its gradient in one pass.
+    sigmoid_focal_loss_backward : the gradient for an upstream gradient.
+    sigmoid_focal_loss_grad_and_hess : first and second derivatives of each element.
+    SigmoidFocalLoss : the same as a class that holds the options.
     softmax_focal_loss : for one class of many.
 
     Notes
@@ -362,6 +417,8 @@ def sigmoid_focal_loss_value_and_grad(
 ):  # fmt: skip
     r"""Focal loss and the gradient of its sum with respect to `logits`, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, alpha, gamma, sample_weight : see `sigmoid_focal_loss`
@@ -371,6 +428,11 @@ def sigmoid_focal_loss_value_and_grad(
     Returns
     -------
     loss, grad : see `cross_entropy_value_and_grad`
+
+    See Also
+    --------
+    sigmoid_focal_loss : the loss alone; describes the arguments.
+    sigmoid_focal_loss_grad_and_hess : first and second derivatives of each element.
 
     Notes
     -----
@@ -398,6 +460,8 @@ def sigmoid_focal_loss_backward(
 ):  # fmt: skip
     r"""Gradient of `sigmoid_focal_loss` with respect to `logits`, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -408,6 +472,11 @@ def sigmoid_focal_loss_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    sigmoid_focal_loss : the loss alone; describes the arguments.
+    sigmoid_focal_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

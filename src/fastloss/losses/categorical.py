@@ -30,6 +30,8 @@ def cross_entropy(
 ):  # fmt: skip
     r"""Cross-entropy between logits and class indices or class probabilities.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -52,12 +54,18 @@ def cross_entropy(
         Share, in [0, 1], of the target that is spread evenly over all classes.
     temperature : float, default 1.0
         The logits are divided by it; above 0.
+
+        .. versionadded:: 0.2.0
     softcap : float, optional
         Keeps the logits between -softcap and softcap: ``softcap * tanh(logits / softcap)``, before
         the temperature; above 0.
+
+        .. versionadded:: 0.2.0
     z_loss : float, default 0.0
         Adds ``z_loss * logsumexp(z)**2`` to a sample's loss, times its class and sample weight; at
         least 0.
+
+        .. versionadded:: 0.2.0
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
@@ -76,6 +84,9 @@ def cross_entropy(
 
     See Also
     --------
+    cross_entropy_backward : the gradient for an upstream gradient.
+    cross_entropy_grad_and_hess : first and second derivatives of each sample.
+    CrossEntropyLoss : the same as a class that holds the options.
     cross_entropy_value_and_grad : the loss and its gradient in one pass.
     linear_cross_entropy : the same on ``input @ weight.T`` without the whole logits.
 
@@ -124,6 +135,8 @@ def cross_entropy_value_and_grad(
 ):  # fmt: skip
     """Cross-entropy and the gradient of its sum with respect to the logits, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, weight, sample_weight, ignore_index, reduction : see `cross_entropy`
@@ -138,6 +151,11 @@ def cross_entropy_value_and_grad(
     grad : ndarray
         Gradient of the loss, for "none" of the sum of the losses: shape and dtype of the logits;
         `out` if given.
+
+    See Also
+    --------
+    cross_entropy : the loss alone; describes the arguments.
+    cross_entropy_grad_and_hess : first and second derivatives of each sample.
 
     Notes
     -----
@@ -174,6 +192,8 @@ def cross_entropy_backward(
 ):  # fmt: skip
     """Gradient of `cross_entropy` with respect to the logits, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : array_like
@@ -186,6 +206,11 @@ def cross_entropy_backward(
     -------
     grad : ndarray
         Shape and dtype of the logits; `out` if given.
+
+    See Also
+    --------
+    cross_entropy : the loss alone; describes the arguments.
+    cross_entropy_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
@@ -212,6 +237,8 @@ def nll_loss(
     axis=None, **others,
 ):  # fmt: skip
     """Negative log-likelihood of class indices under log-probabilities.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
@@ -248,6 +275,9 @@ def nll_loss(
 
     See Also
     --------
+    nll_loss_value_and_grad : the loss and its gradient in one pass.
+    nll_loss_backward : the gradient for an upstream gradient.
+    NLLLoss : the same as a class that holds the options.
     cross_entropy : the same on logits, in one pass and without loss of digits.
 
     Notes
@@ -276,6 +306,8 @@ def nll_loss_value_and_grad(
 ):  # fmt: skip
     """Negative log-likelihood and the gradient of its sum, with respect to the log-probabilities.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     log_probs, target, weight, sample_weight, ignore_index, reduction, axis : see `nll_loss`
@@ -286,6 +318,10 @@ def nll_loss_value_and_grad(
     loss : see `nll_loss`
     grad : ndarray
         :math:`-w_t` at the target, over the mean's denominator, and 0 elsewhere.
+
+    See Also
+    --------
+    nll_loss : the loss alone; describes the arguments.
 
     Examples
     --------
@@ -312,6 +348,8 @@ def nll_loss_backward(
 ):  # fmt: skip
     """Gradient of `nll_loss` with respect to the log-probabilities, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -321,6 +359,11 @@ def nll_loss_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    nll_loss : the loss alone; describes the arguments.
+    nll_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
@@ -342,6 +385,8 @@ def softmax_focal_loss(
     reduction="mean", axis=None, **others,
 ):  # fmt: skip
     r"""Focal loss of softmax probabilities: cross-entropy that plays down what is easy.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -375,6 +420,10 @@ def softmax_focal_loss(
 
     See Also
     --------
+    softmax_focal_loss_value_and_grad : the loss and its gradient in one pass.
+    softmax_focal_loss_backward : the gradient for an upstream gradient.
+    softmax_focal_loss_grad_and_hess : first and second derivatives of each sample.
+    SoftmaxFocalLoss : the same as a class that holds the options.
     cross_entropy : the same with `gamma` 0, and with more options.
     sigmoid_focal_loss : for binary questions.
 
@@ -407,6 +456,8 @@ def softmax_focal_loss_value_and_grad(
 ):  # fmt: skip
     r"""Focal loss over classes and the gradient of its sum with respect to the logits, in one pass.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha, gamma, sample_weight, ignore_index : see `softmax_focal_loss`
@@ -416,6 +467,11 @@ def softmax_focal_loss_value_and_grad(
     Returns
     -------
     loss, grad : see `cross_entropy_value_and_grad`
+
+    See Also
+    --------
+    softmax_focal_loss : the loss alone; describes the arguments.
+    softmax_focal_loss_grad_and_hess : first and second derivatives of each sample.
 
     Notes
     -----
@@ -445,6 +501,8 @@ def softmax_focal_loss_backward(
 ):  # fmt: skip
     """Gradient of `softmax_focal_loss` with respect to the logits, for an upstream gradient.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -455,6 +513,11 @@ def softmax_focal_loss_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    softmax_focal_loss : the loss alone; describes the arguments.
+    softmax_focal_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

@@ -165,10 +165,16 @@ def _hashable(value: Any) -> Any:
 class CrossEntropyLoss(Criterion):
     """`fastloss.cross_entropy` with its options.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     weight, ignore_index, reduction, label_smoothing : see `fastloss.cross_entropy`
     temperature, softcap, z_loss, axis : see `fastloss.cross_entropy`
+
+    See Also
+    --------
+    cross_entropy : the function; describes the options.
 
     Examples
     --------
@@ -197,9 +203,15 @@ class CrossEntropyLoss(Criterion):
 class NLLLoss(Criterion):
     """`fastloss.nll_loss` with its options.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     weight, ignore_index, reduction, axis : see `fastloss.nll_loss`
+
+    See Also
+    --------
+    nll_loss : the function; describes the options.
 
     Examples
     --------
@@ -220,9 +232,15 @@ class NLLLoss(Criterion):
 class SoftmaxFocalLoss(Criterion):
     """`fastloss.softmax_focal_loss` with its options.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     alpha, gamma, ignore_index, reduction, axis : see `fastloss.softmax_focal_loss`
+
+    See Also
+    --------
+    softmax_focal_loss : the function; describes the options.
 
     Examples
     --------
@@ -245,9 +263,15 @@ class SoftmaxFocalLoss(Criterion):
 class BCELoss(Criterion):
     """`fastloss.binary_cross_entropy` with its options.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     weight, reduction : see `fastloss.binary_cross_entropy`
+
+    See Also
+    --------
+    binary_cross_entropy : the function; describes the options.
 
     Examples
     --------
@@ -265,10 +289,16 @@ class BCELoss(Criterion):
 class BCEWithLogitsLoss(Criterion):
     """`fastloss.binary_cross_entropy_with_logits` with its options.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     weight, pos_weight, ignore_index : see `fastloss.binary_cross_entropy_with_logits`
     reduction : see `fastloss.binary_cross_entropy_with_logits`
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the function; describes the options.
 
     Examples
     --------
@@ -291,9 +321,15 @@ class BCEWithLogitsLoss(Criterion):
 class KLDivLoss(Criterion):
     """`fastloss.kl_div` with its options.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     reduction, log_target : see `fastloss.kl_div`
+
+    See Also
+    --------
+    kl_div : the function; describes the options.
 
     Examples
     --------
@@ -315,9 +351,15 @@ class DistillationLoss(Criterion):
 
     The calls take ``teacher_logits`` where other criteria take a target.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     temperature, direction, reduction, axis : see `fastloss.distillation_loss`
+
+    See Also
+    --------
+    distillation_loss : the function; describes the options.
 
     Examples
     --------
@@ -363,9 +405,15 @@ class DistillationLoss(Criterion):
 class SigmoidFocalLoss(Criterion):
     """`fastloss.sigmoid_focal_loss` with its options.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     alpha, gamma, ignore_index, reduction : see `fastloss.sigmoid_focal_loss`
+
+    See Also
+    --------
+    sigmoid_focal_loss : the function; describes the options.
 
     Examples
     --------

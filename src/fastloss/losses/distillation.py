@@ -24,6 +24,8 @@ def distillation_loss(
 ):  # fmt: skip
     r"""Kullback-Leibler divergence between the softmaxes of a student's and a teacher's logits.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
@@ -59,6 +61,9 @@ def distillation_loss(
 
     See Also
     --------
+    distillation_loss_value_and_grad : the loss and its gradient in one pass.
+    distillation_loss_backward : the gradient for an upstream gradient.
+    DistillationLoss : the same as a class that holds the options.
     kl_div : the same of log-probabilities, element by element.
     compare_logits : both directions, for each sample.
 
@@ -104,6 +109,8 @@ def distillation_loss_value_and_grad(
 ):  # fmt: skip
     r"""Distillation loss and the gradient of its sum with respect to the student's logits.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, teacher_logits, sample_weight : see `distillation_loss`
@@ -113,6 +120,10 @@ def distillation_loss_value_and_grad(
     Returns
     -------
     loss, grad : see `cross_entropy_value_and_grad`
+
+    See Also
+    --------
+    distillation_loss : the loss alone; describes the arguments.
 
     Notes
     -----
@@ -143,6 +154,8 @@ def distillation_loss_backward(
 ):  # fmt: skip
     r"""Gradient of `distillation_loss` with respect to `logits`, for an upstream gradient.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -153,6 +166,11 @@ def distillation_loss_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    distillation_loss : the loss alone; describes the arguments.
+    distillation_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

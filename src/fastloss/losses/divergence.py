@@ -17,6 +17,8 @@ def __dir__() -> list[str]:
 def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_target=False, **others):
     r"""Kullback-Leibler divergence of the target from log-probabilities.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     log_probs : array_like, any shape
@@ -26,6 +28,8 @@ def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_targe
         Probabilities, or their logarithms with `log_target`; any real type.
     sample_weight : array_like, optional
         Multiplies each loss, and counts in the mean; broadcasts to `log_probs`.
+
+        .. versionadded:: 0.2.0
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements, or by the sum of the sample weights; "batchmean"
         by the first dimension.  The divergence of distributions is what "batchmean" gives.
@@ -42,6 +46,14 @@ def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_targe
     ------
     TypeError, ValueError
         For arrays, shapes and options that do not fit, or options out of range.
+
+    See Also
+    --------
+    kl_div_value_and_grad : the loss and its gradient in one pass.
+    kl_div_backward : the gradient for an upstream gradient.
+    KLDivLoss : the same as a class that holds the options.
+    distillation_loss : the divergence between two softmaxes, from logits.
+    cross_entropy : the divergence up to a constant, with class probabilities.
 
     Notes
     -----
@@ -72,6 +84,8 @@ def kl_div_value_and_grad(
 ):
     r"""Kullback-Leibler divergence and the gradient of its sum, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     log_probs, target, sample_weight, reduction, log_target : see `kl_div`
@@ -80,6 +94,10 @@ def kl_div_value_and_grad(
     Returns
     -------
     loss, grad : see `cross_entropy_value_and_grad`
+
+    See Also
+    --------
+    kl_div : the loss alone; describes the arguments.
 
     Notes
     -----
@@ -109,6 +127,8 @@ def kl_div_backward(
 ):  # fmt: skip
     r"""Gradient of `kl_div` with respect to `log_probs`, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -118,6 +138,11 @@ def kl_div_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    kl_div : the loss alone; describes the arguments.
+    kl_div_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

@@ -29,7 +29,10 @@ def __dir__() -> list[str]:
 
 
 class LinearGradients(NamedTuple):
-    """Gradients of `linear_cross_entropy`, each of the shape and dtype of what it belongs to."""
+    """Gradients of `linear_cross_entropy`, each of the shape and dtype of what it belongs to.
+
+    .. versionadded:: 0.1.0
+    """
 
     input: Array
     linear_weight: Array
@@ -77,6 +80,8 @@ def linear_cross_entropy(
 ):  # fmt: skip
     r"""Cross-entropy of the logits ``input @ linear_weight.T + linear_bias``, block by block.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     input : array_like, shape (..., features)
@@ -93,6 +98,8 @@ def linear_cross_entropy(
         Weight of each class.
     sample_weight : array_like, optional
         Weight of each sample; broadcasts to the shape that class indices have.
+
+        .. versionadded:: 0.2.0
     ignore_index, reduction, label_smoothing : see `cross_entropy`
     temperature, softcap, z_loss : see `cross_entropy`
 
@@ -111,6 +118,8 @@ def linear_cross_entropy(
 
     See Also
     --------
+    linear_cross_entropy_value_and_grad : the loss and its gradient in one pass.
+    linear_cross_entropy_backward : the gradient for an upstream gradient.
     cross_entropy : the same on logits that are there already.
 
     Notes
@@ -147,6 +156,8 @@ def linear_cross_entropy_value_and_grad(
 ):  # fmt: skip
     r"""Cross-entropy of a linear layer's outputs, and its gradients, block by block.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     input, linear_weight, target, linear_bias : see `linear_cross_entropy`
@@ -160,6 +171,10 @@ def linear_cross_entropy_value_and_grad(
     grads : LinearGradients
         Gradients of the loss, for "none" of the sum of the losses: ``input``, ``linear_weight`` and
         ``linear_bias`` (None without a bias), each of the shape and dtype of its argument.
+
+    See Also
+    --------
+    linear_cross_entropy : the loss alone; describes the arguments.
 
     Examples
     --------
@@ -188,6 +203,8 @@ def linear_cross_entropy_backward(
 ):  # fmt: skip
     r"""Gradients of `linear_cross_entropy` for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -201,6 +218,11 @@ def linear_cross_entropy_backward(
     grads : LinearGradients
         ``input``, ``linear_weight`` and ``linear_bias`` (None without a bias), each of the shape
         and dtype of its argument.
+
+    See Also
+    --------
+    linear_cross_entropy : the loss alone; describes the arguments.
+    linear_cross_entropy_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

@@ -41,6 +41,8 @@ def cross_entropy_grad_and_hess(
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the cross-entropy of each sample, and the diagonal of its Hessian.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, weight, sample_weight, ignore_index : see `cross_entropy`
@@ -55,6 +57,11 @@ def cross_entropy_grad_and_hess(
         its logits: shape and dtype of the logits.
     hess : ndarray
         Second derivative with respect to the same logit.
+
+    See Also
+    --------
+    cross_entropy : the loss alone; describes the arguments.
+    cross_entropy_value_and_grad : the loss and its gradient in one pass.
 
     Notes
     -----
@@ -89,6 +96,8 @@ def softmax_focal_loss_grad_and_hess(
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the focal loss of each sample, and the diagonal of its Hessian.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha, gamma : see `softmax_focal_loss`
@@ -104,6 +113,11 @@ def softmax_focal_loss_grad_and_hess(
     hess : ndarray
         Second derivative with respect to the same logit.  It is exact, and negative where the loss
         is concave.
+
+    See Also
+    --------
+    softmax_focal_loss : the loss alone; describes the arguments.
+    softmax_focal_loss_value_and_grad : the loss and its gradient in one pass.
 
     Notes
     -----
@@ -140,6 +154,8 @@ def binary_cross_entropy_with_logits_grad_and_hess(
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the binary cross-entropy of each element, and its second derivative.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, weight : see `binary_cross_entropy_with_logits`
@@ -151,6 +167,11 @@ def binary_cross_entropy_with_logits_grad_and_hess(
     -------
     grad, hess : ndarray
         First and second derivative of each loss, weights included: shape and dtype of the logits.
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the loss alone; describes the arguments.
+    binary_cross_entropy_with_logits_value_and_grad : the loss and its gradient in one pass.
 
     Notes
     -----
@@ -180,6 +201,8 @@ def sigmoid_focal_loss_grad_and_hess(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Gradient of the focal loss of each element, and its second derivative.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha : see `sigmoid_focal_loss`
@@ -192,6 +215,11 @@ def sigmoid_focal_loss_grad_and_hess(
     grad, hess : ndarray
         First and second derivative of each loss, weights included: shape and dtype of the logits.
         The second one is exact, and negative where the loss is concave.
+
+    See Also
+    --------
+    sigmoid_focal_loss : the loss alone; describes the arguments.
+    sigmoid_focal_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
