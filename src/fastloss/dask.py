@@ -112,13 +112,13 @@ def cross_entropy(
     weight : dask array or array_like, shape (C,), optional
         Weight of each class; every chunk gets the whole of it.
     sample_weight : dask array or array_like, optional
-        Weight of each sample; broadcasts to the logits' shape without the class axis.
+        Weight of each sample; broadcasts to the shape of the logits without the class axis.
     ignore_index : int, default -100
         Samples with this class index have loss 0.
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the sum of the weights over all chunks.
     label_smoothing : float, default 0.0
-        Share, in [0, 1], of the target that is spread evenly over all classes.
+        Fraction, in [0, 1], of the target that is spread evenly over all classes.
     temperature, softcap, z_loss
         As `fastloss.cross_entropy` takes them.
     axis : int, optional
@@ -360,7 +360,7 @@ def binary_cross_entropy_with_logits(
     pos_weight : dask array or array_like, optional
         Weight of the positive term; broadcasts to `logits`.
     sample_weight : dask array or array_like, optional
-        Multiplies each loss, and counts in the mean; broadcasts to `logits`.
+        Multiplies each loss; the mean divides by the sum of these weights.  Broadcasts to `logits`.
 
         .. versionadded:: 0.2.0
     ignore_index : int, optional
@@ -788,7 +788,8 @@ def kl_div(
     target : dask array or array_like, shape of `log_probs`
         Probabilities, or their logarithms with `log_target`.
     sample_weight : dask array or array_like, optional
-        Multiplies each loss, and counts in the mean; broadcasts to `log_probs`.
+        Multiplies each loss; the mean divides by the sum of these weights.  Broadcasts to
+        `log_probs`.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         "batchmean" divides by the first dimension, which has to be known.
     log_target : bool, default False

@@ -318,7 +318,7 @@ def logsumexp(
     Parameters
     ----------
     a : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     axis : int or tuple of ints, optional
         Axes to sum over: all by default.
     b : array_like, optional
@@ -462,7 +462,7 @@ def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **othe
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     axis : int or tuple of ints, optional
         Axes over which the result sums to 1: all by default.
     out : ndarray, optional
@@ -533,7 +533,7 @@ def log_softmax(
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     axis : int or tuple of ints, optional
         Axes over which the exponentials of the result sum to 1: all by default.
     out : ndarray, optional
@@ -607,7 +607,7 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     out : ndarray, optional
         Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
 
@@ -658,7 +658,7 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> A
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     out : ndarray, optional
         Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
 
@@ -709,7 +709,7 @@ def softplus(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     out : ndarray, optional
         Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
 
