@@ -583,7 +583,7 @@ def test_wrong_arguments_of_init_score():
         boosting.init_score(BINARY, [])
     with pytest.raises(ValueError, match=r"2 at position 1"):
         boosting.init_score(BINARY, [0, 2])
-    with pytest.raises(IndexError, match="label 3 at position 1 is no class of 3"):
+    with pytest.raises(IndexError, match="label 3 at position 1 is not one of 3 classes"):
         boosting.init_score(CLASSES, [0, 3], num_class=3)
     with pytest.raises(ValueError, match="num_class=2 has no meaning"):
         boosting.init_score(BINARY, [0, 1], num_class=2)

@@ -75,9 +75,9 @@ from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softm
 if not _typing.TYPE_CHECKING:  # To a type checker a name that is missing is an error already.
 
     def __getattr__(name: str) -> object:
-        """Say which names have to be imported before they are there."""
+        """Say which names are modules that have to be imported first."""
         if name in ("boosting", "dask", "data"):
-            raise AttributeError(f"fastloss.{name} is a module of its own: import fastloss.{name}")
+            raise AttributeError(f"fastloss.{name} is a separate module: import fastloss.{name}")
         raise AttributeError(f"module 'fastloss' has no attribute {name!r}")
 
 
