@@ -65,7 +65,6 @@ html_theme_options = {
 
 def _math(display: str):
     """A visitor that writes a formula as MathML, which browsers draw themselves."""
-
     # A word joiner keeps the comma or full stop that follows a formula on its line.
     end = "&#8288;" if display == "inline" else ""
 
