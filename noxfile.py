@@ -162,7 +162,7 @@ def parallel(session: nox.Session) -> None:
     session.run(
         "pytest", "-q", "--parallel-threads=4", "tests/test_cross_entropy.py",
         "tests/test_binary.py", "tests/test_nll_loss.py", "tests/test_divergence.py",
-        "tests/test_special.py", "tests/test_second_order.py", "tests/test_criterions.py",
+        "tests/test_special.py", "tests/test_second_order.py", "tests/test_criteria.py",
         "tests/test_streaming.py", *session.posargs,
     )  # fmt: skip
 

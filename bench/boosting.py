@@ -86,7 +86,7 @@ def objectives(budget):
         ("xgboost", "BCE"): (binary.astype(np.float32), right),
         ("xgboost", "focal"): (binary.astype(np.float32), right),
     }
-    criterions = {
+    criteria = {
         "cross-entropy": fastloss.CrossEntropyLoss(),
         "BCE": fastloss.BCEWithLogitsLoss(),
         "focal": fastloss.SigmoidFocalLoss(),
@@ -95,7 +95,7 @@ def objectives(budget):
     for (library, name), (x, dataset) in cases.items():
         factor = CLASSES / (CLASSES - 1) if library == "lightgbm" else 2.0
         try:
-            ours = getattr(boosting, library)(criterions[name])
+            ours = getattr(boosting, library)(criteria[name])
         except ImportError as error:
             print(f"left out: {error}")
             continue

@@ -150,7 +150,7 @@ def groups(threads: int, missing: Callable[[str, str], None]) -> dict[str, dict[
     field = peers.available(
         threads, [key for key in peers.TITLES if key != "torch-compile"], missing
     )
-    criterions: dict[str, Any] = {
+    criteria: dict[str, Any] = {
         "cross_entropy": getattr(fastloss, "CrossEntropyLoss", None),
         "binary_cross_entropy_with_logits": getattr(fastloss, "BCEWithLogitsLoss", None),
     }
@@ -169,8 +169,8 @@ def groups(threads: int, missing: Callable[[str, str], None]) -> dict[str, dict[
             "value_and_grad": partial(both, x, target),
             "forward": partial(forward, x, target),
         }
-        if criterions[loss] is not None:
-            criterion = criterions[loss]()
+        if criteria[loss] is not None:
+            criterion = criteria[loss]()
             calls["criterion.value_and_grad, out="] = partial(
                 criterion.value_and_grad, x, target, out=out
             )

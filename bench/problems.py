@@ -27,7 +27,7 @@ class Loss(NamedTuple):
 
     ``given`` says what the first argument is (logits, log_probs or probs; hidden for the input of
     a linear layer), ``target`` what the second is (classes, probabilities, hard, soft or none),
-    ``arrays`` the options that are arrays. ``gradient`` is False where there is none to ask for, and
+    ``arrays`` the options that are arrays. ``gradient`` is False where there is none to ask for;
     ``alike`` says that the answer is an array like the first argument.
     """
 

@@ -8,8 +8,10 @@ figures in `figures/` are SVG files that the scripts beside them draw; they go i
 so that they take its font and its colours, light and dark.
 """
 
+import re
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -38,9 +40,9 @@ autodoc_mock_imports = ["torch"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_use_rtype = False
-napoleon_use_ivar = True
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"fastloss {release}"
 html_static_path = ["_static"]
 html_css_files = ["fastloss.css"]
@@ -63,9 +65,11 @@ html_theme_options = {
 
 def _math(display: str):
     """A visitor that writes a formula as MathML, which browsers draw themselves."""
+    # A word joiner keeps the comma or full stop that follows a formula on its line.
+    end = "&#8288;" if display == "inline" else ""
 
     def visit(self, node: nodes.Element) -> None:
-        self.body.append(convert(node.astext(), display=display))
+        self.body.append(convert(node.astext(), display=display) + end)
         raise nodes.SkipNode
 
     return visit, None
@@ -93,10 +97,44 @@ def _close_examples(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = source[0].replace("\n\n```\n", "\n```\n")
 
 
+_SAME = re.compile(r"(\w[\w, ]*) : see (`[\w.]+`)$")
+
+
+def _gather_parameters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]):
+    """Make one sentence of the parameters that a docstring refers to another function for.
+
+    ``a, b : see `f``` would become a list item for each name.
+    """
+    if "Parameters" not in lines:
+        return
+    start = lines.index("Parameters")
+    stop = start + 2
+    while stop < len(lines) and not re.match("-{3,}$", lines[min(stop + 1, len(lines) - 1)]):
+        stop += 1
+    where: dict[str, list[str]] = {}
+    kept = []
+    for line in lines[start:stop]:
+        found = _SAME.match(line)
+        if found:
+            where.setdefault(found[2], []).extend(found[1].split(", "))
+        else:
+            kept.append(line)
+    sentences = []
+    for function, names in where.items():
+        listed = [f"*{each}*" for each in names]
+        last = f" and {listed.pop()}" if len(listed) > 1 else ""
+        sentences.append(f"For {', '.join(listed)}{last}, see {function}.")
+    if sentences:
+        described = any(line.strip() for line in kept[2:])
+        lines[start:stop] = [*" ".join(sentences).split("\n"), "", *(kept if described else [])]
+
+
 def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", _math("inline"), _math("block"))
     app.add_node(nodes.image, override=True, html=(_visit_image, _depart_image))
     app.connect("source-read", _close_examples)
+    # Before napoleon, which makes field lists of the sections.
+    app.connect("autodoc-process-docstring", _gather_parameters, priority=400)
 
 
 html_math_renderer = "mathml"

@@ -38,7 +38,7 @@ class Experiment:
     measure: str
     #: seed -> features, labels to train with, features held out, their labels
     data: Callable[[int], tuple[Array, Array, Array, Array]]
-    #: labels to train with -> criterions by name, or criterions with labels of their own
+    #: labels to train with -> criteria by name, or criteria with labels of their own
     losses: Callable[[Array], dict[str, tuple[object, Array]]]
     #: labels, probabilities (N, C) -> a number
     judge: Callable[[Array, Array], float]

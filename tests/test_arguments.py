@@ -701,7 +701,7 @@ def test_ignore_index_is_an_integer(fl, call, ignore_index):
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "softmax_focal_loss"])
 @pytest.mark.parametrize("ignore_index", [2**63, -(2**63) - 1, 10**30, np.uint64(2**63)])
 def test_ignore_index_fits_64_bits(fl, name, ignore_index):
-    with raises(ValueError, "ignore_index must fit 64 bits", str(ignore_index)):
+    with raises(ValueError, "ignore_index must fit in 64 bits", str(ignore_index)):
         getattr(fl, name)([[1.0, 2.0]], [0], ignore_index=ignore_index)
 
 

@@ -1,6 +1,6 @@
 """fastloss.boosting: the trees of the libraries' own objectives, and what those do not offer.
 
-Layout: a) the same predictions as the built-in objectives, b) other criterions learn,
+Layout: a) the same predictions as the built-in objectives, b) other criteria learn,
 c) scikit-learn classes, d) metrics, e) start and probabilities, f) what a dataset holds, g) wrong
 arguments, and libraries that are missing.
 """
@@ -122,7 +122,7 @@ def test_second_derivatives_have_the_librarys_factor(library):
     np.testing.assert_allclose(hess, p * (1 - p), rtol=1e-6)
 
 
-# ---- b) other criterions learn ---------------------------------------------------------------
+# ---- b) other criteria learn ---------------------------------------------------------------
 
 OTHERS = {
     "focal": ("binary", fastloss.SigmoidFocalLoss(gamma=2.0)),
@@ -135,7 +135,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
-def test_the_criterions_loss_falls(request, library, name):
+def test_the_loss_of_the_criterion_falls(request, library, name):
     module = request.getfixturevalue("lgb" if library == "lightgbm" else "xgb")
     kind, criterion = OTHERS[name]
     x, y, weight = data(kind)
@@ -553,7 +553,7 @@ def test_num_class_that_does_not_fit(request, library):
 
 
 @pytest.mark.parametrize("function", [boosting.lightgbm, boosting.xgboost])
-def test_wrong_criterions(function):
+def test_wrong_criteria(function):
     with pytest.raises(TypeError, match="NLLLoss has no second derivatives"):
         function(fastloss.NLLLoss())
     with pytest.raises(TypeError, match="must be a criterion"):
@@ -583,7 +583,7 @@ def test_wrong_arguments_of_init_score():
         boosting.init_score(BINARY, [])
     with pytest.raises(ValueError, match=r"2 at position 1"):
         boosting.init_score(BINARY, [0, 2])
-    with pytest.raises(IndexError, match="label 3 at position 1 is no class of 3"):
+    with pytest.raises(IndexError, match="label 3 at position 1 is not one of 3 classes"):
         boosting.init_score(CLASSES, [0, 3], num_class=3)
     with pytest.raises(ValueError, match="num_class=2 has no meaning"):
         boosting.init_score(BINARY, [0, 1], num_class=2)

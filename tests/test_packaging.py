@@ -6,6 +6,7 @@ and the settings, where the source tree is at hand.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -275,3 +276,15 @@ def test_every_public_name_is_in_the_documentation():
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     documented = re.findall(r"^\.\. auto\w+:: (\w+)$", pages, flags=re.MULTILINE)
     assert sorted(documented) == fastloss.__all__
+    # `ast` reads what cannot be imported without the libraries of the extras.
+    for module in ("boosting", "dask", "data/__init__", "torch"):
+        source = Path(fastloss.__file__).parent / f"{module}.py"
+        assigned = [
+            node
+            for node in ast.parse(source.read_text("utf-8")).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        name = module.partition("/")[0]
+        pattern = rf"^\.\. auto\w+:: fastloss\.{name}\.(\w+)$"
+        documented = re.findall(pattern, pages, flags=re.MULTILINE)
+        assert sorted(documented) == ast.literal_eval(assigned[0].value), module

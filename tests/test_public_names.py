@@ -107,7 +107,7 @@ def test_second_derivatives(name):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_criterions(name):
+def test_criteria(name):
     made = getattr(fastloss, name)
     assert signature(made) == CLASSES[name]
     # What a criterion refuses keeps its common name.
@@ -192,7 +192,7 @@ def test_every_module_of_functions_has_a_stub():
 
 
 MODULES = ["", ".boosting", ".data", ".evaluation", ".special"]
-MODULES += [f".losses.{stub.stem}" for stub in STUBS] + [".losses.criterions"]
+MODULES += [f".losses.{stub.stem}" for stub in STUBS] + [".losses.criteria"]
 
 
 @pytest.mark.parametrize("name", MODULES)

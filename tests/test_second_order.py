@@ -6,7 +6,7 @@ of terms of two signs: soft targets, `z_loss`, `softcap`, the focal loss.
 
 Layout: a) the reference of losses over classes, b) class indices, c) the other options,
 d) binary losses, e) derivatives taken numerically, and a peer, f) memory: column by column, `out`,
-halves, g) threads, h) criterions and wrong arguments.
+halves, g) threads, h) criteria and wrong arguments.
 """
 
 from __future__ import annotations
@@ -692,7 +692,7 @@ def test_bits_do_not_depend_on_threads(fl):
         np.testing.assert_array_equal(one, three)
 
 
-# ---- h) criterions and wrong arguments -------------------------------------------------------
+# ---- h) criteria and wrong arguments -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -703,7 +703,7 @@ def test_bits_do_not_depend_on_threads(fl):
      ("SigmoidFocalLoss", "sigmoid_focal_loss", {"gamma": 1.5, "alpha": 0.4})],
 )  # fmt: skip
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_criterions(fl, criterion, function, options, reduction):
+def test_criteria(fl, criterion, function, options, reduction):
     """The same numbers, whatever the reduction."""
     x = np.linspace(-2, 2, 12).reshape(4, 3)
     over_classes = function in ("cross_entropy", "softmax_focal_loss")

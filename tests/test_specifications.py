@@ -19,7 +19,7 @@ import fastloss
 from fastloss import StreamingLoss
 from fastloss.losses import _layer
 from fastloss.losses._specification import SPECIFICATIONS
-from fastloss.losses.criterions import Criterion
+from fastloss.losses.criteria import Criterion
 
 RNG = np.random.default_rng(20)
 ROWS, CLASSES = 24, 5
@@ -191,7 +191,7 @@ def case(request):
     return name, options, *arguments(name, options, soft)
 
 
-CRITERIONS = {
+CRITERIA = {
     made._loss.name: made
     for made in vars(fastloss).values()
     if inspect.isclass(made) and issubclass(made, Criterion)
@@ -258,7 +258,7 @@ def test_criterion_is_the_function(case):
     own = {option: value for option, value in options.items() if option != "sample_weight"}
     upstream = np.random.default_rng(1)
     for reduction in reductions(name):
-        criterion = CRITERIONS[name](**own, reduction=reduction)
+        criterion = CRITERIA[name](**own, reduction=reduction)
         loss, grad = getattr(fastloss, f"{name}_value_and_grad")(
             x, t, **options, reduction=reduction
         )
@@ -291,7 +291,7 @@ def test_stream_is_the_function(case):
     for reduction in reductions(name):
         if reduction == "none":
             continue
-        loss = StreamingLoss(CRITERIONS[name](**own, reduction=reduction))
+        loss = StreamingLoss(CRITERIA[name](**own, reduction=reduction))
         for batch in parts(x, t, options.get("sample_weight"), options):
             loss.update(*batch)
         whole = getattr(fastloss, name)(x, t, **options, reduction=reduction)

@@ -290,6 +290,54 @@ def distillation():
     return axes
 
 
+def by_digit():
+    logits, labels = load_digits_logits()
+    losses = fastloss.cross_entropy(logits, labels, reduction="none")
+    means = np.array([losses[labels == digit].mean() for digit in range(10)])
+    axes = panel("Mean loss by digit", "digit", "mean loss (nats)")
+    colours = [RED if mean == means.max() else BLUE for mean in means]
+    axes.bar(range(10), means, color=colours, width=0.7)
+    axes.axhline(losses.mean(), color=INK, lw=1, ls="--")
+    axes.annotate("mean", (-0.5, losses.mean()), (0, 3), textcoords="offset points")
+    axes.set(xticks=range(10), xlim=(-0.6, 9.6))
+    axes.grid(axis="x", visible=False)
+    return axes
+
+
+def half_precision():
+    logits, _ = load_digits_logits()
+    kl = fastloss.compare_logits(logits, logits.astype(np.float16)).kl
+    axes = panel("What half precision changed", "KL divergence of the sample (nats)", "samples")
+    axes.hist(kl, np.geomspace(1e-12, 1e-5, 36), color=BLUE)
+    axes.set(xscale="log", xlim=(1e-12, 1e-5))
+    axes.set_xticks([1e-12, 1e-10, 1e-8, 1e-6], ["1e-12", "1e-10", "1e-8", "1e-6"])
+    axes.minorticks_off()
+    return axes
+
+
+def streaming():
+    logits, labels = load_digits_logits()
+    ends = [7, 20, 50, 120, 250, 500, 1000, 1797]
+    total = fastloss.StreamingLoss(fastloss.CrossEntropyLoss())
+    exact, means = [], []
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        total.update(logits[start:end], labels[start:end])
+        exact.append(total.compute())
+        means.append(fastloss.cross_entropy(logits[start:end], labels[start:end]))
+    batches = np.arange(1, len(ends) + 1)
+    axes = panel("Loss after batches of growing size", "batches", "mean loss (nats)")
+    axes.plot(batches, np.cumsum(means) / batches, "o-", color=GREY, ms=4, label="mean of means")
+    axes.plot(batches, exact, "o-", color=RED, ms=4, label="StreamingLoss")
+    axes.axhline(fastloss.cross_entropy(logits, labels), color=INK, lw=1, ls="--")
+    axes.annotate(
+        "all at once", (1, fastloss.cross_entropy(logits, labels)), (0, -4),
+        textcoords="offset points", va="top",
+    )  # fmt: skip
+    axes.set(ylim=(0, None), xticks=batches)
+    axes.legend(loc="upper right")
+    return axes
+
+
 FIGURES = {
     "distillation": distillation,
     "boosting": boosting,
@@ -300,6 +348,9 @@ FIGURES = {
     "temperature": temperature,
     "reliability": reliability,
     "context": context,
+    "by-digit": by_digit,
+    "half-precision": half_precision,
+    "streaming": streaming,
 }
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ if _typing.TYPE_CHECKING:
         fit_temperature,
         score_samples,
     )
-    from fastloss.losses.criterions import (
+    from fastloss.losses.criteria import (
         BCELoss,
         BCEWithLogitsLoss,
         CrossEntropyLoss,
@@ -81,7 +81,7 @@ else:
         "evaluation": "CalibrationBins CalibrationError LogitsComparison Metrics SampleScores"
         " StreamingLoss StreamingMetrics TemperatureFit brier_score calibration_error"
         " compare_logits fit_temperature score_samples",
-        "losses.criterions": "BCELoss BCEWithLogitsLoss CrossEntropyLoss DistillationLoss KLDivLoss"
+        "losses.criteria": "BCELoss BCEWithLogitsLoss CrossEntropyLoss DistillationLoss KLDivLoss"
         " NLLLoss SigmoidFocalLoss SoftmaxFocalLoss",
         "losses.distillation": "distillation_loss distillation_loss_backward"
         " distillation_loss_value_and_grad",
@@ -103,7 +103,7 @@ else:
         if name in ("evaluation", "special"):
             return _importlib.import_module(f"{__name__}.{name}")
         if name in ("boosting", "dask", "data", "torch"):
-            raise AttributeError(f"fastloss.{name} is a module of its own: import fastloss.{name}")
+            raise AttributeError(f"fastloss.{name} is a separate module: import fastloss.{name}")
         raise AttributeError(f"module 'fastloss' has no attribute {name!r}")
 
 

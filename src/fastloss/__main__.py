@@ -1,6 +1,6 @@
-"""``python -m fastloss``: the configuration; with arguments, the command line of `fastloss.cli`.
+"""``python -m fastloss``: the configuration, or with arguments the command line of `fastloss.cli`.
 
-The first works wherever fastloss does, and so does ``--version``; the rest needs the extra ``cli``.
+The configuration and ``--version`` always work; everything else needs the extra ``cli``.
 """
 
 import sys

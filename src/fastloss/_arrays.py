@@ -1,12 +1,11 @@
-"""Every check of an argument, and every decision about its layout; the only place that raises.
+"""All checks of arguments, all decisions about memory layout, and all errors about both.
 
-Layout of this file: a) element types, b) one array at a time, c) options, d) the arguments of
-class-index losses, e) those of element-wise losses, f) what a kernel reports.
+Layout of this file: a) element types, b) one array at a time, c) options, d) arguments of losses
+over classes, e) arguments of element-wise losses, f) errors that a kernel reports.
 
-What comes out is what the kernels ask for: native, aligned, C-contiguous arrays of float16,
-bfloat16, float32 or float64, seen as ``(outer, C, inner)`` where there is a class axis; targets
-as int64; weights as float64.  An array that is in that form is used where it lies; any other is
-copied once.
+The kernels need native, aligned, C-contiguous arrays of float16, bfloat16, float32 or float64,
+viewed as ``(outer, C, inner)`` if there is a class axis, with int64 targets and float64 weights.
+An array of that form is used in place; any other array is copied once.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ INT64 = np.dtype(np.int64)
 
 
 class Storage(NamedTuple):
-    """How an element type reaches the kernels."""
+    """How an element type is passed to the kernels."""
 
-    #: What the kernels call it.
+    #: The kernels' number for it.
     type: int
-    #: The type that stands for it there, None for itself.
+    #: Type that represents it there; None for the type itself.
     view: np.dtype[Any] | None
     #: Type of a loss.
     loss: np.dtype[Any]
 
 
-#: The element types that are read in place.  bfloat16 comes in when it is first met, since its
-#: type belongs to ml_dtypes, which need not be installed.
+#: The element types that are read in place.  bfloat16 is added when it is first used, because its
+#: type belongs to ml_dtypes, which may not be installed.
 STORAGE: dict[np.dtype[Any], Storage] = {
     FLOAT32: Storage(_elements.TYPES["float32"], None, FLOAT32),
     FLOAT64: Storage(_elements.TYPES["float64"], None, FLOAT64),
@@ -52,7 +51,7 @@ STORAGE: dict[np.dtype[Any], Storage] = {
 
 
 def _admit_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether the type is bfloat16, which is then known from here on."""
+    """Return whether the type is bfloat16, and if so add it to `STORAGE`."""
     if dtype.name != "bfloat16" or dtype.itemsize != 2 or not dtype.isnative:
         return False
     STORAGE[dtype] = Storage(_elements.TYPES["bfloat16"], np.dtype(np.int16), FLOAT32)
@@ -60,7 +59,7 @@ def _admit_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 
 def exported(x: Array) -> Array:
-    """Return `x` as an array that offers its memory to a kernel: halves as what stands for them."""
+    """Return a view of `x` with the type that represents its own in the kernels."""
     view = STORAGE[x.dtype].view
     return x if view is None else x.view(view)
 
@@ -91,7 +90,7 @@ def floating(x: Any, name: str) -> Array:
 
 
 def _in_order(x: Array, dtype: np.dtype[Any]) -> Array:
-    """Return `x` C-contiguous, aligned and of the type, copied only where it is not."""
+    """Return `x` as a C-contiguous, aligned array of the type; copy it only if it is not."""
     # Not ascontiguousarray, which makes a 0-d array 1-d.
     x = np.asarray(x, dtype=dtype, order="C")
     return x if x.flags.aligned else x.copy()
@@ -101,19 +100,19 @@ def _as_array(x: Any, name: str) -> Array:
     # Whoever has a masked array has imported numpy.ma, which takes NumPy some milliseconds.
     ma = sys.modules.get("numpy.ma")
     if ma is not None and isinstance(x, ma.MaskedArray) and ma.is_masked(x):
-        # The mask would be lost.
+        # Otherwise the mask would be lost.
         raise TypeError(
-            f"{name} is a masked array with masked elements, which losses do not know: mark them in"
-            " the target by ignore_index, or give them a sample_weight of 0"
+            f"{name} is a masked array with masked elements, which losses do not support: set their"
+            " target to ignore_index or their sample_weight to 0"
         )
     try:
         return np.asarray(x)
     except ValueError as error:
-        raise ValueError(f"{name} is no array: {error}") from None
+        raise ValueError(f"{name} is not an array: {error}") from None
 
 
 def _remedy(x: Array, name: str) -> str:
-    """Say how a column of arrays, as data frames have them, becomes an array of numbers."""
+    """Say how to convert a column of arrays, as in data frames, to an array of numbers."""
     if x.dtype == object and x.size and np.ndim(x.flat[0]):
         return f" (a column of arrays): np.stack(np.asarray({name})) makes one array of it"
     return ""
@@ -130,7 +129,7 @@ def as_float64(x: Any, name: str) -> Array:
 
 
 def output(out: Any, x: Array, original: Any) -> Array:
-    """Check ``out=`` against the logits `x`; a new array where it is None.
+    """Check ``out=`` against the logits `x`; return a new array if it is None.
 
     Parameters
     ----------
@@ -139,7 +138,7 @@ def output(out: Any, x: Array, original: Any) -> Array:
     x : ndarray
         The logits as the kernel will read them.
     original : array_like
-        The logits as the caller gave them.
+        The logits as the caller passed them.
     """
     if out is None:
         return np.empty(x.shape, x.dtype)
@@ -155,7 +154,7 @@ def output(out: Any, x: Array, original: Any) -> Array:
 
 
 def pair(out: Any) -> tuple[Any, Any]:
-    """Return both parts of an ``out=`` for gradient and second derivatives."""
+    """Return the two arrays of an ``out=`` for gradient and second derivatives."""
     if out is None:
         return None, None
     if not isinstance(out, tuple) or len(out) != 2:
@@ -164,9 +163,9 @@ def pair(out: Any) -> tuple[Any, Any]:
 
 
 def bent(grad: Array, hess: Array, curve: float, floor: float) -> None:
-    """Multiply second derivatives by `curve`, and raise those below `floor` to it, in place.
+    """Multiply second derivatives by `curve` and raise them to at least `floor`, in place.
 
-    What has neither derivative stays without effect.
+    Where both derivatives are 0, the second one stays 0.
     """
     if curve != 1.0:
         hess *= curve
@@ -175,7 +174,7 @@ def bent(grad: Array, hess: Array, curve: float, floor: float) -> None:
 
 
 def _check_output(out: Any, x: Array, original: Any) -> None:
-    """Say what is wrong with `out`, if anything is."""
+    """Raise an error that says what is wrong with `out`, if anything is."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.dtype != x.dtype:
@@ -183,8 +182,8 @@ def _check_output(out: Any, x: Array, original: Any) -> None:
     given = np.asarray(original).dtype
     if given.newbyteorder("=") != x.dtype:
         raise TypeError(
-            f"out must have the logits' dtype: there is none for {given} logits, whose gradient is"
-            f" {x.dtype}; convert the logits first"
+            f"out must have the logits' dtype, but the gradient of {given} logits is {x.dtype}:"
+            " convert the logits first"
         )
     if out.shape != x.shape:
         raise ValueError(f"out must have the logits' shape {x.shape}, got {out.shape}")
@@ -197,7 +196,7 @@ def _check_output(out: Any, x: Array, original: Any) -> None:
 
 
 def overlapping() -> NoReturn:
-    """Raise for an `out` that shares memory with what is read: the kernel has looked."""
+    """Raise for an `out` that shares memory with another argument, as a kernel found."""
     raise ValueError("out overlaps another argument; only the logits as a whole may be overwritten")
 
 
@@ -205,7 +204,7 @@ def overlapping() -> NoReturn:
 
 
 def one_of(value: Any, allowed: tuple[str, ...], name: str) -> NoReturn:
-    """Raise for an option outside its values."""
+    """Raise for an option that does not have one of its allowed values."""
     options = ", ".join(repr(a) for a in allowed)
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {options}, got {value!r}")
@@ -222,13 +221,13 @@ def reduction(value: Any) -> None:
 
 
 def integer(value: Any, name: str) -> int:
-    """Return an integer option that fits 64 bits."""
+    """Return an integer option that fits in 64 bits."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} must fit 64 bits, got {number}")
+        raise ValueError(f"{name} must fit in 64 bits, got {number}")
     return number
 
 
@@ -253,7 +252,7 @@ def fraction(value: Any, name: str) -> float:
 
 
 def positive(value: Any, name: str) -> float:
-    """Return a finite option above 0 as a float."""
+    """Return a finite, positive option as a float."""
     result = number(value, name)
     if not 0.0 < result < math.inf:
         raise ValueError(f"{name} must be finite and above 0, got {value!r}")
@@ -261,7 +260,7 @@ def positive(value: Any, name: str) -> float:
 
 
 def not_negative(value: Any, name: str) -> float:
-    """Return a finite option of at least 0 as a float."""
+    """Return a finite option that is not negative as a float."""
     result = number(value, name)
     if not 0.0 <= result < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
@@ -276,14 +275,14 @@ def truth(value: Any, name: str) -> bool:
 
 
 def kept_weights(value: Any, name: str) -> Array:
-    """Return weights as an array of its own that nobody can change."""
+    """Return a read-only copy of weights."""
     weights = np.array(as_float64(value, name))
     weights.setflags(write=False)
     return weights
 
 
 def kept_class_weights(value: Any, name: str) -> Array:
-    """Return one weight per class as an array of its own that nobody can change."""
+    """Return a read-only copy of class weights, one number per class."""
     weights = kept_weights(value, name)
     if weights.ndim != 1:
         raise ValueError(f"{name} must have one number per class, shape (C,), got {weights.shape}")
@@ -291,7 +290,7 @@ def kept_class_weights(value: Any, name: str) -> Array:
 
 
 def alpha(value: Any, name: str) -> Any:
-    """Return a focal loss's weight of positives: a number, an array, or None; -1 is None, too."""
+    """Return the weight of positives in a focal loss: a number, an array, or None; -1 is None."""
     if value is None or isinstance(value, (int, float, complex, str, bytes)):
         return None if value is None or value == -1 else fraction(value, name)
     weights = kept_weights(value, name)
@@ -302,7 +301,7 @@ def alpha(value: Any, name: str) -> Any:
 
 
 def class_axis(axis: Any, ndim: int, name: str) -> int:
-    """Return the class axis as a non-negative number: PyTorch's rule for None."""
+    """Return the class axis as a non-negative number; None means PyTorch's class axis."""
     if ndim == 0:
         raise ValueError(f"{name} must have a class axis, got a 0-d array")
     if axis is None:
@@ -314,7 +313,7 @@ def class_axis(axis: Any, ndim: int, name: str) -> int:
 
 
 def upstream(grad_output: Any, shape: tuple[int, ...]) -> Array | float:
-    """Return the upstream gradient: a float for a scalar result, else a float64 array."""
+    """Return the upstream gradient: a float for a scalar loss, otherwise a float64 array."""
     if type(grad_output) is float and not shape:
         return grad_output
     grad_output = as_float64(grad_output, "grad_output")
@@ -329,18 +328,18 @@ def upstream(grad_output: Any, shape: tuple[int, ...]) -> Array | float:
 
 
 class Classes(NamedTuple):
-    """Arguments of a loss over classes, as its kernel takes them."""
+    """Arguments of a loss over classes, in the form that its kernel takes."""
 
-    #: Logits in their own shape.
+    #: Logits in their original shape.
     logits: Array
-    #: Their shape without the class axis.
+    #: Shape of the logits without the class axis.
     samples: tuple[int, ...]
-    #: The logits as (outer, C, inner).
+    #: Shape of the logits as (outer, C, inner).
     shape: tuple[int, int, int]
     axis: int
-    #: Class indices as int64 (outer, inner), or None where there are probabilities.
+    #: Class indices as int64 (outer, inner), or None if the target is probabilities.
     target: Array | None
-    #: Class probabilities of the logits' shape, or None.
+    #: Class probabilities with the shape of the logits, or None.
     probabilities: Array | None
     #: Class weights, float64 (C,), or None.
     weight: Array | None
@@ -406,7 +405,7 @@ def over_classes(
         weight = class_weights(weight, classes)
     if sample_weight is not None:
         sample_weight = _sample_weights(sample_weight, samples).reshape(outer, inner)
-    # By tuple's own constructor: in small calls the class's takes as long as a kernel's start.
+    # The constructor of tuple itself: that of the class takes as long as starting a kernel.
     return tuple.__new__(Classes, (x, samples, shape, axis, indices, soft, weight, sample_weight))
 
 
@@ -424,13 +423,13 @@ def _sample_weights(sample_weight: Any, samples: tuple[int, ...]) -> Array:
 
 
 class TwoLogits(NamedTuple):
-    """Arguments of what compares two arrays of logits, as its kernel takes them."""
+    """Arguments of a comparison of two arrays of logits, in the form that its kernel takes."""
 
     logits: Array
     other: Array
-    #: Their shape without the class axis.
+    #: Shape of the logits without the class axis.
     samples: tuple[int, ...]
-    #: Both as (outer, C, inner).
+    #: Shape of both arrays as (outer, C, inner).
     shape: tuple[int, int, int]
     #: Class indices as int64 (outer, inner), or None.
     target: Array | None
@@ -447,7 +446,7 @@ def two_logits(
     sample_weight: Any = None,
     axis: Any = None,
 ) -> TwoLogits:
-    """Check two arrays of logits, of which the second is called `name`; each keeps its type."""
+    """Check two arrays of logits, the second of which is called `name`; each keeps its type."""
     x, y = floating(logits, "logits"), floating(other, name)
     if y.shape != x.shape:
         raise ValueError(f"{name} must have the shape of logits, {x.shape}, got {y.shape}")
@@ -486,15 +485,15 @@ def _wrong_target(
 
 
 def no_indices(dtype: Any, otherwise: str = "", values: Array | None = None) -> NoReturn:
-    """Refuse floating numbers in the place of class indices."""
-    text = f"target is {dtype}: class indices must be integers, such as target.astype(int) gives"
+    """Raise for floating-point numbers in place of class indices."""
+    text = f"target is {dtype}: class indices must be integers, for example target.astype(int)"
     if values is not None and np.isnan(values).any():
-        text += "; it holds NaN, which ignore_index has to stand for"
+        text += "; it contains NaN: replace these elements by ignore_index"
     raise TypeError(text + otherwise)
 
 
 def _fits_int64(t: Array, classes: int) -> None:
-    """Refuse an unsigned index that int64 cannot hold."""
+    """Raise for an unsigned index that does not fit in int64."""
     large = t > np.iinfo(np.int64).max
     if large.any():
         wrong_index(t, int(np.flatnonzero(large)[0]), classes)
@@ -513,7 +512,7 @@ def wrong_index(target: Array, position: int, classes: int) -> NoReturn:
 
 
 def combined(a: Array | None, b: Array | float, shape: tuple[int, int]) -> Array | None:
-    """Sample weights times an upstream gradient array, float64 of `shape`; None for no array."""
+    """Return sample weights times an upstream gradient, float64 of `shape`; None without arrays."""
     if not isinstance(b, np.ndarray):
         return a
     b = _in_order(b, FLOAT64).reshape(shape)
@@ -521,7 +520,7 @@ def combined(a: Array | None, b: Array | float, shape: tuple[int, int]) -> Array
 
 
 class Layer(NamedTuple):
-    """Arguments of a linear layer's cross-entropy: K extents beside the classes make K axes."""
+    """Arguments of a linear layer's cross-entropy, with K further axes beside the classes."""
 
     input: Array  # (rows, features), in its own type
     linear_weight: Array  # (outputs, features), in its own type; outputs = classes * extents
@@ -534,9 +533,9 @@ class Layer(NamedTuple):
     classes: int
     extents: tuple[int, ...]
     samples: tuple[int, ...]
-    #: What the mean divides by.
+    #: Denominator of the mean.
     weights: float
-    #: Positions of the rows that count, None where all do.
+    #: Positions of the rows that count; None if all do.
     alive: Array | None
 
 
@@ -606,7 +605,7 @@ def layer(
         alive &= factor != 0
         weights[alive] *= factor[alive]
         weights[~alive] = 0.0
-    # Whatever a dead row holds, NaN included, must not reach the gradient of the weights.
+    # The values of a row that does not count, such as NaN, must not reach the weights' gradient.
     living = alive.reshape(rows, math.prod(extents)).any(axis=1)
     return Layer(
         x.reshape(rows, x.shape[-1]), w.reshape(outputs, w.shape[-1]), bias, t, weight, factor,
@@ -616,7 +615,7 @@ def layer(
 
 
 def _factor(x: Any, name: str) -> Array:
-    """Return a factor of a product: `floating`, but a transposed matrix stays as it lies."""
+    """Return a factor of a product: as `floating`, but without copying a transposed matrix."""
     if type(x) is np.ndarray and x.dtype in STORAGE and x.ndim == 2:
         flags = x.flags
         if flags.f_contiguous and flags.aligned:
@@ -645,7 +644,7 @@ def _indices(
 
 # ---- e) element-wise losses ------------------------------------------------------------------
 
-#: Codes of the types that an operand may have as it lies.
+#: Codes of the types of operands that are read in place.
 _CODES = {np.dtype(name): code for name, code in _elements.TYPES.items() if name != "bfloat16"}
 
 #: (array, type, div, mod): element i of the result uses element (i // div) % mod.
@@ -653,7 +652,7 @@ Operand = tuple[Array, int, int, int]
 
 
 def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: bool) -> Operand:
-    """Return an array that goes with each element of another, as the kernel reads it.
+    """Return an array that is combined element by element with another, as the kernel reads it.
 
     Parameters
     ----------
@@ -662,7 +661,7 @@ def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: boo
     name : str
         Name of the argument.
     shape : tuple of int
-        Shape of the array that it goes with.
+        Shape of the array that it is combined with.
     like : str
         Name of that array.
     exact : bool
@@ -671,7 +670,7 @@ def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: boo
     a = value if type(value) is np.ndarray else _as_array(value, name)
     code = _CODES.get(a.dtype)
     if code is None:
-        # Numbers in foreign byte order are computed as those in the machine's own.
+        # Numbers in foreign byte order are converted to the machine's own.
         native = a.dtype.newbyteorder("=")
         code = _CODES.get(native)
         if code is None and native.name == "bfloat16":
@@ -694,7 +693,7 @@ def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: boo
 
 
 def _repeated(a: Array, name: str, shape: tuple[int, ...], like: str) -> tuple[Array, int, int]:
-    """Return an array to be broadcast, and the (div, mod) that do it."""
+    """Return an array to be broadcast, and the (div, mod) that broadcast it."""
     full = (1,) * (len(shape) - a.ndim) + a.shape
     if len(full) != len(shape) or any(n not in (1, m) for n, m in zip(full, shape, strict=True)):
         raise ValueError(f"{name} must broadcast to {like} of shape {shape}, got {a.shape}")
@@ -703,13 +702,13 @@ def _repeated(a: Array, name: str, shape: tuple[int, ...], like: str) -> tuple[A
         return a, 1, 1
     first, last = varying[0], varying[-1]
     if full[first : last + 1] != shape[first : last + 1]:
-        # It stands still on an axis between two on which it varies.
+        # It is constant along an axis between two axes along which it varies.
         a = np.ascontiguousarray(np.broadcast_to(a, shape))
         return a, 1, a.size
     return a, math.prod(shape[last + 1 :]), a.size
 
 
-# ---- f) what a kernel reports ----------------------------------------------------------------
+# ---- f) errors that a kernel reports ---------------------------------------------------------
 
 FINE: int = _elements.STATUS["FINE"]
 NO_MEMORY: int = _elements.STATUS["NO_MEMORY"]
@@ -721,22 +720,22 @@ TARGET_OUTSIDE: int = _elements.STATUS["TARGET_OUTSIDE"]
 
 
 def failed(what: int, where: int, **context: Any) -> None:
-    """Raise for what a kernel could not do; nothing for FINE.
+    """Raise the error that a kernel reports; do nothing for FINE.
 
     Parameters
     ----------
     what : int
         A number of the kernels' STATUS.
     where : int
-        Flat position of what is wrong in the array that it is wrong in.
+        Flat position of the wrong element in its array.
     **context
-        The arrays `target` and `probs`, the name `name` of the latter, the number of `classes`
-        and `ignore_index`, as far as the kernel can find fault with them.
+        The arrays `target` and `probs`, the name `name` of the latter, the number of `classes` and
+        `ignore_index`, as far as this kernel checks them.
     """
     if what == FINE:
         return
     if what == NO_MEMORY:
-        raise MemoryError("no memory for the scratch space of this call")
+        raise MemoryError("not enough memory for the scratch space of this call")
     if what == OVERLAPS:
         overlapping()
     if what == WRONG_INDEX:
@@ -754,7 +753,7 @@ def failed(what: int, where: int, **context: Any) -> None:
 
 
 def _found(array: Array, position: int) -> str:
-    """Return the number at a flat position of an array, and the position in words."""
+    """Return the number at a flat position of an array and the position, as text."""
     where = tuple(int(i) for i in np.unravel_index(position, array.shape))
     value = array[where]
     value = int(value) if array.dtype.kind in "iu" else float(value)

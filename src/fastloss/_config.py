@@ -1,4 +1,4 @@
-"""What this build is and what it runs with: `show_config`."""
+"""The configuration of this build and this process: `show_config`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["config", "show_config"]
 
 
 def config() -> dict[str, Any]:
-    """Return what `show_config` prints, by name."""
+    """Return the values that `show_config` prints, by name."""
     runtime = _kernels.runtime
     openmp = runtime.openmp_version()
     return {
@@ -32,9 +32,15 @@ def config() -> dict[str, Any]:
 
 
 def show_config() -> None:
-    """Print version, instruction set in use and those built, threads and OpenMP runtime.
+    """Print the version, the instruction sets, the number of threads and the compiler.
 
     ``python -m fastloss`` prints the same.
+
+    .. versionadded:: 0.1.0
+
+    See Also
+    --------
+    get_num_threads : the number of threads alone.
 
     Examples
     --------

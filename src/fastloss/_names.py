@@ -1,7 +1,7 @@
-"""Arguments by the names that they have elsewhere: a TypeError that says what they are called here.
+"""Unknown arguments: a TypeError that gives the name here of an argument from another library.
 
-A public function takes what it does not know as ``**others`` and hands it to `unknown`, if there is
-anything: its signature stays as it is written (`signed`), and a call pays some nanoseconds.
+A public function collects unknown arguments in ``**others`` and passes them to `unknown`.  Its
+visible signature does not show them (`signed`), and a call takes a few nanoseconds more.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, NoReturn, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: What other libraries call an option, and what it is called here, or then what that is called.
+#: Names of options in other libraries, each with the name here or with the next name to look up.
 OTHER_NAMES = {"dim": "axis", "class_weight": "weight", "weights": "weight", "weight": "alpha"}
 
 
 def meant(name: str, known: Iterable[str]) -> str | None:
-    """Return the argument that somebody means by another library's name, if there is one."""
+    """Return the argument that corresponds to another library's name, if there is one."""
     known = tuple(known)
     found = OTHER_NAMES.get(name)
     while found is not None and found not in known:
@@ -26,14 +26,14 @@ def meant(name: str, known: Iterable[str]) -> str | None:
 
 
 def replacement(options: Mapping[str, Any]) -> str:
-    """Return the `reduction` that PyTorch's ``size_average`` and ``reduce`` stand for."""
+    """Return the `reduction` that corresponds to PyTorch's ``size_average`` and ``reduce``."""
     if options.get("reduce") is False:
         return "none"
     return "sum" if options.get("size_average") is False else "mean"
 
 
 def signed(function: Function) -> Function:
-    """Leave ``**others`` out of the signature that is shown."""
+    """Hide ``**others`` from the signature of a function."""
     signature = inspect.signature(function)
     shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     shown_signature = signature.replace(parameters=shown)
@@ -43,7 +43,7 @@ def signed(function: Function) -> Function:
 
 
 def unknown(function: Callable[..., Any], others: Mapping[str, Any]) -> NoReturn:
-    """Raise for arguments that a function does not have, naming the one that is meant."""
+    """Raise for an unknown argument; name the argument that was meant, if that is clear."""
     called = function.__name__
     known = list(inspect.signature(function).parameters)
     name, value = next(iter(others.items()))

@@ -1,32 +1,32 @@
-"""How many threads a call uses, and what a fork does to them.
+"""The number of threads of a call, and what happens to threads in a fork.
 
-A call asks `for_work` with its number of elements, and hands the answer to its kernel, which names
-it with its parallel region.  Small work gets one thread without asking anybody.  Otherwise the
-count comes from, first match wins:
+A call passes its number of elements to `for_work` and hands the answer to its kernel, which uses it
+for its parallel region.  Small calls use one thread.  For all others the number comes from the
+first of these that is set:
 
 1. `set_num_threads`,
 2. ``OMP_NUM_THREADS``, as it was at import,
-3. the smaller of the process's affinity and its control group's processor quota.
+3. the smaller of the process's affinity and the processor quota of its control group.
 
-Two limits cap it for one Python thread: `at_most`, for code that keeps the processors busy with
-Python threads of its own, and the number that someone set in the OpenMP runtime, as threadpoolctl
-does.  OpenMP keeps that number for each Python thread.  A thread for which nobody has set it has
-the runtime's default, and threadpoolctl ends a limit by setting the default again; so any other
-number is a limit, and the default is none.
+Two limits apply to a single Python thread: `at_most`, for code that keeps the processors busy with
+its own Python threads, and the number that another library such as threadpoolctl set in the OpenMP
+runtime.  OpenMP keeps that number for each Python thread.  A Python thread for which nobody has set
+it has the runtime's default, and threadpoolctl ends a limit by setting the default again.  So the
+default does not count as a limit, and any other number does.
 
-A system may have no more threads to give: a limit on processes, a container's, or memory for their
-stacks.  GNU's OpenMP runtime then ends the process.  So each Python thread first starts as many
-that do nothing, whenever it wants more than before, and makes do with what it gets.
+The system may refuse to start more threads because of a limit on processes, a container, or too
+little memory for stacks.  GNU's OpenMP runtime then ends the process.  Therefore, whenever a Python
+thread needs more threads than before, it first starts that number of idle threads as a test, and
+uses only as many as could be started.
 
-Nothing here sets a number in the OpenMP runtime: other libraries share it, and theirs would change.
+Nothing here sets a number in the OpenMP runtime, because other libraries share it.
 
 The threads of the GNU OpenMP runtime do not survive a fork: a child that starts a parallel region
-waits for ever for threads it does not have.  So the forking thread's OpenMP threads are ended just
-before a fork (they are started anew when next needed), and a child uses one thread until it calls
+waits for them forever.  So the OpenMP threads of the forking thread are ended just before a fork
+and started again when they are next needed, and a child uses one thread until it calls
 `set_num_threads` itself.
 
-Layout: a) what the machine and the environment say, b) the public functions, c) what calls ask,
-d) forks.
+Layout: a) machine and environment, b) the public functions, c) the number for a call, d) forks.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ from fastloss._kernels import runtime
 
 __all__ = ["at_most", "chosen", "for_work", "get_num_threads", "set_num_threads"]
 
-#: Elements below which starting threads costs more than it gains.
+#: Number of elements below which starting threads costs more time than it saves.
 SMALL = 1 << 16
 
-#: Most threads of a call.  More than a few for each processor never help, and each takes memory.
+#: Largest number of threads of a call.  More than a few per processor never help, and each needs
+#: memory.
 MOST_THREADS = max(64, 8 * (os.cpu_count() or 1))
 
-# ---- a) what the machine and the environment say ---------------------------------------------
+# ---- a) machine and environment --------------------------------------------------------------
 
 
 def _text(path: str) -> str:
-    """Return what a file holds, nothing where it cannot be read."""
+    """Return the text of a file, or nothing if it cannot be read."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
@@ -64,7 +65,7 @@ def cgroup_quota(
     root: str | os.PathLike[str] = "/sys/fs/cgroup",
     proc: str | os.PathLike[str] = "/proc/self/cgroup",
 ) -> float:
-    """Processors that the control group grants, infinity where there is no limit.
+    """Return the number of processors that the control group grants; infinity without a limit.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def cgroup_quota(
         Smallest quota over the process's group and all above it, version 2 (``cpu.max``) or
         1 (``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``).
     """
-    # Not pathlib, whose import takes as long as all of fastloss's own.
+    # Not pathlib: its import takes as long as that of fastloss itself.
     root = os.fspath(root)
     folders: list[str] = []
     for line in _text(os.fspath(proc)).splitlines():
@@ -115,15 +116,15 @@ _quota = cgroup_quota()
 
 
 def openmp_default() -> int:
-    """Return what OpenMP gives a Python thread for which nobody has set a number.
+    """Return the number that OpenMP gives a Python thread for which nobody has set one.
 
-    A thread that has just started says it; the importing one may have a limit already.
+    A new thread is asked, because the importing thread may have a limit already.
     """
     answers: list[int] = []
     thread = threading.Thread(target=lambda: answers.append(runtime.openmp_threads()))
     try:
         thread.start()
-    except RuntimeError:  # no more threads here, as in an interpreter that shuts down
+    except RuntimeError:  # no new threads can start, for example while the interpreter shuts down
         return runtime.openmp_threads()
     thread.join()
     return answers[0]
@@ -133,9 +134,9 @@ _openmp_default = openmp_default()
 
 
 def number_in_environment() -> int:
-    """Return the first number of ``OMP_NUM_THREADS``, 0 where there is none.
+    """Return the first number of ``OMP_NUM_THREADS``, 0 if there is none.
 
-    The others are for parallel regions within parallel regions, which fastloss has none of.
+    The other numbers are for nested parallel regions, which fastloss does not have.
     """
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if not (first.isdecimal() and runtime.openmp_version()):
@@ -145,29 +146,35 @@ def number_in_environment() -> int:
 
 _from_environment = number_in_environment()
 
-#: What `set_num_threads` was told.
+#: The number that was passed to `set_num_threads`.
 _chosen: int | None = None
 
 # ---- b) the public functions -----------------------------------------------------------------
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads fastloss uses, in all Python threads of this process.
+    """Set the number of threads that fastloss uses, for all Python threads of this process.
 
-    Other libraries keep their numbers.
+    Other libraries are not affected.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     n : int
-        From 1 to 64, or to eight times the machine's processors where that is more.  More than
-        there are processors is allowed and seldom helps.
+        Number from 1 to 64, or to eight times the number of processors if that is more.  More
+        threads than processors are allowed but rarely help.
 
     Raises
     ------
     TypeError
-        If `n` is no integer.
+        If `n` is not an integer.
     ValueError
         If `n` is below 1 or too large.
+
+    See Also
+    --------
+    get_num_threads : the number that a call would use.
 
     Examples
     --------
@@ -189,13 +196,20 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads a large call made now, from this Python thread, would use.
+    """Return the number of threads that a large call from this Python thread would use.
+
+    .. versionadded:: 0.1.0
 
     Returns
     -------
     int
-        See `set_num_threads`; without it ``OMP_NUM_THREADS``, else the smaller of the
-        process's affinity and its control group's quota.  A limit set by threadpoolctl counts.
+        The number set by `set_num_threads`, or else by ``OMP_NUM_THREADS``, or else the smaller of
+        the process's affinity and the quota of its control group.  A limit that threadpoolctl has
+        set is respected.
+
+    See Also
+    --------
+    set_num_threads : sets the number.
 
     Examples
     --------
@@ -212,14 +226,14 @@ def get_num_threads() -> int:
     return min(number, _here.limit)
 
 
-# ---- c) what calls ask -----------------------------------------------------------------------
+# ---- c) the number for a call ----------------------------------------------------------------
 
 
 class _Here(threading.local):
-    """What holds for the current Python thread."""
+    """State of the current Python thread."""
 
     limit = MOST_THREADS
-    #: As many as this Python thread has asked the system for, and as many as it was given.
+    #: Number of threads that were requested from the system, and number that could be started.
     asked = 1
     given = 1
 
@@ -239,13 +253,13 @@ def for_work(elements: int) -> int:
 
 
 def chosen() -> bool:
-    """Return whether `set_num_threads` or ``OMP_NUM_THREADS`` says how many threads a call uses."""
+    """Return whether `set_num_threads` or ``OMP_NUM_THREADS`` sets the number of threads."""
     return bool(_chosen or _from_environment)
 
 
 @contextmanager
 def at_most(number: int) -> Iterator[None]:
-    """Let no call of this Python thread use more threads than `number`.
+    """Limit the calls of this Python thread to `number` threads.
 
     Parameters
     ----------
@@ -266,7 +280,7 @@ def at_most(number: int) -> Iterator[None]:
 def _after_fork_in_child() -> None:
     global _chosen
     _chosen = 1
-    # The threads are gone, and the child may have other limits.
+    # The threads do not exist in the child, which may have other limits.
     _here.asked = _here.given = 1
 
 

@@ -1,14 +1,14 @@
-"""Criterions as objectives and metrics of LightGBM and XGBoost.
+"""Criteria as objectives and metrics for LightGBM and XGBoost.
 
-`lightgbm`, `xgboost` and `sklearn` make objectives, `metric` makes metrics: small objects that
-pickle, which the libraries call.  `init_score` is the constant that boosting starts from, and
-`predict_proba` turns raw scores into probabilities.
+`lightgbm`, `xgboost` and `sklearn` create objectives and `metric` creates metrics: small objects
+that can be pickled and that the libraries call.  `init_score` computes the constant that boosting
+starts from, and `predict_proba` turns raw scores into probabilities.
 
-A library's built-in objective has its own multiple of the second derivative.  An objective made
-here has the same, so that with equal settings it grows the same trees.
+The built-in objectives multiply the second derivative by a factor of their own.  Objectives created
+here use the same factor, so that equal settings grow the same trees.
 
-Layout: a) objectives, b) metrics, c) start and end: constant and probabilities, d) what a dataset
-holds, e) which criterions and libraries there are.
+Layout: a) objectives, b) metrics, c) constant start and probabilities, d) labels, scores and
+weights, e) criteria and libraries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from fastloss import _arrays
 from fastloss._arrays import Array
-from fastloss.losses.criterions import (
+from fastloss.losses.criteria import (
     BCEWithLogitsLoss,
     Criterion,
     CrossEntropyLoss,
@@ -42,9 +42,9 @@ def __dir__() -> list[str]:
 
 Library = Literal["lightgbm", "xgboost"]
 
-#: Least second derivative: the one of XGBoost's own objectives.
+#: Smallest second derivative, as in XGBoost's own objectives.
 _FLOOR = 1e-16
-#: Probabilities are kept this far from 0 and 1, as LightGBM does it.
+#: Smallest distance of a probability from 0 and 1, as in LightGBM.
 _LEAST = 1e-15
 _NO_PROBABILITIES = "SoftmaxFocalLoss needs a class for each sample, not probabilities"
 
@@ -54,12 +54,12 @@ _NO_PROBABILITIES = "SoftmaxFocalLoss needs a class for each sample, not probabi
 
 @dataclass(frozen=True)
 class _Objective:
-    """Gradient and second derivatives of a criterion, as a library wants them."""
+    """Gradient and second derivatives of a criterion, in the form that a library expects."""
 
     criterion: Criterion
     library: Library
     floor: float | None
-    #: Whether results go out as one long vector, as XGBoost 2.0 wants them.
+    #: Whether results are returned as one long vector, as XGBoost 2.0 expects.
     flat: bool
 
     def derivatives(self, scores: Any, labels: Any, weight: Any) -> tuple[Array, Array]:
@@ -69,27 +69,27 @@ class _Objective:
         grad, hess = self.criterion._loss.grad_and_hess(
             scores, target, None, sample_weight=_weights(self.criterion, weight, scores),
             curve=self._factor(scores), floor=-math.inf if self.floor is None else self.floor,
-            # LightGBM keeps floats, and would round to them itself.
+            # LightGBM stores float32 and would round to it itself.
             narrow=self.library == "lightgbm", **options,
         )  # fmt: skip
         return (grad.ravel(), hess.ravel()) if self.flat else (grad, hess)
 
     def _factor(self, scores: Array) -> float:
-        """What the library's own objective multiplies the second derivative by."""
+        """Return the factor of the second derivative in the library's own objective."""
         if not _over_classes(self.criterion) or scores.shape[1] < 2:
             return 1.0
         return scores.shape[1] / (scores.shape[1] - 1) if self.library == "lightgbm" else 2.0
 
 
 class _DatasetObjective(_Objective):
-    """The form of the training functions: scores, and the dataset that holds labels and weights."""
+    """The form for training functions: it takes scores and the dataset with labels and weights."""
 
     def __call__(self, preds: Array, dataset: Any) -> tuple[Array, Array]:
         return self.derivatives(preds, *_contents(dataset))
 
 
 class _SklearnObjective(_Objective):
-    """The form of the scikit-learn classes.  XGBoost goes by the name of the weights."""
+    """The form for scikit-learn classes.  XGBoost passes the weights by name."""
 
     def __call__(
         self, y_true: Array, y_pred: Array, sample_weight: Array | None = None
@@ -100,22 +100,26 @@ class _SklearnObjective(_Objective):
 def lightgbm(
     criterion: Criterion, *, floor: float | None = _FLOOR
 ) -> Callable[[Any, Any], tuple[Array, Array]]:
-    """Make an objective for ``lightgbm.train`` of a criterion.
+    """Create an objective for ``lightgbm.train`` from a criterion.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     criterion : criterion of fastloss
-        Cross-entropy, BCE with logits, or one of the focal losses.
-        Its `reduction` has no effect: boosting takes the derivatives of each sample.
+        Cross-entropy, BCE with logits or one of the focal losses.  Its `reduction` has no effect,
+        because boosting uses the derivatives of each sample.
     floor : float or None, default 1e-16
-        Second derivatives below it, negative ones of the focal loss among them, become `floor`.
-        None leaves them as they are, at your own risk: leaves divide by their sums.
+        Smallest second derivative: smaller ones, including negative ones of the focal losses, are
+        replaced by it.  None leaves them as they are.  Then the sum in a leaf, by which LightGBM
+        divides, may be 0 or negative.
 
     Returns
     -------
     callable
-        ``objective(preds, dataset)``, which returns gradient and second derivatives, float32 as
-        LightGBM keeps them.  It takes labels and weights from the dataset, and pickles.
+        ``objective(preds, dataset)``, which returns gradients and second derivatives as float32,
+        the type that LightGBM stores.  It takes labels and weights from the dataset.  It can be
+        pickled.
 
     Raises
     ------
@@ -124,10 +128,16 @@ def lightgbm(
     TypeError
         If the criterion has no second derivatives.
 
+    See Also
+    --------
+    fastloss.boosting.xgboost : the same for XGBoost.
+    fastloss.boosting.sklearn : for the scikit-learn classes of both.
+    fastloss.boosting.metric : the loss as an evaluation metric.
+
     Notes
     -----
     The second derivative of losses over C classes is multiplied by C / (C - 1), as in LightGBM's
-    own objective.  LightGBM starts custom objectives at 0: see `init_score`.
+    own objective.  With a custom objective LightGBM starts from 0: see `init_score`.
 
     Examples
     --------
@@ -143,7 +153,9 @@ def lightgbm(
 def xgboost(
     criterion: Criterion, *, floor: float | None = _FLOOR
 ) -> Callable[[Any, Any], tuple[Array, Array]]:
-    """Make an objective for ``xgboost.train`` of a criterion.
+    """Create an objective for ``xgboost.train`` from a criterion.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -152,7 +164,7 @@ def xgboost(
     Returns
     -------
     callable
-        ``objective(predt, dtrain)``, which returns gradient and second derivatives.
+        ``objective(predt, dtrain)``, which returns gradients and second derivatives.
 
     Raises
     ------
@@ -161,10 +173,15 @@ def xgboost(
     TypeError
         If the criterion has no second derivatives.
 
+    See Also
+    --------
+    fastloss.boosting.lightgbm : the same for LightGBM; describes the arguments.
+    fastloss.boosting.sklearn : for the scikit-learn classes of both.
+
     Notes
     -----
     The second derivative of losses over classes is multiplied by 2, as in XGBoost's own objective.
-    Give ``base_score=0``, or a ``base_margin`` from `init_score`.
+    Pass ``base_score=0`` to XGBoost, or a ``base_margin`` from `init_score`.
 
     Examples
     --------
@@ -180,19 +197,21 @@ def xgboost(
 def sklearn(
     criterion: Criterion, library: Library, *, floor: float | None = _FLOOR
 ) -> Callable[..., tuple[Array, Array]]:
-    """Make an objective for the scikit-learn classes of LightGBM or XGBoost.
+    """Create an objective for the scikit-learn classes of LightGBM or XGBoost.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     criterion, floor : see `lightgbm`
     library : {"lightgbm", "xgboost"}
-        Whose class it is for: ``LGBMClassifier`` or ``XGBClassifier``.
+        The library of the class: ``LGBMClassifier`` or ``XGBClassifier``.
 
     Returns
     -------
     callable
-        ``objective(y_true, y_pred, sample_weight=None)``, for the class's argument `objective`.
-        With ``XGBClassifier`` give ``base_score=0.5`` too: it is a probability there.
+        ``objective(y_true, y_pred, sample_weight=None)``, for the argument `objective` of the
+        class.  Pass ``base_score=0.5`` to ``XGBClassifier`` as well: there it is a probability.
 
     Raises
     ------
@@ -201,11 +220,17 @@ def sklearn(
     TypeError
         If the criterion has no second derivatives.
     ValueError
-        If there is no such library.
+        If `library` is neither of the two.
+
+    See Also
+    --------
+    fastloss.boosting.lightgbm : for ``lightgbm.train``.
+    fastloss.boosting.xgboost : for ``xgboost.train``.
 
     Notes
     -----
-    XGBoost 2.0 keeps sample weights from the objectives of its classes: take `xgboost.train` there.
+    The classes of XGBoost 2.0 do not pass sample weights to an objective: use ``xgboost.train``
+    there.
 
     Examples
     --------
@@ -231,7 +256,7 @@ def _objective(form: Any, criterion: Any, library: Any, floor: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Metric:
-    """The mean loss, as a library wants it."""
+    """The mean loss, in the form that a library expects."""
 
     criterion: Criterion
     library: Library
@@ -262,21 +287,23 @@ class _SklearnMetric(_Metric):
 
 
 def metric(criterion: Criterion, library: Library, *, sklearn: bool = False) -> Callable[..., Any]:
-    """Make an evaluation metric: the criterion's mean loss of raw scores, lower is better.
+    """Create an evaluation metric: the criterion's mean loss of raw scores; lower is better.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     criterion : see `lightgbm`
     library : {"lightgbm", "xgboost"}
-        Whose metric it is.
+        The library that will call the metric.
     sklearn : bool, default False
-        Whether it is for the library's scikit-learn classes.
+        Whether the metric is for the library's scikit-learn classes.
 
     Returns
     -------
     callable
-        For ``lightgbm.train(feval=...)``, ``xgboost.train(custom_metric=...)``, the `eval_metric`
-        of ``LGBMClassifier.fit``, or that of ``XGBClassifier``.
+        A function for ``lightgbm.train(feval=...)``, ``xgboost.train(custom_metric=...)``, the
+        `eval_metric` of ``LGBMClassifier.fit``, or that of ``XGBClassifier``.
 
     Raises
     ------
@@ -285,12 +312,17 @@ def metric(criterion: Criterion, library: Library, *, sklearn: bool = False) -> 
     TypeError
         If the criterion cannot be an objective.
     ValueError
-        If there is no such library.
+        If `library` is neither of the two.
+
+    See Also
+    --------
+    fastloss.boosting.lightgbm : the objective that goes with it.
+    fastloss.boosting.xgboost : the objective that goes with it.
 
     Notes
     -----
-    Both libraries give a metric raw scores where the objective is a custom one, and probabilities
-    where it is their own: use it with an objective of this module.
+    Both libraries pass raw scores to a metric if the objective is a custom one, and probabilities
+    otherwise.  Use the metric with an objective from this module.
 
     Examples
     --------
@@ -314,36 +346,42 @@ def init_score(
     criterion: Criterion, y: ArrayLike, sample_weight: ArrayLike | None = None, *,
     num_class: int | None = None,
 ) -> float | Array:  # fmt: skip
-    """Return the constant score that has the least loss, for boosting to start from.
+    """Return the constant score with the smallest loss, for boosting to start from.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     criterion : see `lightgbm`
     y : array_like
-        The labels (N,): classes, or for the binary losses numbers from 0 to 1.  For
-        `CrossEntropyLoss` also class probabilities (N, C).
+        Labels, shape (N,): classes, or numbers from 0 to 1 for the binary losses.
+        `CrossEntropyLoss` also takes class probabilities, shape (N, C).
     sample_weight : array_like, optional
-        Weights (N,).
+        Weights, shape (N,).
     num_class : int, optional
-        Number of classes of a loss over classes; default: one more than the largest label.
+        Number of classes for a loss over classes; the largest label plus one by default.
 
     Returns
     -------
     float or ndarray
-        One score, or for a loss over classes one for each class.  A class without samples gets the
-        logarithm of 1e-15, and a single score lies within ±34.5.
+        One score; for a loss over classes, one score for each class.  The score of a class without
+        samples is the logarithm of 1e-15, and a single score is between -34.5 and 34.5.
 
     Raises
     ------
     ValueError
-        If there are no labels, or some that the criterion cannot take.
+        If there are no labels, or a label is not valid for the criterion.
     IndexError
-        If a label is no class.
+        If a label is not one of the classes.
+
+    See Also
+    --------
+    fastloss.boosting.predict_proba : probabilities from raw scores.
 
     Notes
     -----
-    Neither library keeps the constant in the model: give it for each sample to the dataset
-    (`init_score` of LightGBM, `base_margin` of XGBoost), and add it to raw predictions.
+    Neither library stores the constant in the model.  Pass it to the dataset for each sample
+    (`init_score` in LightGBM, `base_margin` in XGBoost), and add it to raw predictions.
 
     Examples
     --------
@@ -357,7 +395,7 @@ def init_score(
     _check(criterion)
     labels = np.asarray(y)
     if not labels.size:
-        raise ValueError("init_score needs labels, and y is empty")
+        raise ValueError("init_score needs labels, but y is empty")
     if _over_classes(criterion):
         return _init_scores(criterion, labels, sample_weight, num_class)
     if num_class is not None:
@@ -373,7 +411,7 @@ def init_score(
         return float(criterion.grad_and_hess(scores, target, weights)[0].sum())
 
     low, high = math.log(_LEAST), -math.log(_LEAST)
-    for _ in range(60):  # 69 halved 60 times
+    for _ in range(60):  # halves the interval of length 69 sixty times
         middle = (low + high) / 2
         if slope(middle) < 0:
             low = middle
@@ -383,7 +421,7 @@ def init_score(
 
 
 def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: Any) -> Array:
-    """The scores of losses over classes.
+    """Return the scores for losses over classes.
 
     For the cross-entropy they are the logarithms of the classes' shares of the targets.
     """
@@ -394,7 +432,7 @@ def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: A
             raise ValueError(f"{_NO_PROBABILITIES}, got y of shape {labels.shape}")
         classes = labels.shape[1]
         if num_class is not None and num_class != classes:
-            raise ValueError(f"num_class={num_class!r}, and y has {classes} columns")
+            raise ValueError(f"num_class={num_class!r}, but y has {classes} columns")
         target = np.asarray(labels, np.float64)
         live = np.ones(len(labels), bool)
     else:
@@ -405,7 +443,7 @@ def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: A
         wrong = np.flatnonzero(live & ((target < 0) | (target >= classes)))
         if wrong.size:
             raise IndexError(
-                f"label {target[wrong[0]]} at position {wrong[0]} is no class of {classes}"
+                f"label {target[wrong[0]]} at position {wrong[0]} is not one of {classes} classes"
             )
     weights = np.ones(len(live)) if sample_weight is None else np.asarray(sample_weight, float)
     if weights.shape != live.shape:
@@ -432,10 +470,11 @@ def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: A
 
 
 def _focal_scores(share: Array, gamma: float) -> Array:
-    """Logarithms of the probabilities that have the least focal loss for these shares.
+    """Return the logarithms of the probabilities with the smallest focal loss for these shares.
 
-    There share_c F'(p_c) / p_c, with F the focal loss as a function of the cross-entropy, is the
-    same for all classes: that number is halved out, and each p_c for it.
+    Let F be the focal loss as a function of the cross-entropy.  At the minimum,
+    share_c F'(p_c) / p_c is the same number for all classes.  Bisection finds that number and, for
+    each number that it tries, every p_c.
     """
     live = share > 0
 
@@ -462,21 +501,27 @@ def _focal_scores(share: Array, gamma: float) -> Array:
 def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
     """Return the probabilities of the classes, from raw scores.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     criterion : see `lightgbm`
     raw : array_like
-        Raw scores: (N, C) of the losses over classes, (N,) of the binary losses.
+        Raw scores, shape (N, C) for losses over classes and (N,) for binary losses.
 
     Returns
     -------
     ndarray
-        Probabilities (N, C), or (N, 2) of the binary losses: of class 0 and of class 1.
+        Probabilities, shape (N, C); for binary losses shape (N, 2), for class 0 and class 1.
 
     Raises
     ------
     ValueError
-        If the scores' shape is none of the criterion's.
+        If the scores do not have the shape that the criterion needs.
+
+    See Also
+    --------
+    fastloss.boosting.init_score : the constant that boosting starts from.
 
     Examples
     --------
@@ -500,11 +545,11 @@ def predict_proba(criterion: Criterion, raw: ArrayLike) -> Array:
     return np.stack([sigmoid(-scores), sigmoid(scores)], axis=1)
 
 
-# ---- d) what a dataset holds -----------------------------------------------------------------
+# ---- d) labels, scores and weights -----------------------------------------------------------
 
 
 def _contents(dataset: Any) -> tuple[Any, Any]:
-    """Return labels and weights, None where there are none."""
+    """Return labels and weights of a dataset, None for those it does not have."""
     return dataset.get_label(), dataset.get_weight()
 
 
@@ -526,12 +571,12 @@ def _scores(criterion: Criterion, scores: Any) -> Array:
 
 
 def _target(criterion: Criterion, labels: Any, scores: Array) -> Array:
-    """Check labels, and return them as the criterion takes them."""
+    """Check labels, and return them in the form that the criterion takes."""
     labels = np.asarray(labels if labels is not None else ())
     if not labels.size and scores.size:
         raise ValueError("the dataset has no labels")
     if labels.size == scores.size and scores.ndim == 2 and scores.shape[1] > 1:
-        labels = labels.reshape(scores.shape)  # several columns of labels come as one
+        labels = labels.reshape(scores.shape)  # several columns of labels arrive as one
     if _over_classes(criterion):
         if labels.shape == scores.shape:
             if isinstance(criterion, SoftmaxFocalLoss):
@@ -562,28 +607,28 @@ def _classes(labels: Array) -> Array:
     """Return labels, which the libraries keep as floating-point numbers, as class indices."""
     if labels.dtype.kind in "iu":
         return labels
-    with np.errstate(invalid="ignore"):  # NaN, which differs from what it becomes
+    with np.errstate(invalid="ignore"):  # NaN is found by the comparison below
         classes = labels.astype(np.int64)
         wrong = classes.astype(labels.dtype) != labels
     if wrong.any():
         place = int(np.flatnonzero(wrong)[0])
-        raise ValueError(f"label {labels[place]} at position {place} is no whole number")
+        raise ValueError(f"label {labels[place]} at position {place} is not a whole number")
     return classes
 
 
 def _weights(criterion: Criterion, weight: Any, scores: Array) -> Any:
-    """Return weights as they broadcast to the losses; the libraries have None or nothing at all."""
+    """Return weights that broadcast to the losses; None if the library has no weights."""
     if weight is None or not np.size(weight):
         return None
     weight = np.asarray(weight)
     if weight.shape != scores.shape[:1]:
         raise ValueError(f"weights must have shape {scores.shape[:1]}, got {weight.shape}")
     if scores.ndim == 2 and not _over_classes(criterion):
-        return weight[:, None]  # a loss for each column
+        return weight[:, None]  # one loss per column
     return weight
 
 
-# ---- e) criterions and libraries -------------------------------------------------------------
+# ---- e) criteria and libraries ---------------------------------------------------------------
 
 
 def _check(criterion: Any) -> None:
@@ -593,7 +638,7 @@ def _check(criterion: Any) -> None:
         )
     if not criterion._loss.second_order:
         raise TypeError(
-            f"{type(criterion).__name__} has no second derivatives: take CrossEntropyLoss,"
+            f"{type(criterion).__name__} has no second derivatives: use CrossEntropyLoss,"
             " SoftmaxFocalLoss, BCEWithLogitsLoss or SigmoidFocalLoss"
         )
     if criterion._options.get("axis") not in (None, 1, -1):
@@ -603,7 +648,7 @@ def _check(criterion: Any) -> None:
 
 
 def _over_classes(criterion: Criterion) -> bool:
-    """Whether a loss belongs to a sample with a score for each class."""
+    """Return whether the loss is over classes, with a score for each class of a sample."""
     return criterion._loss.over_classes
 
 
@@ -611,12 +656,12 @@ def _mean(criterion: Criterion) -> Criterion:
     return type(criterion)(**{**criterion._options, "reduction": "mean"})
 
 
-#: The extras, each with the library's own name and its least version.
+#: The extras, each with the name of the library and the oldest version that works.
 _LIBRARIES = {"lightgbm": ("LightGBM", 4), "xgboost": ("XGBoost", 2)}
 
 
 def _version(library: Any) -> tuple[int, int]:
-    """Return the installed version of a library; raise where there is none that serves."""
+    """Return the installed version of a library; raise if it is missing or too old."""
     if not isinstance(library, str) or library not in _LIBRARIES:
         _arrays.one_of(library, tuple(_LIBRARIES), "library")
     name, least = _LIBRARIES[library]

@@ -1,10 +1,10 @@
 """The command line: ``fastloss score | compare | calibrate`` (extra ``cli``: typer and rich).
 
-Only what faces the user is here: options, their messages, and the order of the work, which is in
-`fastloss._scoring`. Results go to standard output, all else to standard error. The exit status is
-0; 1 if ``--strict`` finds what isn't finite or ``--fail-above`` what is too large; 2 for anything
-wrong with the input, after one line that says what; or 128 and the signal's number, 130 after
-Ctrl-C.
+This file has only the user interface: options, their messages, and the order of the steps, which
+are in `fastloss._scoring`. Results go to standard output, everything else to standard error. The
+exit status is 0; 1 if ``--strict`` finds a loss that is not finite or ``--fail-above`` a result
+that is too large; 2 for any problem with the input, after one line that describes it; or 128 plus
+the number of a signal, which is 130 for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def bare(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version)
     ] = False,
 ) -> None:
-    """Classification losses of saved logits: exact, and as fast as they can be read."""
+    """Classification losses of saved logits, exact and fast."""
     if context.invoked_subcommand is None:
         fastloss.show_config()
 
@@ -85,7 +85,7 @@ def bare(
 # Options ------------------------------------------------------------------------------------------
 
 
-_INPUT, _LOSS, _RESULT = "What is read", "The loss", "What comes out"
+_INPUT, _LOSS, _RESULT = "Input", "Loss", "Output"
 
 
 def _option(text: str, panel: str, metavar: str = "FILE") -> Any:
@@ -101,50 +101,50 @@ def _argument(text: str, metavar: str) -> Any:
 
 
 _LOGITS_HELP = (
-    "Logits: a .npy, .npz, .safetensors, Parquet, Arrow IPC or .csv file, or several as one: a "
-    "folder, or a pattern in quotes."
+    "Logits: a .npy, .npz, .safetensors, Parquet, Arrow IPC or .csv file, or several files as one "
+    "array: a folder, or a pattern in quotes."
 )
-_TARGETS_HELP = "Targets, in files of any of these kinds; by default in LOGITS, too."
+_TARGETS_HELP = "Targets, in the same kinds of files; by default they are in LOGITS."
 
 _Logits = Annotated[Path | None, _argument(_LOGITS_HELP, "LOGITS")]
 _Targets = Annotated[Path | None, _argument(_TARGETS_HELP, "TARGETS")]
 _MoreLogits = Annotated[
     list[Path] | None,
-    _named("--logits", "In the place of LOGITS; repeated for several files.", _INPUT),
+    _named("--logits", "Instead of LOGITS; may be repeated for several files.", _INPUT),
 ]
 _MoreTargets = Annotated[
     list[Path] | None,
-    _named("--targets", "In the place of TARGETS; repeated for several files.", _INPUT),
+    _named("--targets", "Instead of TARGETS; may be repeated for several files.", _INPUT),
 ]
 _LogitsName = Annotated[
     str | None,
     _option(
-        "Array, tensor or column that holds the logits; or columns A,B,C, one a class.",
+        "Array, tensor or column with the logits; or columns A,B,C, one for each class.",
         _INPUT,
         "NAME",
     ),
 ]
 _TargetsName = Annotated[
-    str | None, _option("Array, tensor or column that holds the targets.", _INPUT, "NAME")
+    str | None, _option("Array, tensor or column with the targets.", _INPUT, "NAME")
 ]
 _IgnoreIndex = Annotated[
-    int | None, _option("Target of samples to leave out; -100 if not given.", _LOSS, "N")
+    int | None, _option("Target of samples to leave out; -100 by default.", _LOSS, "N")
 ]
 _Axis = Annotated[
     int | None,
-    _option("Class axis of the logits; if not given, the one that TARGETS lack, or 1.", _LOSS, "N"),
+    _option("Class axis of the logits; by default the axis that TARGETS lack, or 1.", _LOSS, "N"),
 ]
 _Shift = Annotated[
     int,
     _option(
-        "How many places the targets are ahead: 1 for logits beside their tokens.", _INPUT, "N"
+        "Number of positions to move the targets: 1 if logits predict the next token.", _INPUT, "N"
     ),
 ]
 _GroupBy = Annotated[
     str | None,
     _option(
-        "Add up by group: a file (or FILE:COLUMN) with one for each sample or row, or a column of "
-        "the inputs.",
+        "Report by group: a file (or FILE:COLUMN) with a group for each sample or row, or a column "
+        "of the inputs.",
         _RESULT,
         "FILE|COLUMN",
     ),
@@ -155,7 +155,9 @@ _OutputGroups = Annotated[
 _Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_RESULT)
 ]
-_Threads = Annotated[int | None, typer.Option(help="Threads; all cores if not given.", metavar="N")]
+_Threads = Annotated[
+    int | None, typer.Option(help="Number of threads; all cores by default.", metavar="N")
+]
 
 
 # Commands -----------------------------------------------------------------------------------------
@@ -176,16 +178,16 @@ def score(
     ] = "cross-entropy",
     weight: Annotated[
         Path | None,
-        _option("A weight for each class; for bce-with-logits one that broadcasts.", _LOSS),
+        _option("Weight of each class; for bce-with-logits any shape that broadcasts.", _LOSS),
     ] = None,
-    sample_weight: Annotated[Path | None, _option("A weight for each sample.", _LOSS)] = None,
+    sample_weight: Annotated[Path | None, _option("Weight of each sample.", _LOSS)] = None,
     pos_weight: Annotated[
         str | None,
         _option("Weight of the positive term of bce-with-logits.", _LOSS, "NUMBER|FILE"),
     ] = None,
     ignore_index: _IgnoreIndex = None,
     label_smoothing: Annotated[
-        float | None, _option("From 0, which is none, to 1.", _LOSS, "SHARE")
+        float | None, _option("Label smoothing, from 0 to 1; 0 by default.", _LOSS, "NUMBER")
     ] = None,
     axis: _Axis = None,
     group_by: _GroupBy = None,
@@ -196,10 +198,10 @@ def score(
     output_groups: _OutputGroups = None,
     plot: Annotated[
         Path | None,
-        _option("Draw the spread of the losses, loss by class and calibration (.png).", _RESULT),
+        _option("Plot the distribution of losses, loss by class and calibration (.png).", _RESULT),
     ] = None,
     top: Annotated[
-        int, _option("How many of the hardest samples, groups and classes to show.", _RESULT, "N")
+        int, _option("Number of hardest samples, groups and classes to show.", _RESULT, "N")
     ] = 5,
     as_json: _Json = False,
     strict: Annotated[
@@ -212,9 +214,9 @@ def score(
     ] = False,
     threads: _Threads = None,
 ) -> None:
-    """Score LOGITS against TARGETS, files larger than memory included.
+    """Score LOGITS against TARGETS. Files may be larger than memory.
 
-    Without arguments it scores the handwritten digits that come with fastloss.
+    Without arguments, score the handwritten digits that come with fastloss.
     """
     with _command(top, threads) as inputs:
         binary = loss == "bce-with-logits"
@@ -261,16 +263,18 @@ def score(
 @app.command()
 def compare(
     a: Annotated[Path | None, _argument("Logits of the first model, as for score.", "A")] = None,
-    b: Annotated[Path | None, _argument("Logits of the second, for the same samples.", "B")] = None,
+    b: Annotated[
+        Path | None, _argument("Logits of the second model for the same samples.", "B")
+    ] = None,
     targets: Annotated[
-        Path | None, _argument("Targets; without them only the divergence is known.", "TARGETS")
+        Path | None, _argument("Targets; without them only divergences are computed.", "TARGETS")
     ] = None,
     *,
     more_a: Annotated[
-        list[Path] | None, _named("--a", "In the place of A; repeated for several files.", _INPUT)
+        list[Path] | None, _named("--a", "Instead of A; may be repeated for several files.", _INPUT)
     ] = None,
     more_b: Annotated[
-        list[Path] | None, _named("--b", "In the place of B; repeated for several files.", _INPUT)
+        list[Path] | None, _named("--b", "Instead of B; may be repeated for several files.", _INPUT)
     ] = None,
     more_targets: _MoreTargets = None,
     a_name: Annotated[
@@ -291,17 +295,17 @@ def compare(
     output_groups: _OutputGroups = None,
     plot: Annotated[
         Path | None,
-        _option("Draw A's loss against B's, their difference, and where B is worse.", _RESULT),
+        _option("Plot A's loss against B's, their difference, and where B is worse.", _RESULT),
     ] = None,
     top: Annotated[
-        int, _option("How many of the samples that changed most to show.", _RESULT, "N")
+        int, _option("Number of samples with the largest change to show.", _RESULT, "N")
     ] = 5,
     as_json: _Json = False,
     fail_above: Annotated[
         list[str] | None,
         _option(
-            "Exit status 1 if a result is larger, such as kl=0.01, kl.p99=0.1, different=0.02 or "
-            "mean_loss_difference=0.001; may be repeated.",
+            "Exit status 1 if a result is above a limit, such as kl=0.01, kl.p99=0.1, "
+            "different=0.02 or mean_loss_difference=0.001; may be repeated.",
             _RESULT,
             "NAME=NUMBER",
         ),
@@ -356,15 +360,15 @@ def calibrate(
         _option("Write the log-probabilities at the temperature found to a .npy file.", _RESULT),
     ] = None,
     plot: Annotated[
-        Path | None, _option("Draw reliability before and after (.png).", _RESULT)
+        Path | None, _option("Plot the reliability before and after (.png).", _RESULT)
     ] = None,
     as_json: _Json = False,
     threads: _Threads = None,
 ) -> None:
-    """Find the temperature that makes the loss of LOGITS smallest.
+    """Find the temperature that minimises the loss of LOGITS.
 
-    The files are read several times. Without arguments it takes the handwritten digits that come
-    with fastloss.
+    The files are read several times. Without arguments, use the handwritten digits that come with
+    fastloss.
     """
     with _command(0, threads) as inputs:
         logits_paths = _either("LOGITS", logits, "--logits", more_logits)
@@ -392,7 +396,7 @@ def calibrate(
 
 @contextlib.contextmanager
 def _command(top: int, threads: int | None) -> Iterator[Inputs]:
-    """The surroundings of a command: its errors, its open files, its threads."""
+    """Handle the errors, the open files and the threads of a command."""
     with errors_in_one_line(), contextlib.ExitStack() as stack:
         if sys.stdout is None:
             raise InputError("standard output is closed")
@@ -413,7 +417,7 @@ def _paths(path: Path | None) -> list[Path]:
 def _either(
     argument: str, path: Path | None, option: str, more: Sequence[Path] | None
 ) -> list[Path]:
-    """The files of an argument, or of the option that stands for it."""
+    """Return the files of an argument, or of the option that replaces it."""
     if path is not None and more:
         raise InputError(f"{argument} is given twice: as {path} and by {option}")
     return list(more or ()) or _paths(path)
@@ -427,9 +431,9 @@ def _print_json(report: dict[str, Any]) -> None:
 def _files(
     output: tuple[Path | None, np.dtype[Any], int], tables: Sequence[Path | None]
 ) -> Iterator[tuple[Callable[[Columns], None] | None, list[Path | None]]]:
-    """The files of the results, which appear at the end: how to write rows, and where to others.
+    """Open the result files, which appear at the end; yield a writer of rows and the other paths.
 
-    What could go wrong with the files does so here, not after an hour's work.
+    Problems with the files are found here, not after an hour's work.
     """
     with contextlib.ExitStack() as stack:
         parts = [None if path is None else stack.enter_context(atomic(path)) for path in tables]
@@ -441,7 +445,7 @@ def _files(
 def _run_score(
     job: scorer.Job, top: int, output: Path | None, groups: Path | None, plot: Path | None
 ) -> tuple[Summary, float]:
-    """Score the job: the summary, and the seconds that it took. Files appear at the end."""
+    """Score the job; return the summary and the time in seconds. Files appear at the end."""
     summary = Summary(job, top)
     if groups is not None:
         check_table_name("--output-groups", groups)
@@ -472,7 +476,7 @@ def _run_score(
 def _run_compare(
     job: comparison.Job, top: int, output: Path | None, groups: Path | None, plot: Path | None
 ) -> tuple[comparison.Comparison, float]:
-    """Compare: the sums, and the seconds that it took. Files appear at the end."""
+    """Compare the models; return the sums and the time in seconds. Files appear at the end."""
     found = comparison.Comparison(job, top)
     if groups is not None:
         check_table_name("--output-groups", groups)
@@ -503,7 +507,7 @@ def _run_compare(
 def _run_calibrate(
     open_job: Callable[[], tempering.Job], inputs: Inputs, output: Path | None, plot: Path | None
 ) -> tuple[tempering.Fit, Layout, float]:
-    """Find the temperature: the fit, and the seconds that it took. Files appear at the end."""
+    """Find the temperature; return the fit and the time in seconds. Files appear at the end."""
     job: tempering.Job | None = open_job()
     assert job is not None
     layout = job.layout
@@ -542,7 +546,7 @@ def _run_calibrate(
 
 
 def main() -> None:
-    """The entry point: ends cleanly, without half a file, when told to."""
+    """Run the command; a signal ends it without leaving half a file."""
     open_standard_streams()
     end_cleanly()
     app(prog_name="fastloss")

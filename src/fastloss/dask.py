@@ -1,19 +1,17 @@
-"""Losses and scores over dask arrays: lazy, chunk by chunk, on one machine or a cluster.
+"""Losses and scores of dask arrays: lazy, chunk by chunk, on one machine or a cluster.
 
-Each loss over arrays, with its `_value_and_grad`, takes dask arrays where fastloss itself takes
-NumPy arrays, and returns dask arrays.  Every chunk is one fused pass of the NumPy function; the
-loss's specification says how it is called.  A mean needs two numbers of a chunk, the sum of its
-losses and the sum of its weights; those are added up as a tree, and divided once.  The denominator
-depends on target and weights alone, so a gradient of the mean knows it before the logits are
-touched.
+Each loss but `linear_cross_entropy`, and its `_value_and_grad`, takes and returns dask arrays in
+place of NumPy arrays.  Every chunk takes one pass of the NumPy function.  A mean needs two numbers
+from each chunk, the sum of its losses and the sum of its weights.  They are added up as a tree and
+divided once.  The denominator depends only on the target and the weights, so a gradient of the mean
+has it before the logits are read.
 
-`score_samples`, `compare_logits` and `streaming_metrics` do the same for what evaluation asks of
-saved logits.
+`score_samples`, `compare_logits` and `streaming_metrics` evaluate saved logits in the same way.
 
-Layout: a) losses, b) saved logits, c) arguments: dask arrays whose chunks fit, d) graphs, e) what
-runs in a chunk.
+Layout: a) losses, b) evaluation of saved logits, c) arguments: dask arrays with matching chunks,
+d) graphs, e) functions that run in a chunk.
 
-Arrays that are no dask arrays are cut into chunks like the logits.
+Arrays that are not dask arrays are split into the chunks of the logits.
 """
 
 from __future__ import annotations
@@ -100,23 +98,26 @@ def cross_entropy(
 ) -> DaskArray:
     """Cross-entropy of dask arrays: `fastloss.cross_entropy`, lazily and chunk by chunk.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores.  Any chunks along the sample axes, one along the class axis.
+        Unnormalised scores, in any chunks along the sample axes and one chunk along the class axis.
     target : dask array or array_like
-        Class indices, of the logits' shape without the class axis, or class probabilities of the
-        logits' shape.  Chunks that differ from the logits' are unified with them.
+        Class indices, with the shape of the logits without the class axis, or class probabilities,
+        with the shape of the logits.  Chunks that differ from those of the logits are unified with
+        them.
     weight : dask array or array_like, shape (C,), optional
-        Weight of each class; every chunk gets the whole of it.
+        Weight of each class, which is passed whole to every chunk.
     sample_weight : dask array or array_like, optional
-        Weight of each sample; broadcasts to the logits' shape without the class axis.
+        Weight of each sample; broadcasts to the shape of the logits without the class axis.
     ignore_index : int, default -100
         Samples with this class index have loss 0.
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the sum of the weights over all chunks.
     label_smoothing : float, default 0.0
-        Share, in [0, 1], of the target that is spread evenly over all classes.
+        Fraction, in [0, 1], of the target that is spread evenly over all classes.
     temperature, softcap, z_loss
         As `fastloss.cross_entropy` takes them.
     axis : int, optional
@@ -125,15 +126,16 @@ def cross_entropy(
     Returns
     -------
     loss : dask array
-        0-d, or for "none" of the logits' shape without the class axis, in their chunks; float32,
-        or float64 for float64 logits.
+        A 0-d array; with ``reduction="none"``, an array with the shape and chunks of the logits
+        without the class axis.  float64 for float64 logits, float32 for all others.
 
     Raises
     ------
     TypeError, ValueError
-        At once, for what types, shapes, chunks and options tell.
+        Immediately, if types, shapes, chunks or options are not valid.
     IndexError
-        On computing, for a class index outside [0, C); says which chunk held it.
+        When the result is computed, if a class index is outside [0, C).  The message names the
+        chunk.
 
     See Also
     --------
@@ -141,8 +143,8 @@ def cross_entropy(
 
     Notes
     -----
-    Dask runs chunks side by side, so a chunk uses one thread unless `fastloss.set_num_threads` or
-    ``OMP_NUM_THREADS`` says otherwise on the worker.
+    Dask runs several chunks at the same time, so each chunk uses one thread unless
+    `fastloss.set_num_threads` or ``OMP_NUM_THREADS`` sets another number on the worker.
 
     Examples
     --------
@@ -176,6 +178,8 @@ def cross_entropy_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Cross-entropy of dask arrays and the gradient of its sum, in one pass over each chunk.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, weight, sample_weight, ignore_index, reduction
@@ -188,18 +192,22 @@ def cross_entropy_value_and_grad(
     loss : dask array
         As `cross_entropy` returns it.
     grad : dask array
-        Gradient with respect to the logits, of their shape and dtype.
+        Gradient with respect to the logits, with their shape and dtype.
 
     Raises
     ------
     TypeError, ValueError, IndexError
         As `cross_entropy` raises them.
 
+    See Also
+    --------
+    fastloss.cross_entropy_value_and_grad : the function over NumPy arrays.
+
     Notes
     -----
-    Compute both in one call, ``dask.compute(loss, grad)``: computed one after the other, each makes
-    the whole pass.  For "mean" a pass over targets and weights alone comes first, since every
-    chunk's gradient is divided by the sum of the weights of all.
+    Compute both in one call, ``dask.compute(loss, grad)``.  If they are computed one after the
+    other, each takes a whole pass.  With ``reduction="mean"`` there is a pass over the targets and
+    weights first, because the gradient of every chunk is divided by the sum of all weights.
 
     Examples
     --------
@@ -233,12 +241,14 @@ def nll_loss(
 ) -> DaskArray:
     """Negative log-likelihood of dask arrays: `fastloss.nll_loss`, lazily and chunk by chunk.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     log_probs : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Log-probabilities.  Any chunks along the sample axes, one along the class axis.
+        Log-probabilities, in any chunks along the sample axes and one chunk along the class axis.
     target : dask array or array_like
-        Class indices, of the shape of `log_probs` without the class axis, in any chunks.
+        Class indices, with the shape of `log_probs` without the class axis, in any chunks.
     weight, sample_weight, ignore_index, reduction, axis
         As `cross_entropy` takes them.
 
@@ -282,6 +292,8 @@ def nll_loss_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Negative log-likelihood of dask arrays and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     log_probs, target, weight, sample_weight, ignore_index, reduction, axis
@@ -292,16 +304,20 @@ def nll_loss_value_and_grad(
     loss : dask array
         As `nll_loss` returns it.
     grad : dask array
-        Gradient with respect to `log_probs`, of its shape and dtype.
+        Gradient with respect to `log_probs`, with its shape and dtype.
 
     Raises
     ------
     TypeError, ValueError, IndexError
         As `cross_entropy` raises them.
 
+    See Also
+    --------
+    fastloss.nll_loss_value_and_grad : the function over NumPy arrays.
+
     Notes
     -----
-    See `cross_entropy_value_and_grad` on computing both at once.
+    Compute both in one call: see `cross_entropy_value_and_grad`.
 
     Examples
     --------
@@ -329,7 +345,9 @@ def binary_cross_entropy_with_logits(
     ignore_index: int | None = None,
     reduction: Reduction = "mean",
 ) -> DaskArray:
-    """Binary cross-entropy on logits in dask arrays, lazily and chunk by chunk.
+    """Binary cross-entropy of logits in dask arrays, lazily and chunk by chunk.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
@@ -342,9 +360,13 @@ def binary_cross_entropy_with_logits(
     pos_weight : dask array or array_like, optional
         Weight of the positive term; broadcasts to `logits`.
     sample_weight : dask array or array_like, optional
-        Multiplies each loss, and counts in the mean; broadcasts to `logits`.
+        Multiplies each loss; the mean divides by the sum of these weights.  Broadcasts to `logits`.
+
+        .. versionadded:: 0.2.0
     ignore_index : int, optional
         Elements with this target have loss 0.
+
+        .. versionadded:: 0.2.0
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements that are not ignored, or by the sum of their
         sample weights.
@@ -352,14 +374,14 @@ def binary_cross_entropy_with_logits(
     Returns
     -------
     loss : dask array
-        0-d, or for "none" of the logits' shape, in their chunks; float32, or float64 for float64
-        logits.
+        A 0-d array; with ``reduction="none"``, an array with the shape and chunks of the logits.
+        float64 for float64 logits, float32 for all others.
 
     Raises
     ------
     TypeError, ValueError
-        At once, for what types, shapes and options tell.  On computing, for a target that is none;
-        says which chunk held it.
+        Immediately, if types, shapes or options are not valid.  When the result is computed, if a
+        target is not valid; the message names the chunk.
 
     See Also
     --------
@@ -394,6 +416,8 @@ def binary_cross_entropy_with_logits_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Binary cross-entropy on logits in dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, weight, pos_weight, sample_weight, ignore_index, reduction
@@ -404,16 +428,20 @@ def binary_cross_entropy_with_logits_value_and_grad(
     loss : dask array
         As `binary_cross_entropy_with_logits` returns it.
     grad : dask array
-        Gradient with respect to the logits, of their shape and dtype.
+        Gradient with respect to the logits, with their shape and dtype.
 
     Raises
     ------
     TypeError, ValueError
         As `binary_cross_entropy_with_logits` raises them.
 
+    See Also
+    --------
+    fastloss.binary_cross_entropy_with_logits_value_and_grad : the function over NumPy arrays.
+
     Notes
     -----
-    See `cross_entropy_value_and_grad` on computing both at once.
+    Compute both in one call: see `cross_entropy_value_and_grad`.
 
     Examples
     --------
@@ -444,12 +472,14 @@ def softmax_focal_loss(
 ) -> DaskArray:
     """Focal loss over classes of dask arrays: `fastloss.softmax_focal_loss`, chunk by chunk.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, sample_weight, ignore_index, reduction, axis
         As `cross_entropy` takes them, with class indices alone.
     alpha : dask array or array_like, shape (C,), optional
-        Weight of each class; every chunk gets the whole of it.
+        Weight of each class, which is passed whole to every chunk.
     gamma : float, default 2.0
         How strongly well-classified samples are played down.
 
@@ -494,6 +524,8 @@ def softmax_focal_loss_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Focal loss over classes of dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha, gamma, sample_weight, ignore_index, reduction, axis
@@ -504,16 +536,20 @@ def softmax_focal_loss_value_and_grad(
     loss : dask array
         As `softmax_focal_loss` returns it.
     grad : dask array
-        Gradient with respect to `logits`, of its shape and dtype.
+        Gradient with respect to `logits`, with its shape and dtype.
 
     Raises
     ------
     TypeError, ValueError, IndexError
         As `softmax_focal_loss` raises them.
 
+    See Also
+    --------
+    fastloss.softmax_focal_loss_value_and_grad : the function over NumPy arrays.
+
     Notes
     -----
-    See `cross_entropy_value_and_grad` on computing both at once.
+    Compute both in one call: see `cross_entropy_value_and_grad`.
 
     Examples
     --------
@@ -542,6 +578,8 @@ def sigmoid_focal_loss(
     reduction: Reduction = "mean",
 ) -> DaskArray:
     """Focal loss of dask arrays: `fastloss.sigmoid_focal_loss`, lazily and chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -592,6 +630,8 @@ def sigmoid_focal_loss_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Focal loss of dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha, gamma, sample_weight, ignore_index, reduction
@@ -602,16 +642,20 @@ def sigmoid_focal_loss_value_and_grad(
     loss : dask array
         As `sigmoid_focal_loss` returns it.
     grad : dask array
-        Gradient with respect to `logits`, of its shape and dtype.
+        Gradient with respect to `logits`, with its shape and dtype.
 
     Raises
     ------
     TypeError, ValueError
         As `sigmoid_focal_loss` raises them.
 
+    See Also
+    --------
+    fastloss.sigmoid_focal_loss_value_and_grad : the function over NumPy arrays.
+
     Notes
     -----
-    See `cross_entropy_value_and_grad` on computing both at once.
+    Compute both in one call: see `cross_entropy_value_and_grad`.
 
     Examples
     --------
@@ -636,6 +680,8 @@ def binary_cross_entropy(
     reduction: Reduction = "mean",
 ) -> DaskArray:
     """Binary cross-entropy of dask arrays of probabilities, lazily and chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -682,6 +728,8 @@ def binary_cross_entropy_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Binary cross-entropy of dask arrays of probabilities, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     probs, target, weight, sample_weight, reduction
@@ -699,9 +747,13 @@ def binary_cross_entropy_value_and_grad(
     TypeError, ValueError
         As `binary_cross_entropy` raises them.
 
+    See Also
+    --------
+    fastloss.binary_cross_entropy_value_and_grad : the function over NumPy arrays.
+
     Notes
     -----
-    See `cross_entropy_value_and_grad` on computing both at once.
+    Compute both in one call: see `cross_entropy_value_and_grad`.
 
     Examples
     --------
@@ -727,6 +779,8 @@ def kl_div(
 ) -> DaskArray:
     """Kullback-Leibler divergence of dask arrays: `fastloss.kl_div`, lazily and chunk by chunk.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     log_probs : dask array, any shape and chunks
@@ -734,7 +788,8 @@ def kl_div(
     target : dask array or array_like, shape of `log_probs`
         Probabilities, or their logarithms with `log_target`.
     sample_weight : dask array or array_like, optional
-        Multiplies each loss, and counts in the mean; broadcasts to `log_probs`.
+        Multiplies each loss; the mean divides by the sum of these weights.  Broadcasts to
+        `log_probs`.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         "batchmean" divides by the first dimension, which has to be known.
     log_target : bool, default False
@@ -781,6 +836,8 @@ def kl_div_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Kullback-Leibler divergence of dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     log_probs, target, sample_weight, reduction, log_target
@@ -791,16 +848,20 @@ def kl_div_value_and_grad(
     loss : dask array
         As `kl_div` returns it.
     grad : dask array
-        Gradient with respect to `log_probs`, of its shape and dtype.
+        Gradient with respect to `log_probs`, with its shape and dtype.
 
     Raises
     ------
     TypeError, ValueError
         As `kl_div` raises them.
 
+    See Also
+    --------
+    fastloss.kl_div_value_and_grad : the function over NumPy arrays.
+
     Notes
     -----
-    See `cross_entropy_value_and_grad` on computing both at once.
+    Compute both in one call: see `cross_entropy_value_and_grad`.
 
     Examples
     --------
@@ -829,6 +890,8 @@ def distillation_loss(
     axis: int | None = None,
 ) -> DaskArray:
     """Distillation loss of dask arrays: `fastloss.distillation_loss`, lazily and chunk by chunk.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -880,6 +943,8 @@ def distillation_loss_value_and_grad(
 ) -> tuple[DaskArray, DaskArray]:
     """Distillation loss of dask arrays, and the gradient of its sum.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, teacher_logits, sample_weight, temperature, direction, reduction, axis
@@ -890,16 +955,20 @@ def distillation_loss_value_and_grad(
     loss : dask array
         As `distillation_loss` returns it.
     grad : dask array
-        Gradient with respect to `logits`, of its shape and dtype.
+        Gradient with respect to `logits`, with its shape and dtype.
 
     Raises
     ------
     TypeError, ValueError
         As `cross_entropy` raises them.
 
+    See Also
+    --------
+    fastloss.distillation_loss_value_and_grad : the function over NumPy arrays.
+
     Notes
     -----
-    See `cross_entropy_value_and_grad` on computing both at once.
+    Compute both in one call: see `cross_entropy_value_and_grad`.
 
     Examples
     --------
@@ -932,31 +1001,39 @@ def score_samples(
 ) -> SampleScores:
     """Scores of the samples of dask arrays: `fastloss.score_samples`, lazily and chunk by chunk.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores.  Any chunks along the sample axes, one along the class axis.
+        Unnormalised scores, in any chunks along the sample axes and one chunk along the class axis.
     target : dask array or array_like
-        Class indices, of the logits' shape without the class axis, in any chunks.
+        Class indices, with the shape of the logits without the class axis, in any chunks.
     ignore_index, temperature, softcap, top_k, axis
         As `fastloss.score_samples` takes them.
 
     Returns
     -------
     SampleScores
-        The named tuple of `fastloss.score_samples`, of dask arrays in the logits' chunks.
+        The named tuple that `fastloss.score_samples` returns, with dask arrays in the chunks of the
+        logits.
 
     Raises
     ------
     TypeError, ValueError
-        At once, for what types, shapes, chunks and options tell.
+        Immediately, if types, shapes, chunks or options are not valid.
     IndexError
-        On computing, for a class index outside [0, C); says which chunk held it.
+        When the result is computed, if a class index is outside [0, C).  The message names the
+        chunk.
+
+    See Also
+    --------
+    fastloss.score_samples : the function over NumPy arrays.
 
     Notes
     -----
-    All arrays of a chunk come of one pass over its logits: compute those that you need in one call,
-    ``dask.compute(scores.log_prob, scores.rank)``.
+    All scores of a chunk come from one pass over its logits.  So compute those that you need in one
+    call: ``dask.compute(scores.log_prob, scores.rank)``.
 
     Examples
     --------
@@ -987,30 +1064,37 @@ def compare_logits(
 ) -> LogitsComparison:
     """Two models' logits in dask arrays: `fastloss.compare_logits`, lazily and chunk by chunk.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores.  Any chunks along the sample axes, one along the class axis.
+        Unnormalised scores, in any chunks along the sample axes and one chunk along the class axis.
     other : dask array or array_like, shape of `logits`
-        The other model's, of any type and in any chunks along the sample axes.
+        The other model's unnormalised scores, of any type and in any chunks along the sample axes.
     target : dask array or array_like, optional
-        Class indices, of the logits' shape without the class axis, in any chunks.
+        Class indices, with the shape of the logits without the class axis, in any chunks.
     ignore_index, temperature, axis
         As `fastloss.compare_logits` takes them.
 
     Returns
     -------
     LogitsComparison
-        The named tuple of `fastloss.compare_logits`, of dask arrays in the logits' chunks.
+        The named tuple that `fastloss.compare_logits` returns, with dask arrays in the chunks of
+        the logits.
 
     Raises
     ------
     TypeError, ValueError, IndexError
         As `score_samples` raises them.
 
+    See Also
+    --------
+    fastloss.compare_logits : the function over NumPy arrays.
+
     Notes
     -----
-    Compute the arrays that you need in one call: all of a chunk come of one pass.
+    Compute the arrays that you need in one call: those of a chunk come from one pass.
 
     Examples
     --------
@@ -1041,15 +1125,17 @@ def streaming_metrics(
 ) -> Any:
     """Loss, perplexity, accuracy and calibration of dask arrays, as a whole or by group.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores.  Any chunks along the sample axes, one along the class axis.
+        Unnormalised scores, in any chunks along the sample axes and one chunk along the class axis.
     target : dask array or array_like
-        Class indices, of the logits' shape without the class axis, in any chunks.
+        Class indices, with the shape of the logits without the class axis, in any chunks.
     group : dask array or array_like, optional
-        What each sample belongs to: a document, a domain, a language.  Numbers or strings that
-        broadcast to the samples.
+        The group of each sample, such as a document, a domain or a language: numbers or strings
+        that broadcast to the samples.
     sample_weight : dask array or array_like, optional
         Weight of each sample; broadcasts to the samples.
     top_k, n_bins, ignore_index, temperature, softcap
@@ -1060,19 +1146,23 @@ def streaming_metrics(
     Returns
     -------
     dask.delayed.Delayed
-        Computes to a `fastloss.StreamingMetrics`, or with `group` to a dict of one for each group,
-        in the order of the groups.
+        Computes to a `fastloss.StreamingMetrics`; with `group`, to a dictionary that has one for
+        each group, sorted by group.
 
     Raises
     ------
     TypeError, ValueError, IndexError
         As `score_samples` raises them.
 
+    See Also
+    --------
+    fastloss.StreamingMetrics : the accumulator that this returns.
+
     Notes
     -----
-    One pass over each chunk; what leaves a worker is a few kilobytes for each of its groups.  The
-    chunks' metrics are merged as a tree, exactly: however the arrays are cut, and whatever worker
-    is done first, the results are the same to the last bit.
+    Each chunk takes one pass, and a worker sends a few kilobytes for each of its groups.  The
+    metrics of the chunks are merged exactly, as a tree.  The results are therefore the same to the
+    last bit for any chunks and any order in which workers finish.
 
     Examples
     --------
@@ -1095,7 +1185,7 @@ def streaming_metrics(
     for name, value in (("group", group), ("sample_weight", sample_weight)):
         if value is not None:
             operands[name] = _like_samples(value, name, x, axis, False)
-    # Everything that types and options tell is told by a batch without samples.
+    # A batch without samples raises every error that types and options can cause.
     StreamingMetrics(**options, axis=1).update(
         np.zeros((0, x.shape[axis]), x.dtype), np.zeros((0,), operands["target"].dtype)
     )
@@ -1115,7 +1205,7 @@ def streaming_metrics(
 
 
 def _logits(x: Any, axis: Any) -> tuple[DaskArray, int]:
-    """Return logits as a dask array with one chunk along the class axis, and that."""
+    """Return logits as a dask array with one chunk along the class axis, and that axis."""
     if not isinstance(x, da.Array):
         x = _arrays._as_array(x, "logits")
     axis = _arrays.class_axis(axis, x.ndim, "logits")
@@ -1126,7 +1216,7 @@ def _logits(x: Any, axis: Any) -> tuple[DaskArray, int]:
 
 
 def _like_samples(value: Any, name: str, x: DaskArray, axis: int, exact: bool) -> DaskArray:
-    """Return an operand of the samples' shape, or one that broadcasts to it, as a dask array."""
+    """Return an operand with the shape of the samples, or broadcasting to it, as a dask array."""
     shape, chunks = (a[:axis] + a[axis + 1 :] for a in (x.shape, x.chunks))
     if exact:
         if not isinstance(value, da.Array):
@@ -1134,7 +1224,7 @@ def _like_samples(value: Any, name: str, x: DaskArray, axis: int, exact: bool) -
         if not _same_shape(value.shape, shape):
             _arrays._wrong_target(value, x, shape, axis, "logits", False)
         if value.dtype.kind == "f":
-            # A batch without samples, which tells of other types, passes for indices.
+            # The check by a batch without samples would accept this type as class indices.
             _arrays.no_indices(value.dtype)
         return _in_chunks(value, chunks)
     value = _broadcasting(value, name, shape, chunks, "the samples")
@@ -1148,7 +1238,7 @@ def _by_sample(
     options: dict[str, Any],
     axis: Any,
 ) -> list[Any]:
-    """Return the arrays of a named tuple that a function of logits makes of each chunk."""
+    """Return the arrays of the named tuple that a function of logits returns for each chunk."""
     x, axis = _logits(logits, axis)
     arrays: dict[str, DaskArray] = {}
     for name, value in operands.items():
@@ -1162,8 +1252,8 @@ def _by_sample(
                 )
             arrays[name] = _in_chunks(value, x.chunks)
             _one_class_chunk(arrays[name], axis, name)
-    # Everything that types and options tell is told by a call without samples, and so are the
-    # results' types.
+    # A call without samples raises every error that types and options can cause, and shows the
+    # types of the results.
     classes = x.shape[axis]
     empty = function(
         np.zeros((0, classes), x.dtype),
@@ -1184,7 +1274,7 @@ def _by_sample(
         if part is None:
             found.append(None)
             continue
-        # In the place of the class axis stands what a sample has of this: one, or top_k.
+        # The class axis is replaced by the number of values per sample: one, or top_k.
         each = 1 if part.ndim == 1 else part.shape[1]
         lazy = made.map_blocks(
             _item, number=number, dtype=part.dtype, meta=_meta(x.ndim, part.dtype),
@@ -1205,7 +1295,7 @@ def _lazy(
     axis: Any = None,
     **options: Any,
 ) -> Any:
-    """Check the arguments of a loss and build its graph, with the gradient where it is wanted."""
+    """Check the arguments of a loss and build its graph, with the gradient if it is wanted."""
     if not isinstance(x, da.Array):
         x = _arrays._as_array(x, loss.input)
     if loss.over_classes:
@@ -1216,7 +1306,7 @@ def _lazy(
     if not isinstance(target, da.Array):
         target = _arrays._as_array(target, loss.target)
     if loss.two_logits and target.dtype.kind in "biu":
-        # Not to be taken for class indices.
+        # Otherwise they would be taken for class indices.
         target = target.astype(np.float64)
     shape, chunks = x.shape, x.chunks
     indices = False
@@ -1237,7 +1327,7 @@ def _lazy(
     target = _in_chunks(target, chunks if indices else x.chunks)
     if loss.over_classes and not indices:
         _one_class_chunk(target, axis, loss.target)
-    # Each option goes to all chunks whole, or is cut into chunks like the losses.
+    # Each option is passed whole to all chunks, or split into the chunks of the losses.
     like = "the samples" if loss.over_classes else loss.input
     cut, whole = {}, {}
     for name, value in (options | {"sample_weight": sample_weight}).items():
@@ -1248,7 +1338,7 @@ def _lazy(
             cut[name] = _broadcasting(value, name, shape, chunks, like)
         else:
             whole[name] = value if lazy or not isinstance(value, list) else np.asarray(value)
-    # Everything that types and options tell is told by a call without samples.
+    # A call without samples raises every error that types and options can cause.
     empty = (0,) * x.ndim if axis is None else (0, x.shape[axis])
     loss.evaluate(
         np.zeros(empty, x.dtype),
@@ -1292,7 +1382,7 @@ def _one_class_chunk(x: DaskArray, axis: int, name: str) -> None:
 
 
 def _same_shape(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Whether shapes agree where both are known; dask writes NaN for an unknown extent."""
+    """Return whether shapes agree where both are known; dask has NaN for an unknown extent."""
     return len(a) == len(b) and all(
         m == n or math.isnan(m) or math.isnan(n) for m, n in zip(a, b, strict=True)
     )
@@ -1319,7 +1409,7 @@ def _broadcasting(
     ):
         raise ValueError(f"{name} must broadcast to {like}, shape {shape}, got {value.shape}")
     if isinstance(value, da.Array):
-        # Dask repeats an extent of 1 only where it is one chunk, without empty ones beside it.
+        # Dask broadcasts an extent of 1 only if it is a single chunk, without empty chunks.
         return value.rechunk({i: -1 for i, n in enumerate(value.shape) if n == 1})
     return _in_chunks(
         value,
@@ -1328,13 +1418,13 @@ def _broadcasting(
 
 
 def _aligned(x: DaskArray, *operands: DaskArray) -> tuple[DaskArray, ...]:
-    """Return the arrays with the same chunks, where the operands do not just repeat."""
+    """Return the arrays with the same chunks along all axes that are not broadcast."""
     pairs = [(a, tuple(range(x.ndim - a.ndim, x.ndim))) for a in (x, *operands)]
     return tuple(da.unify_chunks(*(part for pair in pairs for part in pair))[1])
 
 
 def _expanded(x: DaskArray, axis: int) -> DaskArray:
-    """Return the array with the class axis that it lacks, of extent 1."""
+    """Return the array with an additional class axis of extent 1."""
     return x[(slice(None),) * axis + (None,)]
 
 
@@ -1354,7 +1444,7 @@ def _inverse_of_weights(
     axis: int | None,
     indices: bool,
 ) -> DaskArray | float:
-    """Return 1 / the denominator of the mean, 0 where there is none: from all but the logits."""
+    """Return 1 / the denominator of the mean, or 0 if that is 0, without reading the logits."""
     ignored = options.get("ignore_index")
     if indices:
         return _inverse_of_sum(
@@ -1378,7 +1468,7 @@ def _inverse_of_weights(
 def _inverse_of_sum(
     chunk: Callable[..., Array], target: DaskArray, sample_weight: DaskArray | None, **options: Any
 ) -> DaskArray:
-    """Return 1 / Σ of what `chunk` returns for each chunk of the target."""
+    """Return 1 / the sum of the results of `chunk` over all chunks of the target."""
     shares = da.map_blocks(
         chunk, *_aligned(target, *([] if sample_weight is None else [sample_weight])),
         chunks=(1,) * target.ndim, dtype=np.float64, meta=_meta(target.ndim, np.float64), **options,
@@ -1401,22 +1491,22 @@ def _graph(
     Parameters
     ----------
     loss : Specification
-        Whose evaluation runs in a chunk of the logits.
+        The loss to evaluate in each chunk of the logits.
     x : dask array
         The logits.
     operands : dict of dask arrays
-        Named arguments that are cut into chunks; they have the logits' shape or
-        broadcast to it.
+        Named arguments that are split into chunks; they have the shape of the logits or broadcast
+        to it.
     constants : dict
-        Named arguments that every chunk gets whole.
+        Named arguments that are passed whole to every chunk.
     scale : float, 0-d dask array or None
-        What each chunk's gradient is multiplied by.
+        Factor of each chunk's gradient.
     reduction : str
-        Of the whole loss.
+        Reduction of the whole loss.
     axis : int or None
-        Axis of the logits that the losses lack.
+        Class axis of the logits, which the losses do not have.
     gradient : bool
-        Whether it is wanted.
+        Whether to compute the gradient.
     """
     grad_dtype = _arrays.floating(_meta(1, x.dtype), loss.input).dtype
     loss_dtype = _arrays.STORAGE[grad_dtype].loss
@@ -1426,14 +1516,14 @@ def _graph(
     if gradient and scale is not None:
         operands = operands | {"scale": da.asarray(scale)}
     x, *aligned = _aligned(x, *operands.values())
-    # One task makes both the losses and the gradient of a chunk, so its array holds pairs.
+    # One task computes both the losses and the gradient of a chunk, so its result is a pair.
     losses_meta = _meta(x.ndim, loss_dtype) if none else _meta(x.ndim + 1, np.float64)
     if none:
         layout = {"chunks": tuple((1,) if i == axis else c for i, c in enumerate(x.chunks))}
     else:
         layout = {"chunks": (1,) * x.ndim + (2,), "new_axis": x.ndim}
     made = da.map_blocks(
-        # By name: it is equal wherever the graph is built, and pickles.
+        # By name, which pickles and is the same wherever the graph is built.
         partial(_in_chunk, loss.name),
         x,
         *aligned,
@@ -1464,11 +1554,11 @@ def _graph(
     return (result, grad) if gradient else result
 
 
-# ---- e) what runs in a chunk -----------------------------------------------------------------
+# ---- e) functions that run in a chunk --------------------------------------------------------
 
 
 def _one_thread() -> AbstractContextManager[None]:
-    """Use one thread, unless this process was told how many: the other chunks use the others."""
+    """Use one thread, unless a number is set: other chunks run on the other threads."""
     return nullcontext() if _threads.chosen() else _threads.at_most(1)
 
 
@@ -1483,9 +1573,9 @@ def _in_chunk(
     block_id: tuple[int, ...],
     **constants: Any,
 ) -> Any:
-    """Return what `reduction` needs of a chunk, and where it is wanted its gradient with it.
+    """Return what `reduction` needs from a chunk, with the gradient if it is wanted.
 
-    That is the losses, with extent 1 on the class axis, or an array of the two totals.
+    This is the losses, with extent 1 along the class axis, or an array of the two totals.
     """
     arguments: dict[str, Any] = dict(zip(names, operands, strict=True))
     if axis is not None:
@@ -1496,7 +1586,7 @@ def _in_chunk(
     if "scale" in arguments:
         arguments["upstream"] = float(arguments.pop("scale"))
     if reduction != "none":
-        # The whole loss is made of the chunks' sums.
+        # The loss of all chunks is computed from their sums.
         reduction = "sum"
     loss = SPECIFICATIONS[name]
     try:
@@ -1527,7 +1617,7 @@ def _class_weights_in_chunk(
     classes: int,
     block_id: tuple[int, ...],
 ) -> Array:
-    """Return the denominator's share of a chunk of class indices, without its logits."""
+    """Return the sum of the weights of a chunk of class indices, without reading the logits."""
     kept = np.asarray(target != ignore_index)
     wrong = kept & ((target < 0) | (target >= classes))
     if wrong.any():
@@ -1540,7 +1630,7 @@ def _class_weights_in_chunk(
         weights[kept] = np.asarray(weight, np.float64)[target[kept]]
     if sample_weight is not None:
         weights *= np.asarray(sample_weight, np.float64)
-        # An ignored sample weighs nothing, whatever its weight: 0 times infinity included.
+        # An ignored sample has weight 0, even if its weight is infinite.
         weights[~kept] = 0.0
     return weights.sum(keepdims=True)
 
@@ -1552,7 +1642,7 @@ def _weights_in_chunk(
     ignore_index: int | None,
     axis: int | None,
 ) -> Array:
-    """Return the denominator's share of a chunk that has no class indices."""
+    """Return the sum of the weights of a chunk without class indices."""
     shape = tuple(1 if i == axis else n for i, n in enumerate(target.shape))
     weights = np.broadcast_to(1.0 if sample_weight is None else sample_weight, shape)
     if ignore_index is not None:
@@ -1561,7 +1651,7 @@ def _weights_in_chunk(
 
 
 def _inverse(total: Any) -> Any:
-    # Where the weights sum to 0, the gradient is 0.
+    # If the weights add up to 0, the gradient is 0.
     return np.divide(1.0, total) if total != 0 else np.float64(0.0)
 
 

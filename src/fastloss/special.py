@@ -1,8 +1,8 @@
 """Building blocks: logsumexp, softmax and log_softmax over axes; sigmoid and its logarithm.
 
-The first three have the signatures and answers of `scipy.special` for real numbers.  Each is
-computed in one pass of a kernel in the array's own type (float16 and bfloat16 in float32), without
-overflow, and with the precision of `cross_entropy`; logsumexp with weights is computed by NumPy in
+The first three have the signatures and, for real numbers, the results of `scipy.special`.  Each is
+computed in one pass of a kernel in the type of the array (float16 and bfloat16 in float32), without
+overflow, and with the precision of `cross_entropy`.  NumPy computes logsumexp with weights, in
 float64.
 
 Layout: a) samples and results, b) logsumexp with weights, c) functions over axes, d) functions of
@@ -33,8 +33,8 @@ def __dir__() -> list[str]:
 
 Axes = int | tuple[int, ...] | None
 F = TypeVar("F", np.float32, np.float64)
-#: (outer, C, inner), the axes of the classes in ascending order, and the order of axes in which the
-#: array has that shape, None where it has it as it lies.
+#: (outer, C, inner), the axes of the classes in ascending order, and the order of axes that gives
+#: the array that shape, None if it has it already.
 _Layout = tuple[tuple[int, int, int], tuple[int, ...], tuple[int, ...] | None]
 
 # ---- a) samples and results ------------------------------------------------------------------
@@ -44,7 +44,7 @@ def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
     """Return the axes in ascending order: all of them for None."""
     if axis is None:
         return tuple(range(ndim))
-    # As NumPy has it, a 0-d array has axis 0 when it is named alone.
+    # As in NumPy, a 0-d array has an axis 0 if that is the only one named.
     places = ndim if isinstance(axis, tuple) else max(ndim, 1)
     named = axis if isinstance(axis, tuple) else (axis,)
     axes = sorted(_arrays.class_axis(_arrays.integer(a, "axis"), places, name) for a in named)
@@ -54,7 +54,7 @@ def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
 
 
 def _layout(shape: tuple[int, ...], axis: Any, name: str) -> _Layout:
-    """Return how an array of a shape is seen as samples, whose classes run over the axes."""
+    """Return how an array of this shape is viewed as samples with their classes along the axes."""
     if axis is None:
         return (1, math.prod(shape), 1), tuple(range(len(shape))), None
     if type(axis) is int and shape:
@@ -62,7 +62,7 @@ def _layout(shape: tuple[int, ...], axis: Any, name: str) -> _Layout:
         parts = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
         return parts, (axis,), None
     axes = _axes(axis, len(shape), name)
-    # Axes of length 1 may stand anywhere.
+    # The position of axes of length 1 does not matter.
     long = [i for i in axes if shape[i] != 1]
     if not long:
         return (math.prod(shape), 1, 1), axes, None
@@ -76,7 +76,7 @@ def _layout(shape: tuple[int, ...], axis: Any, name: str) -> _Layout:
 
 
 def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
-    """Return the shape of what is left of an array when the axes are summed over."""
+    """Return the shape of an array after a sum over the axes."""
     if len(axes) == 1:
         return shape[: axes[0]] + ((1,) if keepdims else ()) + shape[axes[0] + 1 :]
     if keepdims:
@@ -85,7 +85,7 @@ def _reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> t
 
 
 def _scalar(x: Array) -> Any:
-    """Return a scalar in the place of a 0-d array."""
+    """Return a scalar in place of a 0-d array."""
     return x if x.shape else x[()]
 
 
@@ -93,14 +93,14 @@ def _rounded(x: Array, dtype: np.dtype[Any]) -> Array:
     """Return a float64 array in the type of the result."""
     if dtype != _arrays.FLOAT16:
         return x.astype(dtype)
-    with np.errstate(over="ignore"):  # 65504 and more terms than one
+    with np.errstate(over="ignore"):  # a logarithm of several terms may exceed 65504
         return x.astype(dtype)
 
 
 def _check_out(
     out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Iterable[Array], whole: bool
 ) -> None:
-    """Check an array for the result; `whole`: whether it may be an input as it lies."""
+    """Check an array for the result; with `whole`, it may be one of the inputs itself."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
     if out.dtype != dtype:
@@ -114,7 +114,7 @@ def _check_out(
     if not out.flags.aligned:
         raise ValueError("out must be aligned to its element size")
     for x in inputs:
-        # All are contiguous, so that bounds tell.
+        # All arrays are contiguous, so a comparison of their bounds is exact.
         same = x.shape == shape and x.dtype == dtype and x.ctypes.data == out.ctypes.data
         if np.may_share_memory(out, x) and not (whole and same):
             _arrays.overlapping()
@@ -134,19 +134,19 @@ def _evaluate(kind: str, x: Array, shape: tuple[int, int, int], **results: Any) 
 
 
 # ---- b) logsumexp with weights ---------------------------------------------------------------
-# A weight b is m * 2**n with 1/2 <= m < 1.  All terms of a sum are taken relative to
-# 2**n exp(a) of its largest, and added up in pairs of float64 numbers.  So nothing overflows, and
-# what the sum loses is what the exponentials have lost.
+# A weight b is m * 2**n with 1/2 <= m < 1.  All terms of a sum are divided by 2**n exp(a) of its
+# largest term and added up in pairs of float64 numbers.  So nothing overflows, and the sum has no
+# rounding errors but those of the exponentials.
 
 #: log(2) in two parts.  The first has 33 bits: its product with the exponent of a weight is exact.
 _LOG2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
 _LOG2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
-#: Elements that are worked on at once, so that the arrays in between stay small.
+#: Number of elements in a block: temporary arrays have this size.
 _BLOCK = 1 << 16
 
 
 def _number_dtype(a: Any, b: Any) -> np.dtype[Any]:
-    """Return the type that numbers of both have: a Python number takes that of the other."""
+    """Return the common type of both; a Python number takes the type of the other."""
     typed = [x for x in (a, b) if type(x) not in (bool, int, float)]
     dtypes = [np.asarray(x).dtype for x in typed]
     if not dtypes:
@@ -154,21 +154,21 @@ def _number_dtype(a: Any, b: Any) -> np.dtype[Any]:
     try:
         dtype = np.result_type(*dtypes).newbyteorder("=")
     except TypeError:
-        # NumPy has no common type of bfloat16 and float16, or of bfloat16 and wide integers.
+        # NumPy has no common type for bfloat16 and float16, or for bfloat16 and wide integers.
         halves = all(dtype.itemsize == 2 and dtype.kind not in "iu" for dtype in dtypes)
         return _arrays.FLOAT32 if halves else _arrays.FLOAT64
     return dtype if dtype in _arrays.STORAGE else _arrays.FLOAT64
 
 
 def _two_sum(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return x + y, and what it was rounded by."""
+    """Return x + y and its rounding error."""
     total = x + y
     part = total - x
     return total, (x - (total - part)) + (y - part)
 
 
 def _row_sums(x: Array) -> tuple[Array, Array]:
-    """Return the sum of each row, and what it was rounded by, as if added in twice the digits."""
+    """Return the sum of each row and its rounding error, as if added with twice the digits."""
     low = np.zeros_like(x)
     while x.shape[1] > 1:
         half = x.shape[1] // 2
@@ -182,7 +182,8 @@ def _row_sums(x: Array) -> tuple[Array, Array]:
 @np.errstate(all="ignore")
 def _weighted_rows(a: Array, b: Array) -> tuple[Array, Array]:
     """Return log|sum(b exp(a))| and the sign of the sum, for each row of float64 arrays."""
-    # 1. Terms that are infinite or NaN decide alone; those of weight 0 and of a = -inf are none.
+    # 1. Terms that are infinite or NaN decide the result; terms with weight 0 or a = -inf are left
+    #    out.
     counts = (b != 0) & ((a != -np.inf) | ~np.isfinite(b))
     finite = np.isfinite(a) & np.isfinite(b)
     decided = np.zeros(len(a))
@@ -191,8 +192,8 @@ def _weighted_rows(a: Array, b: Array) -> tuple[Array, Array]:
         decided = np.where(counts & ~finite, term, 0.0).sum(axis=1)
     counts &= finite
     a, b = np.where(counts, a, 0.0), np.where(counts, b, 0.0)
-    # 2. The largest term; the first, of weight 0, where there is none.  Next to a huge a the
-    #    logarithm of a weight would be lost, so the largest a comes off first.
+    # 2. The largest term; the first, with weight 0, if all are left out.  The logarithm of a weight
+    #    would be lost beside a huge a, so the largest a is subtracted first.
     size = np.where(counts, a, -np.inf)
     size -= size.max(axis=1, keepdims=True)
     size = np.where(counts, size + np.log(np.abs(b)), -np.inf)
@@ -200,7 +201,7 @@ def _weighted_rows(a: Array, b: Array) -> tuple[Array, Array]:
     m, n = np.frexp(b)
     a0, n0 = np.take_along_axis(a, largest, 1), np.take_along_axis(n, largest, 1)
     n = np.where(counts, n - n0, 0)
-    # 3. Each term as m * 2**n * exp(d + tail).  Where exponents lie far apart, 2**n goes into the
+    # 3. Each term as m * 2**n * exp(d + tail).  If exponents are far apart, 2**n is moved into the
     #    exponential, which might overflow without it.
     d, tail = _two_sum(a, -a0)
     if np.abs(d).max() > 300.0:
@@ -212,7 +213,7 @@ def _weighted_rows(a: Array, b: Array) -> tuple[Array, Array]:
         d, tail = _two_sum(d, tail + (error + folded * _LOG2_LOW))
     term = np.ldexp(m, n) * np.exp(d)
     term += term * tail
-    # 4. The sum is (s + error) * 2**n0 * exp(a0), and 2**n0 goes into s where it fits.
+    # 4. The sum is (s + error) * 2**n0 * exp(a0); 2**n0 is moved into s if it fits.
     s, error = _row_sums(term)
     correction = np.log1p(error / s)
     m, n = np.frexp(np.abs(s))
@@ -232,7 +233,7 @@ def _weighted_rows(a: Array, b: Array) -> tuple[Array, Array]:
 def _weighted(
     a: ArrayLike, b: ArrayLike, axis: Axes, keepdims: bool, out: Any
 ) -> tuple[Array, Array, np.dtype[Any]]:
-    """Return logarithm, sign and the result's type of logsumexp with weights."""
+    """Return the logarithm, the sign and the result's type for logsumexp with weights."""
     a_read, b_read = _arrays.floating(a, "a"), _arrays.floating(b, "b")
     dtype = _number_dtype(a, b)
     try:
@@ -313,66 +314,76 @@ def logsumexp(
 ) -> Any:
     r"""Logarithm of a sum of exponentials, :math:`\log \sum_k b_k e^{a_k}`.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     a : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     axis : int or tuple of ints, optional
         Axes to sum over: all by default.
     b : array_like, optional
-        Weights of the terms, of any sign; `a` and `b` are broadcast together.  A term of weight 0
-        adds nothing, whatever `a` is there.
+        Weights of the terms, of any sign; `a` and `b` are broadcast together.  A term with weight 0
+        is left out, whatever its `a` is.
+
+        .. versionadded:: 0.2.0
     keepdims : bool, default False
         Whether to keep the axes, with length 1.
     return_sign : bool, default False
-        Whether to return the sign of the sum, too, and the logarithm of its absolute value.
+        Whether to return the sign of the sum as well; the first result is then the logarithm of the
+        absolute value of the sum.
+
+        .. versionadded:: 0.2.0
     out : ndarray, optional
-        Array for the logarithm, C-contiguous, of the result's shape and dtype; it may share no
-        memory with `a` and `b`.
+        Array for the logarithm: C-contiguous, with the shape and dtype of the result, and without
+        memory in common with `a` or `b`.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
     result : scalar or ndarray
-        Shape of `a` without the axes.  dtype of `a`; with `b`, the common type of both, in which a
-        Python number takes the type of the other.  -inf where the sum is 0, as it is over no
-        element and over -inf alone.  Without `return_sign`, NaN where the sum is negative.
+        The logarithm, with the shape of `a` without the axes.  Its dtype is that of `a`; with `b`
+        it is the common type of both, for which a Python number takes the type of the other.  It is
+        -inf if the sum is 0, which includes a sum of no elements or of -inf only.  Without
+        `return_sign`, it is NaN if the sum is negative.
     sign : scalar or ndarray
-        1, 0 or -1 (NaN where the sum is NaN), of the shape and dtype of `result`.  Only with
+        1, 0 or -1 (NaN if the sum is NaN), with the shape and dtype of `result`.  Only with
         `return_sign`.
 
     Raises
     ------
     TypeError
-        If `a` or `b` holds no real numbers, `axis` no integers, or `out` has another dtype.
+        If `a` or `b` are not real numbers, `axis` is not an integer or a tuple of integers, or
+        `out` has the wrong dtype.
     ValueError
-        If an axis is out of range or named twice, `b` does not broadcast with `a`, or `out` has
-        another shape or is not as described.
+        If an axis is out of range or named twice, `b` does not broadcast with `a`, or `out` has the
+        wrong shape or layout.
 
     See Also
     --------
-    log_softmax : what each element has to do with that sum.
+    log_softmax : each element minus this logarithm.
+    softmax : the exponentials divided by their sum.
 
     Notes
     -----
-    The signature and, for real numbers, the answers of ``scipy.special.logsumexp``, except for
-    these:
+    The signature is that of ``scipy.special.logsumexp``.  For real numbers the results are the
+    same, with these exceptions:
 
     - The sign of an empty sum is 0, not -1.
-    - A weight of 0 removes its term whatever the other terms are.  SciPy gives NaN where that
-      term and the result are both infinite or NaN.
-    - Large terms that cancel exactly give -inf, and any term of infinite weight gives inf (but
-      NaN for an `a` of -inf).  SciPy gives NaN where exponentials leave the range of numbers.
+    - A weight of 0 always removes its term.  SciPy returns NaN if that term and the result are both
+      infinite or NaN.
+    - Large terms that cancel exactly give -inf.  A term with infinite weight gives inf, or NaN if
+      its `a` is -inf.  SciPy returns NaN if an exponential overflows.
     - float16 and bfloat16 are computed in float32, or in float64 with `b`, and rounded once.
 
-    Axes that are not adjacent cost one copy of `a`.
+    Axes that are not adjacent require one copy of `a`.  No call warns.
 
-    With `b`, NumPy computes the sum in float64, with several arrays as large as `a` where one sum
-    is, which is slower than SciPy.  The error of the sum is at most
-    :math:`4 \varepsilon \sum_k |b_k| e^{a_k}`, with :math:`\varepsilon` of float64; its logarithm
-    is within 4 ulp of the larger of itself and the `a` of the largest term.  Terms of equal `a` are
-    added exactly, as far as twice the digits of float64 go.
-
-    No call warns.
+    With `b`, NumPy computes the sum in float64.  This is slower than SciPy and needs several
+    temporary arrays, as large as `a` if there is only one sum.  The error of the sum is at most
+    :math:`4 \varepsilon \sum_k |b_k| e^{a_k}`, where :math:`\varepsilon` is the machine epsilon of
+    float64.  The logarithm is within 4 ulp of the larger of itself and the `a` of the largest term.
+    Terms with the same `a` are added with twice the digits of float64.
 
     Examples
     --------
@@ -449,40 +460,46 @@ def softmax(
 def softmax(x: ArrayLike, axis: Axes = None, *, out: Array | None = None, **others: Never) -> Any:
     r"""Softmax :math:`e^{x_c} / \sum_k e^{x_k}` over one or more axes.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     axis : int or tuple of ints, optional
         Axes over which the result sums to 1: all by default.
     out : ndarray, optional
-        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+        Array for the result: C-contiguous, with the shape and dtype of `x`.  It may be `x` itself.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.  A sample that contains NaN or +inf, or nothing
-        but -inf, is NaN.
+        Array with the shape and dtype of `x`.  The result is NaN for a sample that contains NaN or
+        +inf, or only -inf.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers, `axis` no integers, or `out` has another dtype.
+        If `x` is not real numbers, `axis` is not an integer or a tuple of integers, or `out` has
+        the wrong dtype.
     ValueError
-        If an axis is out of range or named twice, or `out` has another shape, is not as described
-        or overlaps a part of `x`.
+        If an axis is out of range or named twice, or `out` has the wrong shape or layout or
+        overlaps a part of `x`.
 
     See Also
     --------
-    log_softmax : its logarithm, which keeps the digits of small probabilities.
+    log_softmax : the logarithm, which keeps the digits of small probabilities.
+    sigmoid : the counterpart for a single score.
 
     Notes
     -----
-    The signature and, for real numbers, the answers of ``scipy.special.softmax``, except for these.
-    Integers of all sizes count as float64, and over no element the result is empty, not an error.
-    No call warns.
+    The signature is that of ``scipy.special.softmax``.  For real numbers the results are the same,
+    with these exceptions: integers of all sizes are treated as float64, and an empty array gives an
+    empty result, not an error.  No call warns.
 
-    Axes that are not adjacent cost one copy of `x`.
+    Axes that are not adjacent require one copy of `x`.
 
     Examples
     --------
@@ -516,40 +533,47 @@ def log_softmax(
 ) -> Any:
     r"""Logarithm of the softmax, :math:`x_c - \log \sum_k e^{x_k}`, over one or more axes.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     axis : int or tuple of ints, optional
-        Axes over which the exponentials of the result sum to 1: all by default.
+        Axes along which the exponentials of the result sum to 1; all by default.
     out : ndarray, optional
-        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+        Array for the result: C-contiguous, with the shape and dtype of `x`.  It may be `x` itself.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.  A sample that contains NaN or +inf, or nothing
-        but -inf, is NaN.
+        Array with the shape and dtype of `x`.  The result is NaN for a sample that contains NaN or
+        +inf, or only -inf.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers, `axis` no integers, or `out` has another dtype.
+        If `x` is not real numbers, `axis` is not an integer or a tuple of integers, or `out` has
+        the wrong dtype.
     ValueError
-        If an axis is out of range or named twice, or `out` has another shape, is not as described
-        or overlaps a part of `x`.
+        If an axis is out of range or named twice, or `out` has the wrong shape or layout or
+        overlaps a part of `x`.
 
     See Also
     --------
     logsumexp : the logarithm of the sum alone.
+    cross_entropy : the negative of this for the target class.
 
     Notes
     -----
-    The signature and, for real numbers, the answers of ``scipy.special.log_softmax``, except for
-    these.  Integers of all sizes count as float64, and over no element the result is empty, not an
-    error.  A +inf makes all of its sample NaN; SciPy gives -inf beside it.  No call warns.
+    The signature is that of ``scipy.special.log_softmax``.  For real numbers the results are the
+    same, with these exceptions: integers of all sizes are treated as float64; an empty array gives
+    an empty result, not an error; +inf makes its whole sample NaN, where SciPy returns -inf for the
+    other elements.  No call warns.
 
-    Axes that are not adjacent cost one copy of `x`.
+    Axes that are not adjacent require one copy of `x`.
 
     Examples
     --------
@@ -586,24 +610,33 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Arr
 def sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Logistic sigmoid :math:`1 / (1 + e^{-x})` of each element.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     out : ndarray, optional
-        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+        Array for the result: C-contiguous, with the shape and dtype of `x`.  It may be `x` itself.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.
+        Array with the shape and dtype of `x`.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers, or `out` has another dtype.
+        If `x` is not real numbers, or `out` has the wrong dtype.
     ValueError
-        If `out` has another shape, is not as described or overlaps a part of `x`.
+        If `out` has the wrong shape or layout, or overlaps a part of `x`.
+
+    See Also
+    --------
+    log_sigmoid : its logarithm.
+    softmax : the counterpart over several classes.
 
     Examples
     --------
@@ -628,24 +661,33 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] |
 def log_sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Logarithm of the sigmoid, :math:`-\log(1 + e^{-x})`, of each element.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     out : ndarray, optional
-        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+        Array for the result: C-contiguous, with the shape and dtype of `x`.  It may be `x` itself.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.
+        Array with the shape and dtype of `x`.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers, or `out` has another dtype.
+        If `x` is not real numbers, or `out` has the wrong dtype.
     ValueError
-        If `out` has another shape, is not as described or overlaps a part of `x`.
+        If `out` has the wrong shape or layout, or overlaps a part of `x`.
+
+    See Also
+    --------
+    sigmoid : the sigmoid itself.
+    softplus : minus ``log_sigmoid(-x)``.
 
     Examples
     --------
@@ -670,24 +712,32 @@ def softplus(x: ArrayLike, *, out: Array | None = None) -> np.floating[Any] | Ar
 def softplus(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
     r"""Softplus :math:`\log(1 + e^x)` of each element.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64; integers and bool count as float64.
+        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
     out : ndarray, optional
-        Array for the result, C-contiguous, of its shape and dtype; `x` itself is allowed.
+        Array for the result: C-contiguous, with the shape and dtype of `x`.  It may be `x` itself.
+
+        .. versionadded:: 0.2.0
 
     Returns
     -------
     scalar or ndarray
-        Shape and dtype of `x`.
+        Array with the shape and dtype of `x`.
 
     Raises
     ------
     TypeError
-        If `x` holds no real numbers, or `out` has another dtype.
+        If `x` is not real numbers, or `out` has the wrong dtype.
     ValueError
-        If `out` has another shape, is not as described or overlaps a part of `x`.
+        If `out` has the wrong shape or layout, or overlaps a part of `x`.
+
+    See Also
+    --------
+    log_sigmoid : minus ``softplus(-x)``.
 
     Examples
     --------

@@ -1,15 +1,15 @@
 """PyTorch's classification losses on CPU tensors, computed by fastloss.
 
-Each function has the name and the signature of one in `torch.nn.functional`, each class those of
-one in `torch.nn`.  Tensors are read where they lie, bfloat16 included.  A gradient is made with the
-loss, in one fused pass, and scaled in the backward pass.
+Each function has the name and signature of a function in `torch.nn.functional`, and each class
+those of a class in `torch.nn`.  Tensors are read in place, including bfloat16.  The gradient is
+computed together with the loss, in one pass, and scaled in the backward pass.
 
-Whatever fastloss does not do goes to PyTorch's own function, with the arguments as they came:
-tensors on other devices, subclasses, gradients with respect to a target or a weight, second
-derivatives, ``torch.compile`` and ``torch.func``.
+Calls that fastloss does not support are passed to PyTorch's own function unchanged: tensors on
+other devices, subclasses, gradients with respect to a target or a weight, second derivatives,
+``torch.compile`` and ``torch.func``.
 
-Layout: a) what fastloss takes on, b) tensors and arrays, c) the losses as autograd functions,
-d) the cross-entropy of a linear layer, e) the public functions, f) the modules.
+Layout: a) which calls fastloss computes, b) tensors and arrays, c) the losses as autograd
+functions, d) the cross-entropy of a linear layer, e) the public functions, f) the modules.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def __dir__() -> list[str]:
 
 Tensor = Any  # torch.Tensor, which carries no types where PyTorch is absent
 
-# ---- a) what fastloss takes on ---------------------------------------------------------------
+# ---- a) which calls fastloss computes --------------------------------------------------------
 
 _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
@@ -69,9 +69,9 @@ _TYPES = frozenset((*_FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32,
 
 
 def _ours(input: Tensor, *others: Tensor | None) -> bool:
-    """Whether these are tensors that fastloss reads, in a call that nobody else has to see.
+    """Return whether fastloss can read these tensors and nothing has to intercept the call.
 
-    `others` are tensors that fastloss makes no gradient of.
+    `others` are tensors for which fastloss has no gradient.
     """
     # The tracer of torch.compile stops here.
     if torch.compiler.is_compiling() or _watched() or input.dtype not in _FLOATS:
@@ -86,7 +86,7 @@ def _ours(input: Tensor, *others: Tensor | None) -> bool:
 
 
 def _watched() -> bool:
-    """Whether something traces, transforms or replaces the calls of PyTorch's functions."""
+    """Return whether something traces, transforms or replaces calls of PyTorch's functions."""
     inside = torch._C
     return bool(
         inside._are_functorch_transforms_active()
@@ -95,7 +95,7 @@ def _watched() -> bool:
         or forward_ad._current_level >= 0
         or (
             inside._len_torch_function_stack()
-            # ``with torch.device(...)`` is such a mode, too, and has no say in a loss.
+            # ``with torch.device(...)`` is such a mode, too, but has no effect on a loss.
             and any(
                 not isinstance(inside._get_function_stack_at(i), DeviceContext)
                 for i in range(inside._len_torch_function_stack())
@@ -105,7 +105,7 @@ def _watched() -> bool:
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Whether this is a tensor, no subclass, whose numbers lie in the CPU's memory."""
+    """Return whether this is a plain tensor, not a subclass, in the memory of the CPU."""
     return bool(
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.is_cpu
@@ -291,7 +291,7 @@ def _evaluated(
             return _Loss.apply(input, call, others)
         return _tensor(call.evaluate(input, others)[0], call.dtype)
     except (TypeError, ValueError):
-        # PyTorch allows it, or says in its own way what is wrong.
+        # PyTorch accepts the call or raises its own error.
         return own(input, tensors["target"])
 
 
@@ -404,7 +404,7 @@ def _own_linear_cross_entropy(
     options: Any,
     **others: Any,
 ) -> Tensor:
-    """Return PyTorch's `linear_cross_entropy`, or in versions without it what it stands for."""
+    """Return PyTorch's `linear_cross_entropy`, or the same from its parts in older versions."""
     if hasattr(F, "linear_cross_entropy"):
         return F.linear_cross_entropy(
             input, linear_weight, target, linear_bias=linear_bias, ignore_index=ignore_index,
@@ -437,36 +437,39 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy of logits: `torch.nn.functional.cross_entropy` by fastloss.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     input : Tensor, shape (N, C), (C,) or (N, C, d1, ..., dK)
         Logits in float16, bfloat16, float32 or float64.
     target : Tensor
-        Class indices of any integer type, of the input's shape without the class axis; or class
-        probabilities of the input's shape.
+        Class indices of any integer type, with the shape of the input without the class axis; or
+        class probabilities, with the shape of the input.
     weight : Tensor, shape (C,), optional
         Weight of each class.
     size_average, reduce : bool, optional
-        Deprecated in PyTorch: a call with one of them is PyTorch's.
+        Deprecated in PyTorch, which computes any call that has one of them.
     ignore_index : int, default -100
         Samples with this class index have loss 0, and a gradient of exactly 0.
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the sum of the weights of the samples that are not ignored.
     label_smoothing : float, default 0.0
-        Share, in [0, 1], of the target that is spread evenly over all classes.
+        Fraction, in [0, 1], of the target that is spread evenly over all classes.
 
     Returns
     -------
     loss : Tensor
-        A scalar, or for "none" of the input's shape without the class axis; of the input's type,
-        or float32 for half precision under ``torch.autocast``.
+        A scalar; with ``reduction="none"``, a tensor with the shape of the input without the class
+        axis.  It has the type of the input, or float32 for half precision under ``torch.autocast``.
 
     Raises
     ------
     IndexError
-        For a class index outside [0, C) that is not `ignore_index`; says where it is.
+        If a class index is outside [0, C) and is not `ignore_index`.  The message gives its
+        position.
     RuntimeError, ValueError, TypeError
-        What PyTorch raises for arguments that do not fit.
+        If an argument is not valid; these are PyTorch's errors.
 
     See Also
     --------
@@ -474,7 +477,8 @@ def cross_entropy(
 
     Notes
     -----
-    The gradient is made with the loss unless gradients are off: ``torch.no_grad`` saves its time.
+    The gradient is computed with the loss, unless gradients are disabled.  So evaluate under
+    ``torch.no_grad()``, which saves that time.
 
     Examples
     --------
@@ -512,12 +516,14 @@ def nll_loss(
 ) -> Tensor:
     """Negative log-likelihood: `torch.nn.functional.nll_loss` by fastloss.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     input : Tensor, shape (N, C), (C,) or (N, C, d1, ..., dK)
         Log-probabilities.
     target : Tensor
-        Class indices of any integer type, of the input's shape without the class axis.
+        Class indices of any integer type, with the shape of the input without the class axis.
     weight, size_average, ignore_index, reduce, reduction
         As `cross_entropy` takes them.
 
@@ -565,28 +571,31 @@ def binary_cross_entropy(
 ) -> Tensor:
     """Binary cross-entropy of probabilities: `torch.nn.functional.binary_cross_entropy`.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     input : Tensor
         Probabilities of any shape.
     target : Tensor
-        Targets of the input's shape and type.
+        Targets with the shape and type of the input.
     weight : Tensor, optional
         Multiplies each loss; broadcasts to the input.
     size_average, reduce : bool, optional
-        Deprecated in PyTorch: a call with one of them is PyTorch's.
+        Deprecated in PyTorch, which computes any call that has one of them.
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements.
 
     Returns
     -------
     loss : Tensor
-        A scalar, or for "none" of the input's shape; of the input's type.
+        A scalar; with ``reduction="none"``, a tensor with the shape of the input.  It has the type
+        of the input.
 
     Raises
     ------
     RuntimeError, ValueError, TypeError
-        What PyTorch raises for arguments that do not fit, and for probabilities outside [0, 1].
+        If an argument is not valid or a probability is outside [0, 1]; these are PyTorch's errors.
 
     See Also
     --------
@@ -626,12 +635,14 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """Binary cross-entropy: `torch.nn.functional.binary_cross_entropy_with_logits` by fastloss.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     input : Tensor
         Logits of any shape.
     target : Tensor
-        Targets of the input's shape and type, usually in [0, 1].
+        Targets with the shape and type of the input, usually in [0, 1].
     weight : Tensor, optional
         Multiplies each loss; broadcasts to the input.
     size_average, reduce, reduction
@@ -647,7 +658,7 @@ def binary_cross_entropy_with_logits(
     Raises
     ------
     RuntimeError, ValueError, TypeError
-        What PyTorch raises for arguments that do not fit.
+        If an argument is not valid; these are PyTorch's errors.
 
     See Also
     --------
@@ -687,17 +698,19 @@ def kl_div(
 ) -> Tensor:
     """Kullback-Leibler divergence: `torch.nn.functional.kl_div` by fastloss.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     input : Tensor
         Log-probabilities of any shape.
     target : Tensor
-        Probabilities of the input's shape and type, or their logarithms with `log_target`.
+        Probabilities with the shape and type of the input, or their logarithms with `log_target`.
     size_average, reduce : bool, optional
-        Deprecated in PyTorch: a call with one of them is PyTorch's.
+        Deprecated in PyTorch, which computes any call that has one of them.
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
-        "batchmean" divides by the length of the first axis, as the divergence is defined; "mean"
-        by the number of elements, with PyTorch's warning.
+        "batchmean" divides by the length of the first axis, as in the definition of the divergence.
+        "mean" divides by the number of elements, with PyTorch's warning.
     log_target : bool, default False
         Whether `target` holds logarithms.
 
@@ -709,7 +722,7 @@ def kl_div(
     Raises
     ------
     RuntimeError, ValueError, TypeError
-        What PyTorch raises for arguments that do not fit.
+        If an argument is not valid; these are PyTorch's errors.
 
     See Also
     --------
@@ -752,11 +765,13 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     options: Any = None,
 ) -> Tensor:
-    """Cross-entropy of a linear layer's outputs, without ever holding all of them.
+    """Cross-entropy of a linear layer's outputs, without storing all of them.
 
-    This is `torch.nn.functional.linear_cross_entropy`, which PyTorch has from version 2.13 on.  The
-    logits exist for a block of rows at a time, and ignored rows need none: beside the gradients a
-    call takes 64 MiB, or half of the weight's size if that is more.
+    This is `torch.nn.functional.linear_cross_entropy`, which PyTorch has since version 2.13.  The
+    logits are computed one block of rows at a time, without ignored rows.  Apart from the
+    gradients, a call needs 64 MiB of memory, or half the size of the weight if that is more.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -774,9 +789,9 @@ def linear_cross_entropy(
     reduction, label_smoothing
         As `cross_entropy` takes them.
     ignore_index : int, optional
-        Samples with this class index have loss 0: -100 unless it is given.
+        Samples with this class index have loss 0; -100 by default.
     options : torch.nn.LinearCrossEntropyOptions, optional
-        How PyTorch cuts the rows: a call with it is PyTorch's.
+        How PyTorch splits the rows.  PyTorch computes any call that has it.
 
     Returns
     -------
@@ -794,8 +809,8 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Half-precision tensors are multiplied in float32, some classes at a time.  Under
-    ``torch.autocast`` the call is PyTorch's.
+    Half-precision tensors are multiplied in float32, a few classes at a time.  Under
+    ``torch.autocast`` PyTorch computes the call.
 
     Examples
     --------
@@ -812,12 +827,12 @@ def linear_cross_entropy(
     layer = input, linear_weight, linear_bias
     if not (
         options is None
-        # A single sample has no further axes.
+        # A single sample cannot have further axes.
         and linear_weight.dim() >= 2
         and (input.dim() == 2 or (input.dim() == 1 and linear_weight.dim() == 2))
         and all(_ours(t, target, weight) and t.dtype is input.dtype for t in layer if t is not None)
         and not torch.is_autocast_enabled("cpu")
-        # PyTorch has an error for this.
+        # PyTorch raises an error for this.
         and (ignore_index is None or not target.is_floating_point())
     ):
         return own(*layer, target)
@@ -834,7 +849,7 @@ def linear_cross_entropy(
             return _LinearLoss.apply(*layer, call, target, weight)
         return _tensor(call.evaluate(layer, target, weight, (False,) * 3)[0], input.dtype)
     except (TypeError, ValueError):
-        # PyTorch allows it, or says in its own way what is wrong.
+        # PyTorch accepts the call or raises its own error.
         return own(*layer, target)
 
 
@@ -842,7 +857,9 @@ def linear_cross_entropy(
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]  # PyTorch may be absent
-    """`cross_entropy` as a module, in the place of `torch.nn.CrossEntropyLoss`.
+    """`cross_entropy` as a module, in place of `torch.nn.CrossEntropyLoss`.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -867,7 +884,9 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]  # PyTo
 
 
 class NLLLoss(torch.nn.NLLLoss):  # type: ignore[misc]  # PyTorch may be absent
-    """`nll_loss` as a module, in the place of `torch.nn.NLLLoss`.
+    """`nll_loss` as a module, in place of `torch.nn.NLLLoss`.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -890,7 +909,9 @@ class NLLLoss(torch.nn.NLLLoss):  # type: ignore[misc]  # PyTorch may be absent
 
 
 class BCELoss(torch.nn.BCELoss):  # type: ignore[misc]  # PyTorch may be absent
-    """`binary_cross_entropy` as a module, in the place of `torch.nn.BCELoss`.
+    """`binary_cross_entropy` as a module, in place of `torch.nn.BCELoss`.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -912,6 +933,8 @@ class BCELoss(torch.nn.BCELoss):  # type: ignore[misc]  # PyTorch may be absent
 
 class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]  # PyTorch may be absent
     """`binary_cross_entropy_with_logits` as a module, for `torch.nn.BCEWithLogitsLoss`.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -935,7 +958,9 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):  # type: ignore[misc]  # Py
 
 
 class KLDivLoss(torch.nn.KLDivLoss):  # type: ignore[misc]  # PyTorch may be absent
-    """`kl_div` as a module, in the place of `torch.nn.KLDivLoss`.
+    """`kl_div` as a module, in place of `torch.nn.KLDivLoss`.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Compiled kernels, one folder per instruction-set level, and the choice between them.
 
 ``level`` is the name of the level in use, ``built`` the levels in this build, best last, and
-``supported`` those of them that this processor can run.  The kernels themselves are the modules
-of the chosen level, found here by name and loaded when they are first asked for.
+``supported`` those of them that this processor can run.  The kernels are the modules of the chosen
+level, have their names here, and are loaded when they are first used.
 
 ``FASTLOSS_ISA`` in the environment forces a level by its name.
 
@@ -29,8 +29,8 @@ else:
 __all__ = ["KERNELS", "LEVELS", "built", "level", "runtime", "supported"]
 __all__ += ["classes", "elements", "pairs", "single", "vecmath"]
 
-#: Instruction-set levels, worst first, each with what tells whether this processor, and its system,
-#: have all that the level's compiler options permit.
+#: Instruction-set levels, worst first, each with a check that this processor and its operating
+#: system have every feature that the level's compiler options allow.
 LEVELS: dict[str, Callable[[], bool]] = {
     "baseline": lambda: True,
     "avx2": lambda: runtime.x86_64_level() >= 3,
@@ -53,7 +53,7 @@ def _choose() -> str:
     if not wanted:
         return supported[-1]
     if wanted not in LEVELS:
-        raise ImportError(f"FASTLOSS_ISA={wanted!r} is none of {', '.join(LEVELS)}")
+        raise ImportError(f"FASTLOSS_ISA={wanted!r} is not one of {', '.join(LEVELS)}")
     if wanted not in built:
         raise ImportError(
             f"FASTLOSS_ISA={wanted!r}: this build of fastloss has only {', '.join(built)}"

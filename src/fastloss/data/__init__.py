@@ -1,9 +1,9 @@
-"""A small real data set that travels with the package: logits of the handwritten digits.
+"""A small real data set that is part of the package: logits of handwritten digits.
 
 `digits.npz` holds two arrays: ``logits`` (1797, 10), float32, and ``labels`` (1797,), uint8. The
 logits are those of a multinomial logistic regression on scikit-learn's copy of the UCI handwritten
 digits; every image was scored by a model that had not seen it (ten-fold cross-validation).
-`examples/make_digits_logits.py` made the file and makes it again.
+`examples/make_digits_logits.py` creates the file.
 """
 
 from importlib.resources import files
@@ -19,14 +19,20 @@ def __dir__() -> list[str]:
 
 
 def load_digits_logits() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return held-out logits of a digit classifier, and the digits that the images show.
+    """Return held-out logits of a digit classifier, and the correct digits.
+
+    .. versionadded:: 0.1.0
 
     Returns
     -------
     logits : ndarray of shape (1797, 10), float32
-        One row for an image, one column for a digit.
+        One row for each image, one column for each digit.
     labels : ndarray of shape (1797,), uint8
-        The right digit of each image.
+        The correct digit of each image.
+
+    See Also
+    --------
+    fastloss.score_samples : scores such logits sample by sample.
 
     Notes
     -----

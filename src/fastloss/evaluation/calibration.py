@@ -1,6 +1,4 @@
-"""Whether probabilities are right on the whole: `brier_score`, `calibration_error`.
-
-`fit_temperature` makes them so.
+"""Quality of predicted probabilities: `brier_score`, `calibration_error` and `fit_temperature`.
 
 Layout: a) samples that count, b) the Brier score, c) calibration, d) temperature.
 """
@@ -39,9 +37,9 @@ Array = NDArray[Any]
 
 
 def counting(target: Any, ignore_index: int, sample_weight: Any) -> tuple[Array, Array | None]:
-    """Return which samples count, flat, and the weights of those that do, None without weights.
+    """Return a flat mask of the samples that count, and their weights, None without weights.
 
-    A sample counts unless it is ignored or weighs nothing.
+    A sample counts unless it is ignored or has weight 0.
     """
     target = np.asarray(target)
     kept = (target != ignore_index).ravel()
@@ -65,13 +63,13 @@ def counting(target: Any, ignore_index: int, sample_weight: Any) -> tuple[Array,
 
 
 def weighted_sum(values: Array, weight: Array | None) -> ExactSum:
-    """Return the exact sum of numbers, each rounded once after it is weighted."""
+    """Return the exact sum of numbers, each rounded once after its weight multiplied it."""
     values = values.astype(np.float64, copy=False)
     return exact_sums(values if weight is None else values * weight)[0]
 
 
 def total_of(values: Array, weight: Array | None) -> ExactSum:
-    """Return the sum of the weights, or how many `values` there are."""
+    """Return the sum of the weights, or the number of `values` without weights."""
     if weight is not None:
         return exact_sums(weight)[0]
     count = ExactSum()
@@ -107,55 +105,61 @@ def brier_score(
     axis: int | None = None,
     **others: Never,
 ) -> Loss:
-    r"""Squared error of the probabilities, summed over the classes: from 0 to 2, from logits.
+    r"""Brier score of logits: the squared error of the probabilities, summed over classes.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.
     target : array_like
-        Class indices: any integer type, shape of the logits without the class axis.
+        Class indices of any integer type, with the shape of the logits without the class axis.
     sample_weight : array_like, optional
-        Weights that broadcast to the samples, at least 0; the mean divides by their sum.
+        Weight of each sample, not negative; broadcasts to the samples.  The mean divides by the sum
+        of these weights.
     ignore_index : int, optional
-        Target of samples that do not count.
+        Samples with this target are left out.
     reduction : {"mean", "sum", "none"}, optional
-        What becomes of the samples' scores.
+        Whether to return the mean of the samples' scores, their sum or all of them.
     temperature : float, optional
-        Logits are divided by it.
+        Divides the logits; must be positive.
     softcap : float, optional
-        Logits are changed to ``softcap * tanh(logits / softcap)``, before the temperature.
+        Replaces the logits by ``softcap * tanh(logits / softcap)``, before the temperature divides
+        them; must be positive.
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
     Returns
     -------
     scalar or ndarray
-        The score, float32, of float64 logits float64.  With ``reduction="none"`` an array of the
-        shape of `target`, 0 where ignored.
+        The score, from 0 to 2 for each sample: float64 for float64 logits, float32 for all others.
+        With ``reduction="none"``, an array with the shape of `target`, 0 for ignored samples.
 
     Raises
     ------
     TypeError
-        For arrays and options of the wrong type.
+        If an array or option has the wrong type.
     ValueError
-        For shapes that do not fit, negative weights, and options outside their range.
+        If shapes do not match, a weight is negative or an option is out of range.
     IndexError
-        For a class index outside [0, C) that is not `ignore_index`.
+        If a class index is outside [0, C) and is not `ignore_index`.
 
     See Also
     --------
-    calibration_error : how far confidence and accuracy are apart.
+    calibration_error : the distance between confidence and accuracy.
+    fit_temperature : the temperature with the least cross-entropy.
 
     Notes
     -----
+    With the softmax :math:`p`, the score of a sample is
+
     .. math:: (1 - p_t)^2 + \sum_{c \ne t} p_c^2
 
-    The first term is formed of the other classes' exponentials, so that the score of a confident
-    sample keeps its digits.  For two classes this is twice the binary Brier score:
-    ``sklearn.metrics.brier_score_loss`` gives half of it by default there, and the whole with
-    ``scale_by_half=False``.
+    The first term is computed from the exponentials of the other classes, so the score of a
+    confident sample keeps its digits.  For two classes the score is twice that of
+    ``sklearn.metrics.brier_score_loss``, or equal to it with ``scale_by_half=False``.
 
     References
     ----------
@@ -192,28 +196,34 @@ def brier_score(
 
 
 class CalibrationBins(NamedTuple):
-    """A reliability diagram as numbers: arrays of one entry for each bin of confidence."""
+    """A reliability diagram as numbers: arrays with an entry for each bin of confidence.
 
-    #: Confidences in a bin lie above this, and in the first bin at it, too.
+    .. versionadded:: 0.2.0
+    """
+
+    #: Lower edge of the bin, which belongs to the first bin only.
     lower: NDArray[np.float64]
-    #: And up to this.
+    #: Upper edge of the bin, which belongs to the bin.
     upper: NDArray[np.float64]
-    #: How many samples are in the bin, with weights their sum.
+    #: Number of samples in the bin, or the sum of their weights.
     samples: NDArray[np.float64]
-    #: Their mean confidence; NaN in an empty bin.
+    #: Mean confidence of these samples; NaN for an empty bin.
     confidence: NDArray[np.float64]
-    #: The share of them that are predicted right; NaN in an empty bin.
+    #: Share of these samples whose target is predicted; NaN for an empty bin.
     accuracy: NDArray[np.float64]
 
 
 class CalibrationError(NamedTuple):
-    """What `calibration_error` returns."""
+    """The result of `calibration_error`.
 
-    #: Mean distance of confidence and accuracy, over the samples: the ECE.
+    .. versionadded:: 0.2.0
+    """
+
+    #: Expected calibration error (ECE), the mean distance between confidence and accuracy.
     expected: float
-    #: Largest distance of all bins: the MCE.
+    #: Maximum calibration error (MCE), the largest distance of any bin.
     maximum: float
-    #: What they were computed from.
+    #: The bins that both errors are computed from.
     bins: CalibrationBins
 
 
@@ -223,7 +233,7 @@ def uniform_edges(bins: int) -> Array:
 
 
 def quantile_edges(confidence: Array, weight: Array | None, bins: int) -> Array:
-    """Return the inner edges of bins of equal mass: confidences that are there."""
+    """Return the inner edges of bins of equal mass.  Each edge is one of the confidences."""
     if not confidence.size:
         return uniform_edges(bins)
     order = np.argsort(confidence, kind="stable")
@@ -234,7 +244,7 @@ def quantile_edges(confidence: Array, weight: Array | None, bins: int) -> Array:
 
 
 def bin_of(confidence: Array, edges: Array) -> Array:
-    """Return the bin of each confidence, which does not belong to its lower edge."""
+    """Return the bin of each confidence.  A bin includes its upper edge, not its lower edge."""
     return np.searchsorted(edges, confidence, side="left")
 
 
@@ -245,7 +255,7 @@ def calibration_of(
     right: list[ExactSum],
     known: bool,
 ) -> CalibrationError:
-    """Return the errors of bins whose sums these are; NaN where not all samples are known."""
+    """Return the calibration errors from the sums of each bin; NaN unless all samples are known."""
     sure = np.array([s.over(m) for s, m in zip(confidence, mass, strict=True)])
     accuracy = np.array([s.over(m) for s, m in zip(right, mass, strict=True)])
     count = np.array([float(m) for m in mass])
@@ -316,66 +326,69 @@ def calibration_error(
     axis: int | None = None,
     **others: Never,
 ) -> CalibrationError:
-    r"""Distance of confidence and accuracy: expected and maximum calibration error, from logits.
+    r"""Expected and maximum calibration error of logits, with a reliability diagram.
 
-    Samples are sorted into bins by the probability of their prediction, the confidence.  In a model
-    that is calibrated the share of right predictions in a bin is its mean confidence.
+    Samples are sorted into bins by confidence, the probability of the predicted class.  In a
+    calibrated model, the share of correct predictions in each bin equals its mean confidence.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.
     target : array_like
-        Class indices: any integer type, shape of the logits without the class axis.
+        Class indices of any integer type, with the shape of the logits without the class axis.
     n_bins : int, optional
         Number of bins.
     strategy : {"uniform", "quantile"}, optional
-        Bins of equal width from 0 to 1, or of equal mass.  Samples of one confidence are in one
-        bin, so that bins of equal mass are only about equal where many samples are alike.
+        Bins of equal width from 0 to 1, or bins of equal mass.  Samples with the same confidence go
+        to the same bin, so the masses differ if many samples are alike.
     sample_weight : array_like, optional
-        Weights that broadcast to the samples, at least 0.
+        Weight of each sample, not negative; broadcasts to the samples.
     ignore_index : int, optional
-        Target of samples that do not count.
+        Samples with this target are left out.
     temperature : float, optional
-        Logits are divided by it.
+        Divides the logits; must be positive.
     softcap : float, optional
-        Logits are changed to ``softcap * tanh(logits / softcap)``, before the temperature.
+        Replaces the logits by ``softcap * tanh(logits / softcap)``, before the temperature divides
+        them; must be positive.
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
     Returns
     -------
     CalibrationError
-        A named tuple: the floats ``expected`` and ``maximum``, and ``bins``, the reliability
-        diagram as a named tuple of arrays ``lower``, ``upper``, ``samples``, ``confidence`` and
-        ``accuracy``.  Both errors are NaN where nothing counts, and where a sample has no softmax:
-        a NaN or +inf logit, or -inf alone.  The bins leave such samples out.
+        A named tuple of the floats ``expected`` and ``maximum``, and of ``bins``: the reliability
+        diagram as a `CalibrationBins`.  Both errors are NaN if no sample counts, or if a sample has
+        no softmax because a logit is NaN or +inf or all logits are -inf.  The bins leave such
+        samples out.
 
     Raises
     ------
     TypeError
-        For arrays and options of the wrong type.
+        If an array or option has the wrong type.
     ValueError
-        For shapes that do not fit, negative weights, and options outside their range.
+        If shapes do not match, a weight is negative or an option is out of range.
     IndexError
-        For a class index outside [0, C) that is not `ignore_index`.
+        If a class index is outside [0, C) and is not `ignore_index`.
 
     See Also
     --------
-    fit_temperature : the temperature that calibrates.
-    brier_score : a score that bins do not change.
+    fit_temperature : calibrates a model by a temperature.
+    brier_score : a score that does not depend on bins.
 
     Notes
     -----
-    With :math:`w_b` the weight of bin :math:`b`, its confidence :math:`p_b` and accuracy
-    :math:`a_b`:
+    With the weight :math:`w_b` of bin :math:`b`, its mean confidence :math:`p_b` and its accuracy
+    :math:`a_b`,
 
     .. math:: \mathrm{expected} = \sum_b \frac{w_b}{\sum_k w_k} |p_b - a_b|, \qquad
-        \mathrm{maximum} = \max_b |p_b - a_b|
+        \mathrm{maximum} = \max_b |p_b - a_b|.
 
-    A bin holds the confidences above its lower edge, up to its upper.  All sums are exact: the
-    order of the samples changes no bit.
+    A bin includes its upper edge but not its lower edge.  All sums are exact, so the result does
+    not depend on the order of the samples.
 
     References
     ----------
@@ -412,19 +425,22 @@ def calibration_error(
 
 
 class TemperatureFit(NamedTuple):
-    """What `fit_temperature` returns."""
+    """The result of `fit_temperature`.
+
+    .. versionadded:: 0.2.0
+    """
 
     #: The temperature that minimises the loss.
     temperature: float
     #: Mean cross-entropy at that temperature.
     loss: float
-    #: The same at temperature 1.
+    #: Mean cross-entropy at temperature 1.
     loss_before: float
-    #: Expected calibration error at that temperature, of 15 bins of equal width.
+    #: Expected calibration error at that temperature, from 15 bins of equal width.
     calibration_error: float
-    #: The same at temperature 1.
+    #: Expected calibration error at temperature 1.
     calibration_error_before: float
-    #: Newton steps taken; there was one pass over the logits before the first, and one after each.
+    #: Number of Newton steps; there is a pass over the logits before the first and after each step.
     steps: int
 
 
@@ -435,7 +451,7 @@ _BINS = 15
 
 
 class _Pass(NamedTuple):
-    """What one pass over the logits tells, with b the inverse of the temperature."""
+    """The result of one pass over the logits; b is the inverse of the temperature."""
 
     loss: float
     #: Derivative of the mean loss by log(b): cross-entropy less entropy.
@@ -459,57 +475,61 @@ def fit_temperature(
 ) -> TemperatureFit:
     r"""Find the temperature that minimises the cross-entropy: calibration by temperature scaling.
 
-    Fit it on held-out samples, and divide the logits of others by it.  Predictions stay what they
-    are.
+    Fit the temperature on held-out samples, then divide the logits of other samples by it.
+    Predictions do not change.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.
     target : array_like
-        Class indices: any integer type, shape of the logits without the class axis.
+        Class indices of any integer type, with the shape of the logits without the class axis.
     sample_weight : array_like, optional
-        Weights that broadcast to the samples, at least 0.
+        Weight of each sample, not negative; broadcasts to the samples.
     ignore_index : int, optional
-        Target of samples that do not count.
+        Samples with this target are left out.
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
     Returns
     -------
     TemperatureFit
-        A named tuple of numbers: ``temperature``; the mean cross-entropy with it, ``loss``, and
-        without it, ``loss_before``; the expected `calibration_error` with and without it, of 15
-        bins of equal width; and the number of ``steps``.
+        A named tuple of numbers: ``temperature``; the mean cross-entropy at that temperature,
+        ``loss``, and at temperature 1, ``loss_before``; the expected calibration errors
+        ``calibration_error`` and ``calibration_error_before``, from 15 bins of equal width; and the
+        number of ``steps``.
 
     Raises
     ------
     TypeError
-        For arrays and options of the wrong type.
+        If an array or option has the wrong type.
     ValueError
-        If there is no such temperature: where every target has the largest logit of its sample the
-        loss falls all the way to temperature 0, and where the logits tell nothing of the targets
-        all the way to infinity.  If a sample has an infinite loss or none, or nothing counts.  For
-        shapes that do not fit, and negative weights.
+        If there is no best temperature.  If every target has the largest logit of its sample, the
+        loss decreases as the temperature goes to 0; if the logits carry no information about the
+        targets, it decreases as the temperature goes to infinity.  Also if the loss of a sample is
+        infinite or NaN, if no sample counts, if shapes do not match or if a weight is negative.
     IndexError
-        For a class index outside [0, C) that is not `ignore_index`.
+        If a class index is outside [0, C) and is not `ignore_index`.
 
     See Also
     --------
-    calibration_error : what the fit is to lower.
+    calibration_error : the distance between confidence and accuracy, which the fit reduces.
 
     Notes
     -----
-    In :math:`\beta = 1/T` the mean loss is convex.  Each pass over the logits gives its exact first
-    two derivatives,
+    The mean loss is convex in :math:`\beta = 1/T`.  Each pass over the logits gives its first two
+    derivatives,
 
     .. math:: \frac{1}{N} \sum_i \left(\mathrm E_i[x] - x_{t_i}\right) \qquad\text{and}\qquad
         \frac{1}{N} \sum_i \mathrm{Var}_i[x],
 
-    with mean and variance of a sample's logits under its softmax, and Newton's method takes a step.
-    A step is cut where it would leave the interval in which the minimum is known to be.  Everything
-    is computed in double precision.  The temperature is exact to some twelve digits.
+    where :math:`\mathrm E_i` and :math:`\mathrm{Var}_i` are the mean and variance under the softmax
+    of sample :math:`i`, and Newton's method takes a step.  A step that would leave the interval
+    known to contain the minimum is shortened.  Everything is computed in double precision.  The
+    temperature is exact to about twelve digits.
 
     References
     ----------

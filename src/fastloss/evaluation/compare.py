@@ -1,6 +1,6 @@
-"""How far two models are from each other, sample by sample: `compare_logits`, one pass over both.
+"""Two models compared sample by sample: `compare_logits`, in one pass over both arrays.
 
-Two checkpoints, a model and its quantised form, the same model in two types.
+The models may be two checkpoints, a model and its quantised form, or one model in two types.
 """
 
 from __future__ import annotations
@@ -23,14 +23,24 @@ def __dir__() -> list[str]:
 
 
 class LogitsComparison(NamedTuple):
-    """What `compare_logits` returns; every array has the shape of the samples."""
+    """The result of `compare_logits`: arrays with the shape of the samples.
 
+    .. versionadded:: 0.2.0
+    """
+
+    #: KL(softmax(logits) ‖ softmax(other)), in nats.
     kl: NDArray[Any]
+    #: KL(softmax(other) ‖ softmax(logits)), in nats.
     reverse_kl: NDArray[Any]
+    #: Whether both models predict the same class.
     same_prediction: NDArray[np.bool_]
+    #: First class with the largest logit in `logits`.
     predicted: NDArray[np.intp]
+    #: First class with the largest logit in `other`.
     other_predicted: NDArray[np.intp]
+    #: Log-probability of the target in `logits`; None without targets.
     log_prob: NDArray[Any] | None
+    #: Log-probability of the target in `other`; None without targets.
     other_log_prob: NDArray[Any] | None
 
 
@@ -47,56 +57,70 @@ def compare_logits(
 ) -> LogitsComparison:
     r"""Compare two models' logits of the same samples, in one pass over both arrays.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.  C-contiguous arrays are read in place.
     other : array_like, shape of `logits`
-        The other model's, of any of these types: it need not be that of `logits`.
+        The other model's unnormalised scores, of any of these types.  The two types may differ.
     target : array_like, optional
-        Class indices: any integer type, shape of the logits without the class axis.
+        Class indices of any integer type, with the shape of the logits without the class axis.
     ignore_index : int, default -100
-        Samples with this target get NaN for their divergences and log-probabilities.
+        Samples with this target have NaN divergences and log-probabilities.
     temperature : float, default 1.0
-        Both softmaxes are taken of logits over this.
+        Divides both arrays of logits; must be positive.
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
     Returns
     -------
     LogitsComparison
-        A named tuple of arrays of the shape of the logits without the class axis: ``kl``, the
-        divergence KL(softmax(logits) ‖ softmax(other)) in nats, and ``reverse_kl``, that with the
-        two swapped; ``same_prediction``, ``predicted`` and ``other_predicted`` (first class with
-        the largest logit, NaNs passed over); with targets ``log_prob`` and ``other_log_prob``, the
-        target's log-probability in both, else None.  Numbers are float32, or float64 where one of
-        the arrays is float64.
+        A named tuple of arrays with the shape of the logits without the class axis.
+
+        - ``kl``: KL(softmax(logits) ‖ softmax(other)), in nats.
+        - ``reverse_kl``: the divergence with the two arrays swapped.
+        - ``predicted``, ``other_predicted``: first class with the largest logit in each array; NaN
+          logits are skipped.
+        - ``same_prediction``: whether these two classes are equal.
+        - ``log_prob``, ``other_log_prob``: log-probability of the target in each array; None
+          without targets.
+
+        Divergences and log-probabilities are float64 if either array is float64, otherwise float32.
 
     Raises
     ------
     TypeError
-        For arrays of the wrong type.
+        If an array has the wrong type.
     ValueError
-        For shapes that do not fit, or a temperature that is not above 0.
+        If shapes do not match or the temperature is not positive.
     IndexError
-        For a class index outside [0, C).
+        If a class index is outside [0, C).
 
     See Also
     --------
-    distillation_loss : one of the divergences with its gradient.
-    score_samples : what one model says of each sample.
+    distillation_loss : one of the divergences, with its gradient.
+    score_samples : the scores of one model.
 
     Notes
     -----
-    With the two softmaxes :math:`p` and :math:`q` and :math:`d_c = \log p_c - \log q_c`, the
-    divergence :math:`\sum_c p_c d_c` is summed as :math:`\sum_c p_c\,(e^{-d_c} - 1 + d_c)`, which
-    is the same, since both sum to 1.  Its terms have one sign, so that models that all but agree
-    are told apart: their divergence keeps its digits down to about 1e-30, and is 0 below.
+    Let :math:`p` and :math:`q` be the two softmaxes and :math:`d_c = \log p_c - \log q_c`.  The
+    divergence :math:`\sum_c p_c d_c` is computed as :math:`\sum_c p_c\,(e^{-d_c} - 1 + d_c)`, which
+    is the same because :math:`p` and :math:`q` both sum to 1.  All its terms have the same sign, so
+    the divergence of two models that almost agree keeps its digits down to about 1e-30.  Below that
+    it is 0.
 
-    A class masked in both, its logits -inf, adds nothing.  One that only ``other`` masks makes
-    ``kl`` infinite, one that only ``logits`` masks ``reverse_kl``.  A NaN or +inf logit, or a row
-    that is all -inf, gives NaN in that sample alone.
+    A class whose logits are -inf in both arrays contributes 0.  A class that only ``other`` masks
+    makes ``kl`` infinite; a class that only ``logits`` masks makes ``reverse_kl`` infinite.  A
+    sample with a logit of NaN or +inf, or with all logits -inf, has the divergences NaN; other
+    samples are not affected.
+
+    References
+    ----------
+    S. Kullback and R. A. Leibler, On information and sufficiency, The Annals of Mathematical
+    Statistics 22 (1951).
 
     Examples
     --------

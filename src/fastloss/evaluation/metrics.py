@@ -1,4 +1,4 @@
-"""Everything one asks of a classifier, over more batches than memory holds: `StreamingMetrics`."""
+"""Metrics of a classifier over any number of batches: `StreamingMetrics`."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ def __dir__() -> list[str]:
 
 
 class Metrics(NamedTuple):
-    """What `StreamingMetrics.compute` returns; NaN where nothing has counted."""
+    """The result of `StreamingMetrics.compute`; numbers are NaN if no sample counted.
 
-    #: Samples that counted: neither ignored nor of weight 0.
+    .. versionadded:: 0.2.0
+    """
+
+    #: Number of samples that counted, without those that are ignored or have weight 0.
     samples: int
     #: Mean cross-entropy, in nats.
     loss: float
     #: ``exp(loss)``.
     perplexity: float
-    #: Share of samples that are predicted right.
+    #: Share of samples whose target is predicted.
     accuracy: float
-    #: Share of samples whose target is among the `top_k` likeliest classes.
+    #: Share of samples whose target is among the `top_k` most likely classes.
     top_k_accuracy: float
     #: Expected calibration error.
     calibration_error: float
@@ -58,53 +61,56 @@ _BINNED = ("_mass", "_sure", "_hits")
 class StreamingMetrics:
     """Loss, perplexity, accuracy, calibration and Brier score of a stream of batches.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     top_k : int, optional
-        Among how many of the likeliest classes a target counts for ``top_k_accuracy``.
+        Number of most likely classes in which ``top_k_accuracy`` looks for the target.
     n_bins : int, optional
-        Bins of the calibration error, of equal width.
+        Number of bins of equal width for the calibration error.
     ignore_index : int, optional
-        Target of samples that do not count.
+        Samples with this target are left out.
     temperature : float, optional
-        Logits are divided by it.
+        Divides the logits; must be positive.
     softcap : float, optional
-        Logits are changed to ``softcap * tanh(logits / softcap)``, before the temperature.
+        Replaces the logits by ``softcap * tanh(logits / softcap)``, before the temperature divides
+        them; must be positive.
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
     Attributes
     ----------
     samples : int
-        Samples that have counted.
+        Number of samples that counted.
     non_finite : int
-        Those of them that have no softmax: a NaN or +inf logit, or -inf alone.  They are predicted
-        wrong, and make everything but the accuracies NaN.
+        Number of these samples that have no softmax: with a logit of NaN or +inf, or with all
+        logits -inf.  They count as wrong predictions, and make everything but the accuracies NaN.
     batches : int
-        Calls of `update`, those of merged accumulators included.
+        Number of calls of `update`, including those of merged accumulators.
 
     Raises
     ------
     TypeError
-        For options of the wrong type.
+        If an option has the wrong type.
     ValueError
-        For options outside their range.
+        If an option is out of range.
 
     See Also
     --------
     StreamingLoss : any loss, with its own options.
-    score_samples : the same of each sample.
+    score_samples : scores of each sample.
 
     Notes
     -----
-    One pass over each batch.  All sums are exact and rounded once, when they are read: whatever way
-    samples are cut into batches, and in whatever order updates and merges come, the results are the
-    same to the last bit.  It pickles to some kilobytes.
+    Each batch takes one pass.  All sums are exact and are rounded once, when they are read.  The
+    results are therefore the same to the last bit however the samples are split into batches, and
+    in whatever order updates and merges happen.  An accumulator pickles to a few kilobytes.
 
-    Weights count in everything: shares are of the sum of the weights.
+    Sample weights count in every metric: shares are shares of the sum of the weights.
 
-    A target that shares the largest logit with a class before it is predicted wrong, and one that
-    shares its logit with others is the last of them for ``top_k_accuracy``.
+    Ties count against the target.  If an earlier class has the same largest logit, the prediction
+    is wrong; for ``top_k_accuracy`` the target comes last among classes with the same logit.
 
     Examples
     --------
@@ -159,7 +165,7 @@ class StreamingMetrics:
         self.reset()
 
     def reset(self) -> StreamingMetrics:
-        """Forget every batch.  Returns the accumulator itself."""
+        """Forget all batches.  Returns the accumulator itself."""
         for name in _SUMS:
             setattr(self, name, ExactSum())
         for name in _BINNED:
@@ -172,17 +178,17 @@ class StreamingMetrics:
     ) -> StreamingMetrics:
         """Add one batch.  Returns the accumulator itself.
 
-        A batch that is rejected changes nothing here.
+        A batch that raises an error leaves the accumulator unchanged.
 
         Parameters
         ----------
         logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-            Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-            float64.
+            Unnormalised scores, float16, bfloat16, float32 or float64; integers and
+            booleans are treated as float64.
         target : array_like
-            Class indices: any integer type, shape of the logits without the class axis.
+            Class indices of any integer type, with the shape of the logits without the class axis.
         sample_weight : array_like, optional
-            Weights that broadcast to the samples, at least 0.
+            Weight of each sample, not negative; broadcasts to the samples.
         """
         t = _arrays._as_array(target, "target")
         found = scores(logits, t, _WANTED, **self._options)
@@ -218,14 +224,14 @@ class StreamingMetrics:
                 one.merge(more)
 
     def merge(self, other: StreamingMetrics) -> StreamingMetrics:
-        """Add everything that another accumulator has seen.  Returns the accumulator itself.
+        """Add all batches of another accumulator.  Returns the accumulator itself.
 
         Raises
         ------
         TypeError
-            If ``other`` is no `StreamingMetrics`.
+            If ``other`` is not a `StreamingMetrics`.
         ValueError
-            If its options are others: their sums don't belong together.
+            If its options differ, so that the sums do not belong together.
         """
         if not isinstance(other, StreamingMetrics):
             raise TypeError(f"merge expects a StreamingMetrics, got {type(other).__name__}")
@@ -240,7 +246,7 @@ class StreamingMetrics:
         return self
 
     def compute(self) -> Metrics:
-        """Return what all batches so far come to."""
+        """Return the metrics of all batches so far."""
         loss = self._surprise.over(self._weight)
         try:
             perplexity = math.exp(loss)
@@ -257,7 +263,7 @@ class StreamingMetrics:
         )
 
     def calibration(self) -> CalibrationError:
-        """Return the calibration so far with its bins, as `calibration_error` does."""
+        """Return the calibration error of all batches so far, with its bins."""
         return calibration_of(
             uniform_edges(self._bins), self._mass, self._sure, self._hits, not self._lost
         )

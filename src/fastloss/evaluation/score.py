@@ -1,7 +1,6 @@
-"""What every sample got: `score_samples`, one pass over the logits.
+"""Scores of every sample: `score_samples`, in one pass over the logits.
 
-`scores` is what everything in this package reads logits by: the arrays that it is asked for, and
-no others.
+The whole package reads logits through `scores`, which computes only the arrays that are asked for.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ def scores(
     temperature: Any = 1.0, softcap: Any = None, top_k: Any = 0, axis: Any = None,
     wide: bool = False,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
-    """Return those of the kernel's `SCORES` that are wanted, of the shape of the target.
+    """Return the wanted ones of the kernel's `SCORES`, with the shape of the target.
 
-    Besides the fields of `SampleScores` there are ``brier``, and ``variance`` of the logits under
-    the softmax.  With `wide` the numbers are float64 whatever the logits are.
+    They are the fields of `SampleScores`, ``brier``, and the ``variance`` of the logits under the
+    softmax.  With `wide`, numbers are float64 for logits of any type.
     """
     ignored = _arrays.integer(ignore_index, "ignore_index")
     temperature = _arrays.positive(temperature, "temperature")
@@ -79,20 +78,31 @@ def scores(
 
 
 class SampleScores(NamedTuple):
-    """What `score_samples` returns; every array has the shape of the target.
+    """The result of `score_samples`: arrays with the shape of the target.
 
-    ``top_classes`` and ``top_log_probs`` have one axis more, the last, of length `top_k`; without
+    ``top_classes`` and ``top_log_probs`` have an additional last axis of length `top_k`; without
     `top_k` they are None.
+
+    .. versionadded:: 0.1.0
     """
 
+    #: Log-probability of the target, in nats; its negative is the cross-entropy.
     log_prob: NDArray[Any]
+    #: Number of other classes with a logit at least as large as the target's.
     rank: NDArray[np.int64]
+    #: First class with the largest logit.
     predicted: NDArray[np.int64]
+    #: Log-probability of the predicted class.
     predicted_log_prob: NDArray[Any]
+    #: Logit of the target minus the largest other logit.
     margin: NDArray[Any]
+    #: Entropy of the softmax, in nats.
     entropy: NDArray[Any]
+    #: Logarithm of the sum of the exponentials of the logits.
     logsumexp: NDArray[Any]
+    #: The `top_k` most likely classes, most likely first.
     top_classes: NDArray[np.int64] | None = None
+    #: Log-probabilities of these classes.
     top_log_probs: NDArray[Any] | None = None
 
 
@@ -111,72 +121,85 @@ def score_samples(
     axis: int | None = None,
     **others: Never,
 ) -> SampleScores:
-    r"""Score each sample in one pass: its target, the prediction, and how sure that is.
+    r"""Score each sample in one pass: target, prediction, margin and entropy.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.
     target : array_like
-        Class indices: any integer type, shape of the logits without the class axis.
+        Class indices of any integer type, with the shape of the logits without the class axis.
     ignore_index : int, optional
-        Target of samples that have none.  Their ``log_prob`` and ``margin`` are NaN and their
-        ``rank`` is -1; what needs no target is computed as ever.
+        Samples with this target have the ``log_prob`` and ``margin`` NaN and the ``rank`` -1.  The
+        scores that do not depend on the target are computed for them, too.
+
+        .. versionadded:: 0.2.0
     temperature : float, optional
-        Logits are divided by it.
+        Divides the logits; must be positive.
+
+        .. versionadded:: 0.2.0
     softcap : float, optional
-        Logits are changed to ``softcap * tanh(logits / softcap)``, before the temperature.
+        Replaces the logits by ``softcap * tanh(logits / softcap)``, before the temperature divides
+        them; must be positive.
+
+        .. versionadded:: 0.2.0
     top_k : int, optional
-        How many of the likeliest classes to name, at most C; none by default.
+        Number of most likely classes to return, at most C; none by default.
+
+        .. versionadded:: 0.2.0
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
     Returns
     -------
     SampleScores
-        A named tuple of arrays of the shape of `target`.  Numbers are float32, of float64 logits
-        float64; classes and ranks are integers.
+        A named tuple of arrays with the shape of `target`.  Classes and ranks are integers.  The
+        other scores are float64 for float64 logits and float32 for all others.
 
-        - ``log_prob``: of the target, in nats; the negative of its cross-entropy.
-        - ``rank``: how many other classes have a logit as large as the target's, so that 0 means
-          the target alone is the likeliest, and ``rank < k`` that it is in the top k.
-        - ``predicted``: first class with the largest logit, NaNs passed over.
-        - ``predicted_log_prob``: its log-probability.
-        - ``margin``: the target's logit less the largest of the others; of a single class +inf.
-        - ``entropy``: of the softmax, in nats.
-        - ``logsumexp``: logarithm of the sum of the exponentials.
-        - ``top_classes``, ``top_log_probs``: the `top_k` likeliest classes and their
-          log-probabilities, largest first, along a last axis; of equal logits the first class comes
-          first, and NaNs come last.  None without `top_k`.
+        - ``log_prob``: log-probability of the target, in nats; its negative is the cross-entropy.
+        - ``rank``: number of other classes with a logit at least as large as the target's.  It is 0
+          if the target alone has the largest logit, and less than k if the target is among the top
+          k.
+        - ``predicted``: first class with the largest logit; NaN logits are skipped.
+        - ``predicted_log_prob``: log-probability of that class.
+        - ``margin``: logit of the target minus the largest other logit; +inf for a single class.
+        - ``entropy``: entropy of the softmax, in nats.
+        - ``logsumexp``: logarithm of the sum of the exponentials of the logits.
+        - ``top_classes``, ``top_log_probs``: the `top_k` most likely classes and their
+          log-probabilities along an additional last axis, most likely first.  Among equal logits
+          the first class comes first, and NaN logits come last.  None without `top_k`.
 
-        A sample with a NaN or +inf logit, or with -inf alone, has NaN for all numbers and -1 as
-        ``rank``.
+        A sample with a logit of NaN or +inf, or with all logits -inf, has the rank -1 and NaN for
+        every other score that is not a class.
 
     Raises
     ------
     TypeError
-        For arrays and options of the wrong type.
+        If an array or option has the wrong type.
     ValueError
-        For shapes that do not fit, and options outside their range.
+        If shapes do not match or an option is out of range.
     IndexError
-        For a class index outside [0, C) that is not `ignore_index`.
+        If a class index is outside [0, C) and is not `ignore_index`.
 
     See Also
     --------
-    calibration_error : whether the probabilities are right on the whole.
+    calibration_error : the distance between confidence and accuracy.
     StreamingMetrics : accuracy, perplexity and more over many batches.
+    compare_logits : the same samples scored by two models.
 
     Notes
     -----
-    With temperature or softcap, all of these are those of the logits so changed: logits that are
-    equal after that, as those far above `softcap` are, count as ties.
+    With `temperature` or `softcap`, all of these are those of the changed logits.  Logits that the
+    change makes equal, such as those far above `softcap`, count as ties.
 
-    With the softmax :math:`p`, the entropy is :math:`-\sum_c p_c \log p_c`, summed as
-    :math:`\log \sum_k e^{x_k - m} + \sum_c p_c (m - x_c)` with the largest logit :math:`m`:
-    terms of one sign.
+    With the softmax :math:`p`, the entropy is :math:`-\sum_c p_c \log p_c`.  It is computed as
+    :math:`\log \sum_k e^{x_k - m} + \sum_c p_c (m - x_c)`, where :math:`m` is the largest logit and
+    all terms have the same sign.
 
-    The likeliest classes are selected while the logits are in the cache, without sorting them.
+    The most likely classes are selected while the logits are in the cache, without sorting.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""A loss over more batches than memory holds, on any number of workers: `StreamingLoss`.
+"""A loss over any number of batches and workers: `StreamingLoss`.
 
-Its state is exact: two sums (Σ loss and the denominator of the mean), the same two for the
-perplexity, and counts.  So it does not depend on the order of updates and merges, it pickles to a
-few hundred bytes, and merging costs nothing.
+The state consists of two exact sums (Σ loss and the denominator of the mean), the same two sums for
+the perplexity, and counts.  It therefore does not depend on the order of updates and merges, it
+pickles to a few hundred bytes, and merging is cheap.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from fastloss import _arrays
 from fastloss.evaluation._sums import ExactSum
 from fastloss.losses._reduction import Totals
-from fastloss.losses.criterions import Criterion
+from fastloss.losses.criteria import Criterion
 
 __all__ = ["StreamingLoss"]
 
@@ -24,52 +24,58 @@ def __dir__() -> list[str]:
     return __all__
 
 
-#: Options that change the loss and leave the model as it is: without them it is -log p(target).
+#: Options that change the loss but not the model: without them the loss is -log p(target).
 _NOT_OF_THE_MODEL = frozenset({"weight", "alpha", "gamma", "label_smoothing", "z_loss"})
 
 
 class StreamingLoss:
-    """The loss of a stream of batches, as if all of them had been one call.
+    """The loss of many batches, as if they had been one call.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     criterion : criterion
         A fastloss criterion, such as ``CrossEntropyLoss(label_smoothing=0.1)``.  Its ``reduction``
-        says what `compute` returns, and can't be ``"none"``.
+        determines what `compute` returns, and cannot be ``"none"``.
 
     Attributes
     ----------
     sum : float
-        Σ of the losses so far.
+        Sum of the losses so far.
     weight : float
-        What the mean divides by: Σ of the weights of the samples not ignored, without weights their
-        number.
+        Denominator of the mean: the sum of the weights of all samples that are not ignored, or
+        their number if there are no weights.
     mean : float
-        ``sum / weight``; NaN when nothing has been counted.
+        ``sum / weight``; NaN if no sample has been counted.
     perplexity : float
-        The model's, of losses over classes with class indices: ``exp`` of the mean -log p(target)
-        over the samples not ignored, whatever the criterion's weights, smoothing and ``z_loss``.
-        ``temperature`` and ``softcap`` are part of the model.
+        Perplexity of the model, for losses over classes with class indices: ``exp`` of the mean of
+        -log p(target) over all samples that are not ignored.  Weights, smoothing and ``z_loss`` of
+        the criterion have no effect on it; ``temperature`` and ``softcap`` are part of the model.
     samples : int
-        Losses seen, ignored ones included: as many as ``reduction="none"`` would have returned.
+        Number of losses, including ignored ones, that ``reduction="none"`` would have returned.
     batches : int
-        Calls of `update`, those of merged accumulators included.
+        Number of calls of `update`, including those of merged accumulators.
 
     Raises
     ------
     TypeError
-        If `criterion` is none of fastloss.
+        If `criterion` is not a fastloss criterion.
     ValueError
         If the criterion's reduction is ``"none"``.
 
+    See Also
+    --------
+    StreamingMetrics : perplexity, accuracy and calibration in one pass.
+
     Notes
     -----
-    Batches of different sizes, and batches where more is ignored, count for what they hold: the
-    mean is Σ loss / Σ weight, never a mean of means.  The sums over batches are exact and rounded
-    once, when they are read: the same updates and merges give the same bits in any order.  The sum
-    of one batch has float64's rounding.
+    The mean is Σ loss / Σ weight over all batches, not the mean of the batches' means.  Batches may
+    therefore differ in size and in the number of ignored samples.  The sum of one batch is rounded
+    to float64.  The sums over batches are exact and are rounded once, when they are read, so the
+    same batches give the same bits in any order of updates and merges.
 
-    Where a criterion has weights, smoothing, ``z_loss`` or ``gamma``, the perplexity takes a second
+    If the criterion has weights, smoothing, ``z_loss`` or ``gamma``, the perplexity takes a second
     pass over each batch.
 
     Examples
@@ -111,7 +117,7 @@ class StreamingLoss:
         self.reset()
 
     def reset(self) -> StreamingLoss:
-        """Forget every batch.  Returns the accumulator itself."""
+        """Forget all batches.  Returns the accumulator itself."""
         self._sum, self._weight = ExactSum(), ExactSum()
         # Of the unweighted -log p(target), and the number of targets.
         self._surprise, self._predicted = ExactSum(), ExactSum()
@@ -126,7 +132,7 @@ class StreamingLoss:
     ) -> StreamingLoss:
         """Add one batch; the arguments are those of the criterion.  Returns the accumulator itself.
 
-        A batch that the criterion rejects raises its error and changes nothing here.
+        A batch that raises an error leaves the accumulator unchanged.
         """
         loss = self._criterion._loss
         x = _arrays.floating(logits, loss.input)
@@ -172,14 +178,14 @@ class StreamingLoss:
         return loss.likelihood(x, target, reduction="sum", **kept)[2]
 
     def merge(self, other: StreamingLoss) -> StreamingLoss:
-        """Add everything that another accumulator has seen.  Returns the accumulator itself.
+        """Add all batches of another accumulator.  Returns the accumulator itself.
 
         Raises
         ------
         TypeError
-            If ``other`` is no `StreamingLoss`.
+            If ``other`` is not a `StreamingLoss`.
         ValueError
-            If its criterion has other options: their sums don't belong together.
+            If its criterion differs, so that the sums do not belong together.
         """
         if not isinstance(other, StreamingLoss):
             raise TypeError(f"merge expects a StreamingLoss, got {type(other).__name__}")
@@ -195,7 +201,7 @@ class StreamingLoss:
         return self
 
     def compute(self) -> float:
-        """Return the loss so far under the criterion's reduction: `mean` or `sum`."""
+        """Return the loss of all batches so far: the mean, or the sum if that is the reduction."""
         return self.sum if self._criterion.reduction == "sum" else self.mean
 
     @property

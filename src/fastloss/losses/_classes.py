@@ -1,7 +1,7 @@
 """The steps that all losses over classes share: arguments, kernel, reduction.
 
-This is the one place that calls the kernels over classes.  Every loss over classes is `evaluate`
-with a kind of its own; what a loss does not offer stays at its default.
+Losses call the kernels over classes only from here.  Every loss over classes is `evaluate` with its
+own kind; options that a loss does not have keep their defaults.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from fastloss.losses._reduction import Totals, reduced
 CROSS_ENTROPY: int = _kernels.KINDS["cross_entropy"]
 NLL: int = _kernels.KINDS["nll_loss"]
 FOCAL: int = _kernels.KINDS["softmax_focal_loss"]
-#: What `CROSS_ENTROPY` is to the kernel where every class has a target.
+#: The kernel's kind for `CROSS_ENTROPY` if every class has a target.
 _SOFT: int = _kernels.KINDS["soft_cross_entropy"]
 
-#: From more classes on second derivatives of rows come from the traversal of rows, which is SOFT's.
+#: With more classes than this, second derivatives of rows come from the traversal of rows, as SOFT.
 _FEW = 128
 
-#: What an int64 is below.
+#: All int64 are below this.
 _LARGE = 1 << 63
-#: The upstream gradient where there is none.
+#: Stands for a missing upstream gradient.
 _ONE = object()
 
 
@@ -38,15 +38,15 @@ def evaluate(
     upstream: Any = _ONE, out: Any = None, curve: float = 1.0,
     floor: float = -np.inf, narrow: bool = False,
 ) -> tuple[Any, Any, Totals]:  # fmt: skip
-    """Return (loss, gradient, totals); loss and gradient are None where not asked for.
+    """Return (loss, gradient, totals); loss and gradient are None unless they are asked for.
 
-    With `hessian`, of `CROSS_ENTROPY` and `FOCAL`, the diagonal of the Hessian comes with the
-    gradient, and no loss: both the gradient and `out` are pairs.  It is multiplied by `curve`, and
-    what is below `floor` becomes that, but where loss and gradient are constant.  With `narrow`
-    both are float32 where the logits are float64.
+    With `hessian`, which `CROSS_ENTROPY` and `FOCAL` have, the gradient and `out` are pairs: the
+    diagonal of the Hessian comes with the gradient, and there is no loss.  It is multiplied by
+    `curve` and raised to at least `floor`, except where loss and gradient are constant.  With
+    `narrow`, both are float32 for float64 logits.
 
     `kind` is `CROSS_ENTROPY`, `NLL` or `FOCAL`; `weight` is the alpha of `FOCAL`.  The options are
-    those of the losses.  `upstream` is a gradient with respect to the loss, of the loss's shape.
+    those of the losses.  `upstream` is a gradient with respect to the loss, with its shape.
     """
     if (
         value
@@ -145,6 +145,6 @@ def evaluate(
         if narrow:
             grad, hess = grad.astype(np.float32), hess.astype(np.float32)
     # 3. Reduction.
-    totals = tuple.__new__(Totals, (total, divisor))  # half the time of Totals(...)
+    totals = tuple.__new__(Totals, (total, divisor))  # takes half the time of Totals(...)
     loss = reduced(reduction, totals, losses, storage.loss, samples) if value else None
     return loss, (grad, hess) if hessian else grad, totals

@@ -11,7 +11,7 @@ from fastloss import _arrays, _threads
 from fastloss._kernels import elements as _kernels
 from fastloss.losses._reduction import Totals, reduced
 
-#: What to compute, by name.
+#: Kinds of computations, by name.
 Kind = SimpleNamespace(**_kernels.KINDS)
 
 _NO_UPSTREAM = object()
@@ -42,14 +42,14 @@ def evaluate(
     floor: float = -np.inf,
     narrow: bool = False,
 ) -> tuple[Any, Any, Totals]:
-    """Return (loss, gradient, totals); loss and gradient are None where not asked for.
+    """Return (loss, gradient, totals); loss and gradient are None unless they are asked for.
 
-    With `hessian` the second derivatives come with the gradient: both it and `out` are pairs.
-    `curve`, which multiplies those of losses over classes, is 1 here; what is below `floor` becomes
-    that, but where loss and gradient are constant.  With `narrow` both are float32 where the logits
-    are float64.
+    With `hessian`, the gradient and `out` are pairs: the second derivatives come with the gradient.
+    They are raised to at least `floor`, except where loss and gradient are constant.  `curve`,
+    which multiplies those of losses over classes, is 1 here.  With `narrow`, both are float32 for
+    float64 logits.
 
-    `in_unit` says that `x` and `target` lie in [0, 1], as the kernel checks where the kind is BCE;
+    `in_unit` says that `x` and `target` must be in [0, 1], which the kernel checks for BCE;
     `batchmean` allows that reduction.
     """
     # 1. Arguments.
@@ -110,7 +110,7 @@ def evaluate(
     if what:
         _arrays.failed(what, where, target=t[0], probs=x, name=name, ignore_index=ignore_index)
     # 3. Reduction.
-    totals = tuple.__new__(Totals, (total, weights))  # half the time of Totals(...)
+    totals = tuple.__new__(Totals, (total, weights))  # takes half the time of Totals(...)
     if reduction == "batchmean":
         totals = Totals(total, float(shape[0]))
         reduction = "mean"
@@ -118,12 +118,12 @@ def evaluate(
     return loss, (grad, hess) if hessian else grad, totals
 
 
-#: Losses whose integer targets are 0, 1 and `ignore_index`, and nothing else.
+#: Losses whose integer targets must be 0, 1 or `ignore_index`.
 _LABELS = (Kind.BCE_WITH_LOGITS, Kind.FOCAL)
 
 
 def function(kind: int, x: Any, out: Any = None) -> Any:
-    """Return a function of each element, in the array's own type; `out` has been checked."""
+    """Apply a function to each element, in the type of the array; `out` has been checked."""
     x = _arrays.floating(x, "x")
     y = np.empty(x.shape, x.dtype) if out is None else out
     what, where, _, _ = _kernels.evaluate(

@@ -1,14 +1,15 @@
 """The cross-entropy of a linear layer's outputs, in little memory and with few, large products.
 
-The logits exist for a block of rows at a time: one product makes them, the cross-entropy kernel
-turns them into their gradient in place, and two products turn that into the gradients of input and
-weight.  A product of few rows with a large weight waits for memory, so a block has as many rows as
-`memory` allows, and a batch of usual size is one block or a few.
+The logits are computed one block of rows at a time: one matrix product computes them, the
+cross-entropy kernel turns them into their gradient in place, and two products turn that into the
+gradients of input and weight.  A product of few rows with a large weight is limited by memory
+bandwidth, so a block has as many rows as `memory` allows, and most batches are only a few blocks.
 
-A weight of another type than the products', such as float16, is converted a strip at a time: some
-classes, all features.  The gradient of such a weight cannot be added up over blocks in its own
-type.  It is added up in the products' type where that fits; where it does not, the gradient of the
-weight is made strip by strip over all rows at last, from logits that are multiplied again.
+A weight of another type than that of the products, such as float16, is converted one strip at a
+time: a few classes with all features.  The gradient of such a weight cannot be added up over blocks
+in its own type.  It is added up in the type of the products if there is memory for that.  Otherwise
+the gradient of the weight is computed last, strip by strip over all rows, from logits that are
+computed a second time.
 
 Layout: a) memory, b) products, c) `evaluate`, d) the gradient of a weight by strips.
 """
@@ -28,12 +29,12 @@ from fastloss.special import logsumexp
 
 # ---- a) memory -------------------------------------------------------------------------------
 
-#: Bytes that a call may take beside its results, or half the size of the weights if that is more.
+#: Bytes that a call may use apart from its results; half the size of the weights if that is more.
 LEAST_MEMORY = 64 << 20
 
 
 class Memory(NamedTuple):
-    """How a call divides up what it may take."""
+    """How a call divides up its memory."""
 
     #: Rows of a block of logits.
     rows: int
@@ -41,24 +42,24 @@ class Memory(NamedTuple):
     strip: int
     #: Whether the weight's gradient is added up in the type of the products.
     wide_sum: bool
-    #: Whether the weight's gradient is made of logits that are multiplied again.
+    #: Whether the weight's gradient is computed from logits that are computed a second time.
     late: bool
 
 
 def memory(a: Layer, rows: int, narrow: bool, gradient: bool) -> Memory:
-    """Divide up the memory of a call with so many rows that count.
+    """Divide up the memory of a call with this number of rows that count.
 
-    `narrow` says that the weight has not the type of the products, `gradient` that its gradient is
-    wanted.
+    `narrow` says that the type of the weight is not that of the products; `gradient` says that its
+    gradient is wanted.
     """
     outputs, features = a.linear_weight.shape
     size = a.kind.itemsize
     limit = max(LEAST_MEMORY, a.linear_weight.nbytes // 2)
-    # A strip of the weight, and one of its gradient or of products that are added to the input's.
+    # A strip of the weight, and one of its gradient or of products for the input's gradient.
     strip_bytes = min(limit // 16, 8 << 20)
     strip = max(1, strip_bytes // max(1, features * size * math.prod(a.extents)))
     left = limit - limit // 32 - 2 * strip_bytes
-    # A row: its logits, itself and its gradient in the type of the products.
+    # A row needs its logits, its input and its gradient in the type of the products.
     a_row = max(1, (outputs + 2 * features) * size)
     several = rows * a_row > left
     whole = outputs * features * size
@@ -66,7 +67,7 @@ def memory(a: Layer, rows: int, narrow: bool, gradient: bool) -> Memory:
     if wide_sum:
         left -= whole
     most = max(1, left // a_row)
-    # Blocks of equal size: a short one at the end would wait for memory.
+    # Blocks of equal size: a short last block would be limited by memory bandwidth.
     blocks = max(1, -(-rows // most))
     return Memory(
         max(1, -(-rows // blocks)), strip, wide_sum,
@@ -87,7 +88,7 @@ class Products:
 
     @staticmethod
     def add(left: Array, right: Array, out: Array, step: int) -> None:
-        """Add ``left @ right`` to `out`, so many rows at a time: NumPy has no product that adds."""
+        """Add ``left @ right`` to `out`, `step` rows at a time: NumPy has no product that adds."""
         scratch = np.empty((min(step, len(out)), out.shape[1]), out.dtype)
         for start in range(0, len(out), step):
             here = out[start : start + step]
@@ -95,7 +96,7 @@ class Products:
             here += scratch[: len(here)]
 
 
-#: Rows that are added up in the products' type before they go to a sum in float64.
+#: Number of rows that are added up in the type of the products before they enter a float64 sum.
 _ADDED = 64
 
 

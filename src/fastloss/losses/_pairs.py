@@ -1,6 +1,6 @@
 """The steps of a loss between two arrays of logits: arguments, kernel, reduction.
 
-`distillation_loss` is the one there is.  `compare_logits` calls the same kernel for its numbers.
+The only one is `distillation_loss`.  `compare_logits` calls the same kernel.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from fastloss.losses._reduction import Totals, reduced
 Direction = Literal["forward", "reverse"]
 DIRECTIONS = ("forward", "reverse")
 
-#: The upstream gradient where there is none.
+#: Stands for a missing upstream gradient.
 _ONE = object()
 
 
 def direction(value: Any, name: str) -> str:
-    """Return which of the two divergences a loss is."""
+    """Check the name of one of the two divergences."""
     if value not in DIRECTIONS:
         _arrays.one_of(value, DIRECTIONS, name)
     return str(value)
 
 
 def loss_type(a: _arrays.TwoLogits) -> np.dtype[Any]:
-    """Return the type of a result of both: float64 where one of them is."""
+    """Return the type of a result: float64 if either array is float64."""
     types = (_arrays.STORAGE[x.dtype].loss for x in (a.logits, a.other))
     return max(types, key=lambda dtype: dtype.itemsize)
 
@@ -37,10 +37,10 @@ def evaluate(
     direction: Any = "forward", reduction: Any = "mean", axis: Any = None, value: bool = True,
     gradient: bool = False, upstream: Any = _ONE, out: Any = None,
 ) -> tuple[Any, Any, Totals]:  # fmt: skip
-    """Return (loss, gradient, totals); loss and gradient are None where not asked for.
+    """Return (loss, gradient, totals); loss and gradient are None unless they are asked for.
 
-    `target` are the teacher's logits.  `upstream` is a gradient with respect to the loss, of the
-    loss's shape.
+    `target` is the teacher's logits.  `upstream` is a gradient with respect to the loss, with its
+    shape.
     """
     # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS:

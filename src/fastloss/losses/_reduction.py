@@ -1,4 +1,4 @@
-"""The last step of every loss: sums to results."""
+"""The last step of every loss: from sums to results."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ KLReduction = Literal["mean", "batchmean", "sum", "none"]
 #: A scalar, or with reduction "none" an array.
 Loss = np.floating[Any] | Array
 
-#: The largest float32; to ask NumPy for it would take a good part of the import.
+#: The largest float32.  Asking NumPy for it would take a large part of the import's time.
 LARGEST = (2.0 - 2.0**-23) * 2.0**127
 
 
 class Totals(NamedTuple):
-    """What a batch adds to a mean: float64 sums that can be added up over batches."""
+    """The contribution of a batch to a mean: float64 sums that can be added up over batches."""
 
     #: Sum of the losses.
     loss: float
-    #: What the mean divides by: the sum of the weights, or the number of elements.
+    #: Denominator of the mean: the sum of the weights, or the number of elements.
     weight: float
 
 
 def reduced(
     reduction: str, totals: Totals, losses: Array | None, dtype: np.dtype, shape: tuple[int, ...]
 ) -> np.generic | Array:
-    """Return the loss as its `reduction` wants it, in its own type."""
+    """Return the loss after its `reduction`, in its own type."""
     if reduction != "none":
         loss, weight = totals
         if reduction != "sum":
-            # A mean that divides by nothing is NaN, even where smoothing leaves a loss above it.
+            # A mean with denominator 0 is NaN, even if smoothing leaves a positive sum of losses.
             loss = loss / weight if weight else np.nan
         if loss > LARGEST or loss < -LARGEST:
-            # Infinite in float32, as a kernel would write it: without a warning.
+            # Infinite in float32, without a warning, as a kernel would write it.
             with np.errstate(over="ignore"):
                 return dtype.type(loss)
         return dtype.type(loss)

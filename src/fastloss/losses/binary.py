@@ -1,4 +1,4 @@
-"""Binary losses: binary cross-entropy on probabilities and on logits, and focal loss.
+"""Binary losses: binary cross-entropy of probabilities and of logits, and focal loss.
 
 The types are in the stub beside this file.
 """
@@ -33,42 +33,49 @@ def binary_cross_entropy(
 ):
     r"""Binary cross-entropy between probabilities and targets.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     probs : array_like, any shape
-        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
+        Probabilities in [0, 1], float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.  C-contiguous arrays are read in place.
     target : array_like, shape of `probs`
-        Targets in [0, 1], any real type or bool.
+        Targets in [0, 1], of any real type or bool.
     weight : array_like, optional
         Multiplies each loss; broadcasts to `probs`.
     sample_weight : array_like, optional
-        Multiplies each loss, and counts in the mean; broadcasts to `probs`.
+        Multiplies each loss; the mean divides by the sum of these weights.  Broadcasts to `probs`.
+
+        .. versionadded:: 0.2.0
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements, or by the sum of the sample weights.
 
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape of `probs`.  float32; float64 for float64
-        `probs`.  The mean over no element is NaN.
+        A scalar; with ``reduction="none"``, an array with the shape of `probs`.  float64 for
+        float64 `probs`, float32 for all others.  The mean of no elements is NaN.
 
     Raises
     ------
     TypeError
-        For arrays or options of the wrong type.
+        If an array or option has the wrong type.
     ValueError
-        For shapes that do not fit, options out of range, or a probability or target outside [0, 1]
-        or NaN.
+        If shapes do not match, an option is out of range, or a probability or target is NaN or
+        outside [0, 1].
 
     See Also
     --------
-    binary_cross_entropy_with_logits : the same on logits, without loss of digits.
+    binary_cross_entropy_value_and_grad : the loss and its gradient in one pass.
+    binary_cross_entropy_backward : the gradient for an upstream gradient.
+    BCELoss : the same as a class that holds the options.
+    binary_cross_entropy_with_logits : the same for logits, without loss of digits.
 
     Notes
     -----
-    The loss of an element is :math:`-w\,(t \log p + (1 - t) \log(1 - p))`, both logarithms clamped
-    at -100, as ``torch.nn.functional.binary_cross_entropy`` has it.
+    The loss of an element is :math:`-w\,(t \log p + (1 - t) \log(1 - p))`.  Both logarithms are
+    clamped to at least -100, as in ``torch.nn.functional.binary_cross_entropy``.
 
     Examples
     --------
@@ -89,6 +96,8 @@ def binary_cross_entropy_value_and_grad(
 ):
     r"""Binary cross-entropy and the gradient of its sum with respect to `probs`, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     probs, target, weight, sample_weight, reduction : see `binary_cross_entropy`
@@ -97,6 +106,10 @@ def binary_cross_entropy_value_and_grad(
     Returns
     -------
     loss, grad : see `cross_entropy_value_and_grad`
+
+    See Also
+    --------
+    binary_cross_entropy : the loss alone; describes the arguments.
 
     Notes
     -----
@@ -131,6 +144,8 @@ def binary_cross_entropy_backward(
 ):
     r"""Gradient of `binary_cross_entropy` with respect to `probs`, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -140,6 +155,11 @@ def binary_cross_entropy_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    binary_cross_entropy : the loss alone; describes the arguments.
+    binary_cross_entropy_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
@@ -162,23 +182,29 @@ def binary_cross_entropy_with_logits(
 ):  # fmt: skip
     r"""Binary cross-entropy between logits and targets.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.  C-contiguous arrays are read in place.
     target : array_like, shape of `logits`
-        Targets, any real type or bool; usually in [0, 1], which is not checked where they are
-        floating.
+        Targets of any real type or bool, usually in [0, 1].  Floating-point targets are not
+        checked.
     weight : array_like, optional
         Multiplies each loss; broadcasts to `logits`.
     pos_weight : array_like, optional
         Weight of the positive term; broadcasts to `logits`.
     sample_weight : array_like, optional
-        Multiplies each loss, and counts in the mean; broadcasts to `logits`.
+        Multiplies each loss; the mean divides by the sum of these weights.  Broadcasts to `logits`.
+
+        .. versionadded:: 0.2.0
     ignore_index : int, optional
-        Elements with this target have loss 0 and gradient 0, whatever their logits hold, and do
-        not count in the mean.
+        Elements with this target have loss 0 and gradient 0, whatever their logits are, and do not
+        count in the mean.
+
+        .. versionadded:: 0.2.0
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements that are not ignored, or by the sum of their
         sample weights.
@@ -186,23 +212,32 @@ def binary_cross_entropy_with_logits(
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape of `logits`.  float32; float64 for float64
-        `logits`.  The mean over no element is NaN.
+        A scalar; with ``reduction="none"``, an array with the shape of `logits`.  float64 for
+        float64 logits, float32 for all others.  The mean of no elements is NaN.
 
     Raises
     ------
     TypeError
-        For arrays or options of the wrong type.
+        If an array or option has the wrong type.
     ValueError
-        For shapes that do not fit, options out of range, or an integer target other than 0, 1 and
+        If shapes do not match, an option is out of range, or an integer target is not 0, 1 or
         `ignore_index`.
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits_value_and_grad : the loss and its gradient in one pass.
+    binary_cross_entropy_with_logits_backward : the gradient for an upstream gradient.
+    binary_cross_entropy_with_logits_grad_and_hess : first and second derivatives of each element.
+    BCEWithLogitsLoss : the same as a class that holds the options.
+    binary_cross_entropy : the same for probabilities.
+    sigmoid_focal_loss : with less weight for easy elements.
 
     Notes
     -----
     With :math:`s(x) = \log(1 + e^x)` the loss of an element is
     :math:`w\,(t\,q\,s(-x) + (1 - t)\,s(x))`, where :math:`q` is `pos_weight`.  Targets of 0 and 1
-    leave one term out, so that the loss is within 4 ulp of the exact value however small it is, and
-    logits of :math:`\pm\infty` give the limit.
+    leave only one term, so the loss is within 4 ulp of the exact value however small it is, and
+    infinite logits give the limit.
 
     Examples
     --------
@@ -227,7 +262,9 @@ def binary_cross_entropy_with_logits_value_and_grad(
     logits, target, *, weight=None, pos_weight=None, sample_weight=None, ignore_index=None,
     reduction="mean", out=None, **others,
 ):  # fmt: skip
-    r"""Binary cross-entropy on logits and the gradient of its sum, in one pass.
+    r"""Binary cross-entropy of logits and the gradient of its sum, in one pass.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
@@ -239,10 +276,15 @@ def binary_cross_entropy_with_logits_value_and_grad(
     -------
     loss, grad : see `cross_entropy_value_and_grad`
 
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the loss alone; describes the arguments.
+    binary_cross_entropy_with_logits_grad_and_hess : first and second derivatives of each element.
+
     Notes
     -----
-    The gradient is :math:`w\,((1 - t)\,\sigma(x) - t\,q\,\sigma(-x))`.  Where a target is neither 0
-    nor 1 the two terms may be close to each other; they are then computed in float64.
+    The gradient is :math:`w\,((1 - t)\,\sigma(x) - t\,q\,\sigma(-x))`.  Where a target is neither
+    0 nor 1, the two terms may almost cancel: the gradient is then exact to 4 ulp of the larger one.
 
     Examples
     --------
@@ -266,6 +308,8 @@ def binary_cross_entropy_with_logits_backward(
 ):  # fmt: skip
     r"""Gradient of `binary_cross_entropy_with_logits` for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -276,6 +320,11 @@ def binary_cross_entropy_with_logits_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the loss alone; describes the arguments.
+    binary_cross_entropy_with_logits_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
@@ -299,47 +348,55 @@ def sigmoid_focal_loss(
     logits, target, *, alpha=0.25, gamma=2.0, sample_weight=None, ignore_index=None,
     reduction="mean", **others,
 ):  # fmt: skip
-    r"""Focal loss of sigmoid probabilities.
+    r"""Focal loss of yes-or-no questions: BCE with less weight for easy elements.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     logits : array_like, any shape
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.  C-contiguous arrays are read in place.
     target : array_like, shape of `logits`
-        Targets, any real type or bool; usually 0 and 1.
+        Targets of any real type or bool, usually 0 and 1.
     alpha : float, array_like or None, default 0.25
-        Weight, in [0, 1], of positive targets; negative ones get ``1 - alpha``.  An array
-        broadcasts to `logits`.  None, or -1 as torchvision has it, leaves both at 1.
+        Weight, in [0, 1], of positive targets; negative targets have the weight ``1 - alpha``.  An
+        array broadcasts to `logits`.  With None, or -1 as in torchvision, both weights are 1.
     gamma : float, default 2.0
-        How strongly well-classified elements are played down; at least 0.
+        How strongly well-classified elements are down-weighted; must not be negative.
     sample_weight, ignore_index, reduction : see `binary_cross_entropy_with_logits`
 
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape of `logits`.  float32; float64 for float64
-        `logits`.  The mean over no element is NaN.
+        A scalar; with ``reduction="none"``, an array with the shape of `logits`.  float64 for
+        float64 logits, float32 for all others.  The mean of no elements is NaN.
 
     Raises
     ------
     TypeError
-        For arrays or options of the wrong type.
+        If an array or option has the wrong type.
     ValueError
-        For shapes that do not fit, options out of range, or an integer target other than 0, 1 and
+        If shapes do not match, an option is out of range, or an integer target is not 0, 1 or
         `ignore_index`.
 
     See Also
     --------
-    softmax_focal_loss : for one class of many.
+    sigmoid_focal_loss_value_and_grad : the loss and its gradient in one pass.
+    sigmoid_focal_loss_backward : the gradient for an upstream gradient.
+    sigmoid_focal_loss_grad_and_hess : first and second derivatives of each element.
+    SigmoidFocalLoss : the same as a class that holds the options.
+    softmax_focal_loss : for one class out of several.
 
     Notes
     -----
     With :math:`p = \sigma(x)` and :math:`p_t = p t + (1 - p)(1 - t)` the loss of an element is
     :math:`\alpha_t (1 - p_t)^\gamma` times its binary cross-entropy, with
-    :math:`\alpha_t = \alpha t + (1 - \alpha)(1 - t)`.  Computed in float64.
+    :math:`\alpha_t = \alpha t + (1 - \alpha)(1 - t)`.
 
-    Lin et al., "Focal Loss for Dense Object Detection", 2017.
+    References
+    ----------
+    T.-Y. Lin et al., Focal loss for dense object detection, ICCV 2017, arXiv:1708.02002.
 
     Examples
     --------
@@ -362,6 +419,8 @@ def sigmoid_focal_loss_value_and_grad(
 ):  # fmt: skip
     r"""Focal loss and the gradient of its sum with respect to `logits`, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, alpha, gamma, sample_weight : see `sigmoid_focal_loss`
@@ -372,9 +431,14 @@ def sigmoid_focal_loss_value_and_grad(
     -------
     loss, grad : see `cross_entropy_value_and_grad`
 
+    See Also
+    --------
+    sigmoid_focal_loss : the loss alone; describes the arguments.
+    sigmoid_focal_loss_grad_and_hess : first and second derivatives of each element.
+
     Notes
     -----
-    The gradient includes that of the modulating factor.
+    The gradient includes the derivative of the modulating factor.
 
     Examples
     --------
@@ -398,6 +462,8 @@ def sigmoid_focal_loss_backward(
 ):  # fmt: skip
     r"""Gradient of `sigmoid_focal_loss` with respect to `logits`, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -408,6 +474,11 @@ def sigmoid_focal_loss_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    sigmoid_focal_loss : the loss alone; describes the arguments.
+    sigmoid_focal_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

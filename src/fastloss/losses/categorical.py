@@ -30,54 +30,68 @@ def cross_entropy(
 ):  # fmt: skip
     r"""Cross-entropy between logits and class indices or class probabilities.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.  C-contiguous arrays are read in place.
     target : array_like
-        Class indices: any integer type, shape of the logits without the class axis.  Or class
-        probabilities: floating, shape of the logits.
+        Class indices of any integer type, with the shape of the logits without the class axis;
+        or class probabilities of a floating type, with the shape of the logits.
     weight : array_like, shape (C,), optional
         Weight of each class.
     sample_weight : array_like, optional
-        Weight of each sample; broadcasts to the logits' shape without the class axis.
+        Weight of each sample; broadcasts to the shape of the logits without the class axis.
     ignore_index : int, default -100
-        Samples with this class index have loss 0 and gradient 0, whatever their logits hold.
-        May lie outside [0, C).  With probabilities it must be negative, and does nothing.
+        Samples with this class index have loss 0 and gradient 0, whatever their logits are.
+        May be outside [0, C).  With class probabilities it has no effect and must be negative.
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the sum of ``weight[target] * sample_weight`` over the samples that are
         not ignored; with probabilities by the sum of the sample weights.
     label_smoothing : float, default 0.0
-        Share, in [0, 1], of the target that is spread evenly over all classes.
+        Fraction, in [0, 1], of the target that is spread evenly over all classes.
     temperature : float, default 1.0
-        The logits are divided by it; above 0.
+        Divides the logits; must be positive.
+
+        .. versionadded:: 0.2.0
     softcap : float, optional
-        Keeps the logits between -softcap and softcap: ``softcap * tanh(logits / softcap)``, before
-        the temperature; above 0.
+        Limits the logits to the range from -softcap to softcap, by
+        ``softcap * tanh(logits / softcap)``, before the temperature divides them; must be
+        positive.
+
+        .. versionadded:: 0.2.0
     z_loss : float, default 0.0
-        Adds ``z_loss * logsumexp(z)**2`` to a sample's loss, times its class and sample weight; at
-        least 0.
+        Adds ``z_loss * logsumexp(z)**2``, times the class weight and the sample weight, to each
+        sample's loss; must not be negative.
+
+        .. versionadded:: 0.2.0
     axis : int, optional
         Class axis: 1 by default, 0 for 1-D logits.
 
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the logits' shape without the class axis.  float32;
-        float64 for float64 logits.  The mean over no sample is NaN.
+        A scalar; with ``reduction="none"``, an array with the shape of the logits without the class
+        axis.  float64 for float64 logits, float32 for all others.  The mean of no samples is NaN.
 
     Raises
     ------
     TypeError, ValueError
-        For arrays, shapes and options that do not fit, or options out of range.
+        If an array or option has the wrong type or shape, or an option is out of range.
     IndexError
-        For a class index outside [0, C) that is not `ignore_index`.
+        If a class index is outside [0, C) and is not `ignore_index`.
 
     See Also
     --------
+    cross_entropy_backward : the gradient for an upstream gradient.
+    cross_entropy_grad_and_hess : first and second derivatives of each sample.
+    CrossEntropyLoss : the same as a class that holds the options.
     cross_entropy_value_and_grad : the loss and its gradient in one pass.
-    linear_cross_entropy : the same on ``input @ weight.T`` without the whole logits.
+    linear_cross_entropy : the same for ``input @ weight.T``, without storing all logits.
+    nll_loss : the same for log-probabilities.
+    binary_cross_entropy_with_logits : for yes-or-no questions.
 
     Notes
     -----
@@ -85,16 +99,23 @@ def cross_entropy(
     :math:`-w_t \ell_t`.  Label smoothing :math:`\varepsilon` makes it
     :math:`-(1-\varepsilon) w_t \ell_t - \frac{\varepsilon}{C} \sum_c w_c \ell_c`.
     For probabilities :math:`p` it is :math:`-\sum_c w_c q_c \ell_c` with
-    :math:`q = (1-\varepsilon) p + \varepsilon / C`.  :math:`z` are the logits, after `softcap` and
-    `temperature` where they are given.
+    :math:`q = (1-\varepsilon) p + \varepsilon / C`.  Here :math:`z` denotes the logits after
+    `softcap` and `temperature` have been applied.
 
-    The target's exponential is kept out of the sum, so that a confident sample's loss has all its
-    digits: ``log1p(rest)`` instead of a logarithm near 1.  Losses are within 4 ulp of the exact
-    value.  A logit of -inf masks its class.  A NaN or +inf makes its own sample NaN.
+    The exponential of the target's logit is left out of the sum, so the loss of a confident sample
+    keeps all its digits: it is ``log1p(rest)``, not the logarithm of a number close to 1.  Losses
+    are within 4 ulp of the exact value.  A logit of -inf masks its class.  A sample with a logit of
+    NaN or +inf has the loss NaN; other samples are not affected.
 
-    Label smoothing: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
-    2016.  `z_loss`: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022.
-    Semantics of weights and reductions follow ``torch.nn.functional.cross_entropy``.
+    Weights and reductions have the semantics of ``torch.nn.functional.cross_entropy``.
+
+    References
+    ----------
+    C. Szegedy et al., Rethinking the Inception architecture for computer vision, CVPR 2016,
+    arXiv:1512.00567 (label smoothing).
+
+    A. Chowdhery et al., PaLM: Scaling language modeling with Pathways, 2022, arXiv:2204.02311
+    (z-loss).
 
     Examples
     --------
@@ -124,26 +145,33 @@ def cross_entropy_value_and_grad(
 ):  # fmt: skip
     """Cross-entropy and the gradient of its sum with respect to the logits, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     logits, target, weight, sample_weight, ignore_index, reduction : see `cross_entropy`
     label_smoothing, temperature, softcap, z_loss, axis : see `cross_entropy`
     out : ndarray, optional
-        Where the gradient is written: C-contiguous, of the logits' shape and dtype; the logits
-        themselves are allowed.  A new array of that size costs as much time as the kernel.
+        Array for the gradient: C-contiguous, with the shape and dtype of the logits.  It may be the
+        array of logits itself.  A large new array can take as much time as the computation.
 
     Returns
     -------
     loss : see `cross_entropy`
     grad : ndarray
-        Gradient of the loss, for "none" of the sum of the losses: shape and dtype of the logits;
-        `out` if given.
+        Gradient of the loss, or of the sum of the losses with ``reduction="none"``.  It has the
+        shape and dtype of the logits, and is `out` if that is given.
+
+    See Also
+    --------
+    cross_entropy : the loss alone; describes the arguments.
+    cross_entropy_grad_and_hess : first and second derivatives of each sample.
 
     Notes
     -----
-    For class indices the gradient is :math:`w_t (p_c - [c = t])` with the softmax :math:`p`, over
-    the mean's denominator.  At the target it is formed as ``-rest / sum`` and not as ``p - 1``,
-    so that it has all its digits there, too.
+    For class indices the gradient is :math:`w_t (p_c - [c = t])`, where :math:`p` is the softmax;
+    with ``reduction="mean"`` it is divided by the denominator of the mean.  At the target it is
+    computed as ``-rest / sum``, not as ``p - 1``, and so keeps all its digits.
 
     Examples
     --------
@@ -174,10 +202,13 @@ def cross_entropy_backward(
 ):  # fmt: skip
     """Gradient of `cross_entropy` with respect to the logits, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : array_like
-        Gradient with respect to the loss, of the loss's shape: a number for "mean" and "sum".
+        Gradient with respect to the loss, with the shape of the loss: a number for "mean" and
+        "sum".
     logits, target, weight, sample_weight, ignore_index, reduction : see `cross_entropy`
     label_smoothing, temperature, softcap, z_loss, axis : see `cross_entropy`
     out : see `cross_entropy_value_and_grad`
@@ -185,7 +216,12 @@ def cross_entropy_backward(
     Returns
     -------
     grad : ndarray
-        Shape and dtype of the logits; `out` if given.
+        Gradient with the shape and dtype of the logits; `out` if that is given.
+
+    See Also
+    --------
+    cross_entropy : the loss alone; describes the arguments.
+    cross_entropy_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
@@ -213,20 +249,22 @@ def nll_loss(
 ):  # fmt: skip
     """Negative log-likelihood of class indices under log-probabilities.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     log_probs : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
+        Log-probabilities, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.  C-contiguous arrays are read in place.
     target : array_like
-        Class indices: any integer type, shape of `log_probs` without the class axis.
+        Class indices of any integer type, with the shape of `log_probs` without the class axis.
     weight : array_like, shape (C,), optional
         Weight of each class.
     sample_weight : array_like, optional
-        Weight of each sample; broadcasts to the shape without the class axis.
+        Weight of each sample; broadcasts to the shape of `log_probs` without the class axis.
     ignore_index : int, default -100
-        Samples with this class index have loss 0 and gradient 0, whatever else they hold.
-        May lie outside [0, C).
+        Samples with this class index have loss 0 and gradient 0, whatever their log-probabilities
+        are.  May be outside [0, C).
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the sum of ``weight[target] * sample_weight`` over the samples that are
         not ignored.
@@ -236,24 +274,28 @@ def nll_loss(
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape without the class axis.  float32; float64
-        for float64 log-probabilities.  The mean over no sample is NaN.
+        A scalar; with ``reduction="none"``, an array with the shape of `log_probs` without the
+        class axis.  float64 for float64 log-probabilities, float32 for all others.  The mean of no
+        samples is NaN.
 
     Raises
     ------
     TypeError, ValueError
-        For arrays, shapes and options that do not fit, or options out of range.
+        If an array or option has the wrong type or shape, or an option is out of range.
     IndexError
-        For a class index outside [0, C) that is not `ignore_index`.
+        If a class index is outside [0, C) and is not `ignore_index`.
 
     See Also
     --------
-    cross_entropy : the same on logits, in one pass and without loss of digits.
+    nll_loss_value_and_grad : the loss and its gradient in one pass.
+    nll_loss_backward : the gradient for an upstream gradient.
+    NLLLoss : the same as a class that holds the options.
+    cross_entropy : the same for logits, in one pass and without loss of digits.
 
     Notes
     -----
-    The loss of a sample is :math:`-w_t x_t`: what `cross_entropy` makes of logits, for
-    log-probabilities that are there already.  Nothing checks that they are normalised.
+    The loss of a sample is :math:`-w_t x_t`.  This is `cross_entropy` for a model that already
+    returns log-probabilities.  The function does not check that they are normalised.
 
     Examples
     --------
@@ -276,6 +318,8 @@ def nll_loss_value_and_grad(
 ):  # fmt: skip
     """Negative log-likelihood and the gradient of its sum, with respect to the log-probabilities.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     log_probs, target, weight, sample_weight, ignore_index, reduction, axis : see `nll_loss`
@@ -285,7 +329,12 @@ def nll_loss_value_and_grad(
     -------
     loss : see `nll_loss`
     grad : ndarray
-        :math:`-w_t` at the target, over the mean's denominator, and 0 elsewhere.
+        :math:`-w_t` at the target and 0 elsewhere; with ``reduction="mean"``, divided by the
+        denominator of the mean.
+
+    See Also
+    --------
+    nll_loss : the loss alone; describes the arguments.
 
     Examples
     --------
@@ -312,6 +361,8 @@ def nll_loss_backward(
 ):  # fmt: skip
     """Gradient of `nll_loss` with respect to the log-probabilities, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -321,6 +372,11 @@ def nll_loss_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    nll_loss : the loss alone; describes the arguments.
+    nll_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------
@@ -341,49 +397,57 @@ def softmax_focal_loss(
     logits, target, *, alpha=None, gamma=2.0, sample_weight=None, ignore_index=-100,
     reduction="mean", axis=None, **others,
 ):  # fmt: skip
-    r"""Focal loss of softmax probabilities: cross-entropy that plays down what is easy.
+    r"""Focal loss over classes: cross-entropy with less weight for easy samples.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
+        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.  C-contiguous arrays are read in place.
     target : array_like
-        Class indices: any integer type, shape of the logits without the class axis.
+        Class indices of any integer type, with the shape of the logits without the class axis.
     alpha : array_like, shape (C,), optional
         Weight of each class.
     gamma : float, default 2.0
-        How strongly well-classified samples are played down; at least 0.
+        How strongly well-classified samples are down-weighted; must not be negative.
     sample_weight, ignore_index : see `cross_entropy`
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the sum of ``alpha[target] * sample_weight`` over the samples that are
-        not ignored: without weights, by their number.
+        not ignored; without weights, by the number of these samples.
     axis : see `cross_entropy`
 
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the logits' shape without the class axis.  float32;
-        float64 for float64 logits.  The mean over no sample is NaN.
+        A scalar; with ``reduction="none"``, an array with the shape of the logits without the class
+        axis.  float64 for float64 logits, float32 for all others.  The mean of no samples is NaN.
 
     Raises
     ------
     TypeError, ValueError
-        For arrays, shapes and options that do not fit, or options out of range.
+        If an array or option has the wrong type or shape, or an option is out of range.
     IndexError
-        For a class index outside [0, C) that is not `ignore_index`.
+        If a class index is outside [0, C) and is not `ignore_index`.
 
     See Also
     --------
-    cross_entropy : the same with `gamma` 0, and with more options.
-    sigmoid_focal_loss : for binary questions.
+    softmax_focal_loss_value_and_grad : the loss and its gradient in one pass.
+    softmax_focal_loss_backward : the gradient for an upstream gradient.
+    softmax_focal_loss_grad_and_hess : first and second derivatives of each sample.
+    SoftmaxFocalLoss : the same as a class that holds the options.
+    cross_entropy : the same as ``gamma=0``, with more options.
+    sigmoid_focal_loss : for yes-or-no questions.
 
     Notes
     -----
-    With the softmax :math:`p` the loss of a sample is
+    With the softmax :math:`p`, the loss of a sample is
     :math:`\alpha_t (1 - p_t)^\gamma (-\log p_t)`.
 
-    Lin et al., "Focal Loss for Dense Object Detection", 2017.
+    References
+    ----------
+    T.-Y. Lin et al., Focal loss for dense object detection, ICCV 2017, arXiv:1708.02002.
 
     Examples
     --------
@@ -407,6 +471,8 @@ def softmax_focal_loss_value_and_grad(
 ):  # fmt: skip
     r"""Focal loss over classes and the gradient of its sum with respect to the logits, in one pass.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha, gamma, sample_weight, ignore_index : see `softmax_focal_loss`
@@ -417,9 +483,14 @@ def softmax_focal_loss_value_and_grad(
     -------
     loss, grad : see `cross_entropy_value_and_grad`
 
+    See Also
+    --------
+    softmax_focal_loss : the loss alone; describes the arguments.
+    softmax_focal_loss_grad_and_hess : first and second derivatives of each sample.
+
     Notes
     -----
-    The gradient includes that of the modulating factor:
+    The gradient includes the derivative of the modulating factor:
     :math:`\alpha_t ((1 - p_t)^\gamma - \gamma (1 - p_t)^{\gamma - 1} p_t \log p_t)
     (p_c - [c = t])`.
 
@@ -445,6 +516,8 @@ def softmax_focal_loss_backward(
 ):  # fmt: skip
     """Gradient of `softmax_focal_loss` with respect to the logits, for an upstream gradient.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -455,6 +528,11 @@ def softmax_focal_loss_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    softmax_focal_loss : the loss alone; describes the arguments.
+    softmax_focal_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

@@ -24,23 +24,25 @@ def distillation_loss(
 ):  # fmt: skip
     r"""Kullback-Leibler divergence between the softmaxes of a student's and a teacher's logits.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        The student's unnormalised scores, float16, bfloat16, float32 or float64; integers and bool
-        count as float64.  C-contiguous ones are read where they lie.
+        The student's unnormalised scores, float16, bfloat16, float32 or float64; integers and
+        booleans are treated as float64.  C-contiguous arrays are read in place.
     teacher_logits : array_like, shape of `logits`
-        The teacher's, of any of these types: it need not be that of `logits`.
+        The teacher's unnormalised scores, of any of these types.  The two types may differ.
     sample_weight : array_like, optional
-        Multiplies each sample's loss, and counts in the mean; broadcasts to the shape of `logits`
-        without the class axis.
+        Multiplies each sample's loss; the mean divides by the sum of these weights.  Broadcasts to
+        the shape of `logits` without the class axis.
     temperature : float, default 1.0
-        Both softmaxes are taken of logits over this.  The loss is multiplied by its square, so
+        Divides both arrays of logits; must be positive.  The loss is multiplied by its square, so
         that gradients keep their size.
     direction : {"forward", "reverse"}, default "forward"
-        "forward" is the divergence of the student from the teacher, KL(teacher ‖ student), which
-        makes the student cover all that the teacher holds possible; "reverse" the other,
-        KL(student ‖ teacher), which makes it keep to what the teacher holds likely.
+        "forward" is KL(teacher ‖ student): the student has to cover everything that the teacher
+        considers possible.  "reverse" is KL(student ‖ teacher): the student has to keep to what the
+        teacher considers likely.
     reduction : {"mean", "sum", "none"}, default "mean"
         "mean" divides by the number of samples, or by the sum of the sample weights.
     axis : int, optional
@@ -49,35 +51,44 @@ def distillation_loss(
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape of `logits` without the class axis.  float32;
-        float64 where one of the arrays is float64.  The mean over no sample is NaN.
+        A scalar; with ``reduction="none"``, an array with the shape of `logits` without the class
+        axis.  float64 if either array is float64, otherwise float32.  The mean of no samples is
+        NaN.
 
     Raises
     ------
     TypeError, ValueError
-        For arrays, shapes and options that do not fit, or options out of range.
+        If an array or option has the wrong type or shape, or an option is out of range.
 
     See Also
     --------
-    kl_div : the same of log-probabilities, element by element.
-    compare_logits : both directions, for each sample.
+    distillation_loss_value_and_grad : the loss and its gradient in one pass.
+    distillation_loss_backward : the gradient for an upstream gradient.
+    DistillationLoss : the same as a class that holds the options.
+    kl_div : the same for log-probabilities, element by element.
+    compare_logits : both directions for each sample.
 
     Notes
     -----
-    With :math:`p` the softmax of the student's logits over the temperature :math:`T`, and :math:`q`
-    the teacher's, the loss of a sample is
+    Let :math:`p` be the softmax of the student's logits divided by the temperature :math:`T`, and
+    :math:`q` that of the teacher's.  The loss of a sample is
 
     .. math:: T^2 \sum_c q_c (\log q_c - \log p_c), \qquad
               T^2 \sum_c p_c (\log p_c - \log q_c) \text{ in reverse.}
 
-    It is summed as :math:`\sum_c q_c\,h(\log p_c - \log q_c)` with :math:`h(x) = e^x - 1 - x`:
-    terms of one sign, which keep their digits however close the student is to the teacher.
+    The forward sum is computed as :math:`\sum_c q_c\,h(\log p_c - \log q_c)` with
+    :math:`h(x) = e^x - 1 - x`, and the reverse sum alike.  All terms have the same sign, so the
+    loss keeps its digits however close the student is to the teacher.
 
-    A class that has probability 0 in both, its logits -inf, adds nothing; one that has it where it
-    is divided by, and not in the other, makes the loss infinite.  A NaN or +inf logit, or a row
-    that is all -inf, gives NaN in that sample alone.
+    A class whose logits are -inf in both arrays contributes 0.  If only the student masks a class,
+    the forward loss is infinite; if only the teacher masks it, the reverse loss is.  A sample with
+    a logit of NaN or +inf, or with all logits -inf, has the loss NaN; other samples are not
+    affected.
 
-    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    References
+    ----------
+    G. Hinton, O. Vinyals and J. Dean, Distilling the knowledge in a neural network, 2015,
+    arXiv:1503.02531.
 
     Examples
     --------
@@ -104,6 +115,8 @@ def distillation_loss_value_and_grad(
 ):  # fmt: skip
     r"""Distillation loss and the gradient of its sum with respect to the student's logits.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, teacher_logits, sample_weight : see `distillation_loss`
@@ -114,9 +127,13 @@ def distillation_loss_value_and_grad(
     -------
     loss, grad : see `cross_entropy_value_and_grad`
 
+    See Also
+    --------
+    distillation_loss : the loss alone; describes the arguments.
+
     Notes
     -----
-    The gradient of a sample's loss is :math:`T (p_c - q_c)`, in reverse
+    The gradient of a sample's loss is :math:`T (p_c - q_c)`, or in reverse
     :math:`T p_c (\log p_c - \log q_c - \mathrm{KL}(p \| q))`.
 
     Examples
@@ -143,6 +160,8 @@ def distillation_loss_backward(
 ):  # fmt: skip
     r"""Gradient of `distillation_loss` with respect to `logits`, for an upstream gradient.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -153,6 +172,11 @@ def distillation_loss_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    distillation_loss : the loss alone; describes the arguments.
+    distillation_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

@@ -15,40 +15,57 @@ def __dir__() -> list[str]:
 
 @signed
 def kl_div(log_probs, target, *, sample_weight=None, reduction="mean", log_target=False, **others):
-    r"""Kullback-Leibler divergence of the target from log-probabilities.
+    r"""Kullback-Leibler divergence between targets and log-probabilities, element by element.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     log_probs : array_like, any shape
-        Log-probabilities, float16, bfloat16, float32 or float64; integers and bool count as
-        float64.  C-contiguous ones are read where they lie.
+        Log-probabilities, float16, bfloat16, float32 or float64; integers and booleans
+        are treated as float64.  C-contiguous arrays are read in place.
     target : array_like, shape of `log_probs`
-        Probabilities, or their logarithms with `log_target`; any real type.
+        Probabilities of any real type; with `log_target`, their logarithms.
     sample_weight : array_like, optional
-        Multiplies each loss, and counts in the mean; broadcasts to `log_probs`.
+        Multiplies each loss; the mean divides by the sum of these weights.  Broadcasts to
+        `log_probs`.
+
+        .. versionadded:: 0.2.0
     reduction : {"mean", "batchmean", "sum", "none"}, default "mean"
         "mean" divides by the number of elements, or by the sum of the sample weights; "batchmean"
-        by the first dimension.  The divergence of distributions is what "batchmean" gives.
+        divides by the length of the first axis.  For rows of probabilities, "batchmean" is the mean
+        divergence of a row.
     log_target : bool, default False
         Whether `target` holds log-probabilities.
 
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape of `log_probs`.  float32; float64 for float64
-        `log_probs`.  The mean over no element is NaN.
+        A scalar; with ``reduction="none"``, an array with the shape of `log_probs`.  float64 for
+        float64 `log_probs`, float32 for all others.  The mean of no elements is NaN.
 
     Raises
     ------
     TypeError, ValueError
-        For arrays, shapes and options that do not fit, or options out of range.
+        If an array or option has the wrong type or shape, or an option is out of range.
+
+    See Also
+    --------
+    kl_div_value_and_grad : the loss and its gradient in one pass.
+    kl_div_backward : the gradient for an upstream gradient.
+    KLDivLoss : the same as a class that holds the options.
+    distillation_loss : the divergence between two softmaxes, from logits.
+    cross_entropy : the divergence up to a constant, with class probabilities.
 
     Notes
     -----
     The loss of an element is :math:`t\,(\log t - x)`, 0 where :math:`t` is 0, and
-    :math:`e^t (t - x)` with `log_target`.  A negative target gives NaN.  Computed in float64.
+    :math:`e^t (t - x)` with `log_target`.  A negative target gives NaN.
 
-    Kullback and Leibler, "On Information and Sufficiency", 1951.
+    References
+    ----------
+    S. Kullback and R. A. Leibler, On information and sufficiency, The Annals of Mathematical
+    Statistics 22 (1951).
 
     Examples
     --------
@@ -72,6 +89,8 @@ def kl_div_value_and_grad(
 ):
     r"""Kullback-Leibler divergence and the gradient of its sum, in one pass.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     log_probs, target, sample_weight, reduction, log_target : see `kl_div`
@@ -81,9 +100,13 @@ def kl_div_value_and_grad(
     -------
     loss, grad : see `cross_entropy_value_and_grad`
 
+    See Also
+    --------
+    kl_div : the loss alone; describes the arguments.
+
     Notes
     -----
-    The gradient is :math:`-t`, with `log_target` :math:`-e^t`.
+    The gradient is :math:`-t`, or :math:`-e^t` with `log_target`.
 
     Examples
     --------
@@ -109,6 +132,8 @@ def kl_div_backward(
 ):  # fmt: skip
     r"""Gradient of `kl_div` with respect to `log_probs`, for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -118,6 +143,11 @@ def kl_div_backward(
     Returns
     -------
     grad : see `cross_entropy_backward`
+
+    See Also
+    --------
+    kl_div : the loss alone; describes the arguments.
+    kl_div_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

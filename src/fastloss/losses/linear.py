@@ -1,7 +1,7 @@
-"""Cross-entropy of a linear layer's outputs, without ever holding all of them.
+"""Cross-entropy of a linear layer's outputs, without storing all of them.
 
-The logits ``input @ linear_weight.T + linear_bias`` of a large vocabulary are the largest array of
-a language model's last step.  `_layer` makes them a block of rows at a time.
+With a large vocabulary, the logits ``input @ linear_weight.T + linear_bias`` are the largest array
+in the last step of a language model.  `_layer` computes them one block of rows at a time.
 
 The public functions' types are in the stub beside this file.
 """
@@ -29,11 +29,16 @@ def __dir__() -> list[str]:
 
 
 class LinearGradients(NamedTuple):
-    """Gradients of `linear_cross_entropy`, each of the shape and dtype of what it belongs to."""
+    """Gradients of `linear_cross_entropy`, each with the shape and dtype of its argument.
 
+    .. versionadded:: 0.1.0
+    """
+
+    #: Gradient with respect to `input`.
     input: Array
+    #: Gradient with respect to `linear_weight`.
     linear_weight: Array
-    #: None where there is no bias.
+    #: Gradient with respect to `linear_bias`; None without a bias.
     linear_bias: Array | None
 
 
@@ -75,54 +80,61 @@ def linear_cross_entropy(
     ignore_index=-100, reduction="mean", label_smoothing=0.0, temperature=1.0, softcap=None,
     z_loss=0.0, **others,
 ):  # fmt: skip
-    r"""Cross-entropy of the logits ``input @ linear_weight.T + linear_bias``, block by block.
+    r"""Cross-entropy of ``input @ linear_weight.T + linear_bias``, without storing all logits.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     input : array_like, shape (..., features)
-        Inputs of the layer, one row per sample.  float16, bfloat16, float32 or float64; integers
-        and bool count as float64.
+        Inputs of the layer, one row per sample: float16, bfloat16, float32 or float64; integers and
+        booleans are treated as float64.
     linear_weight : array_like, shape (classes, features) or (classes, d1, ..., dK, features)
-        Weight of the layer.  float16 and bfloat16 ones are converted some classes at a time.
+        Weight of the layer.  float16 and bfloat16 weights are converted a few classes at a time.
     target : array_like
-        Class indices: any integer type, shape of `input` without its last axis, followed by
-        d1, ..., dK.  Or class probabilities: floating, that shape with the classes before d1.
+        Class indices of any integer type, with the shape of `input` without its last axis, followed
+        by d1, ..., dK; or class probabilities of a floating type, with that shape and the class
+        axis before d1.
     linear_bias : array_like, shape (classes,) or (classes, d1, ..., dK), optional
         Bias of the layer.
     weight : array_like, shape (classes,), optional
         Weight of each class.
     sample_weight : array_like, optional
-        Weight of each sample; broadcasts to the shape that class indices have.
+        Weight of each sample; broadcasts to the shape of class indices.
+
+        .. versionadded:: 0.2.0
     ignore_index, reduction, label_smoothing : see `cross_entropy`
     temperature, softcap, z_loss : see `cross_entropy`
 
     Returns
     -------
     loss : scalar or ndarray
-        A scalar, or for "none" an array of the shape that class indices have; float32, or
-        float64 if `input` or `linear_weight` is.
+        A scalar; with ``reduction="none"``, an array with the shape of class indices.  float64 if
+        `input` or `linear_weight` is float64, otherwise float32.
 
     Raises
     ------
     TypeError, ValueError
-        For arrays, shapes and options that do not fit, or options out of range.
+        If an array or option has the wrong type or shape, or an option is out of range.
     IndexError
-        For a class index outside [0, classes) that is not `ignore_index`.
+        If a class index is outside [0, classes) and is not `ignore_index`.
 
     See Also
     --------
-    cross_entropy : the same on logits that are there already.
+    linear_cross_entropy_value_and_grad : the loss and its gradient in one pass.
+    linear_cross_entropy_backward : the gradient for an upstream gradient.
+    cross_entropy : the same for logits that are already in memory.
 
     Notes
     -----
-    The logits exist for a block of samples at a time.  Beside its results, a call takes 64 MiB, or
-    half the size of the weight if that is more.  Samples that are ignored, or weigh nothing, cost
-    nothing.
+    The logits are computed one block of samples at a time.  Apart from its results, a call needs
+    64 MiB of memory, or half the size of the weight if that is more.  Samples that are ignored or
+    have weight 0 are skipped.
 
-    Products are formed in float32, in float64 if `input` or `linear_weight` is float64, and have
-    the rounding and the threads of NumPy's matrix product.  The gradient of a float16 or bfloat16
-    weight is rounded once; where its sum in float32 does not fit into that memory, it takes one
-    product more.
+    Matrix products are computed in float64 if `input` or `linear_weight` is float64, otherwise in
+    float32.  They have the rounding and the threads of NumPy's matrix product.  The gradient of a
+    float16 or bfloat16 weight is rounded once.  If its float32 sum does not fit into the memory
+    above, the call takes one more matrix product.
 
     Examples
     --------
@@ -145,7 +157,9 @@ def linear_cross_entropy_value_and_grad(
     ignore_index=-100, reduction="mean", label_smoothing=0.0, temperature=1.0, softcap=None,
     z_loss=0.0, **others,
 ):  # fmt: skip
-    r"""Cross-entropy of a linear layer's outputs, and its gradients, block by block.
+    r"""Cross-entropy of a linear layer's outputs, and its gradients.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
@@ -158,8 +172,13 @@ def linear_cross_entropy_value_and_grad(
     -------
     loss : see `linear_cross_entropy`
     grads : LinearGradients
-        Gradients of the loss, for "none" of the sum of the losses: ``input``, ``linear_weight`` and
-        ``linear_bias`` (None without a bias), each of the shape and dtype of its argument.
+        Gradients of the loss, or of the sum of the losses with ``reduction="none"``: a named tuple
+        with the fields ``input``, ``linear_weight`` and ``linear_bias`` (None without a bias), each
+        with the shape and dtype of its argument.
+
+    See Also
+    --------
+    linear_cross_entropy : the loss alone; describes the arguments.
 
     Examples
     --------
@@ -188,6 +207,8 @@ def linear_cross_entropy_backward(
 ):  # fmt: skip
     r"""Gradients of `linear_cross_entropy` for an upstream gradient.
 
+    .. versionadded:: 0.1.0
+
     Parameters
     ----------
     grad_output : see `cross_entropy_backward`
@@ -199,8 +220,13 @@ def linear_cross_entropy_backward(
     Returns
     -------
     grads : LinearGradients
-        ``input``, ``linear_weight`` and ``linear_bias`` (None without a bias), each of the shape
-        and dtype of its argument.
+        A named tuple with the fields ``input``, ``linear_weight`` and ``linear_bias`` (None without
+        a bias), each with the shape and dtype of its argument.
+
+    See Also
+    --------
+    linear_cross_entropy : the loss alone; describes the arguments.
+    linear_cross_entropy_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

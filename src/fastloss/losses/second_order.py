@@ -1,8 +1,8 @@
-"""Gradients with second derivatives, as gradient boosting and Newton steps need them.
+"""Gradients with second derivatives, for gradient boosting and Newton steps.
 
 `cross_entropy_grad_and_hess`, `softmax_focal_loss_grad_and_hess`,
-`binary_cross_entropy_with_logits_grad_and_hess` and `sigmoid_focal_loss_grad_and_hess`: of each
-loss by itself, never reduced, in one pass.
+`binary_cross_entropy_with_logits_grad_and_hess` and `sigmoid_focal_loss_grad_and_hess` return the
+derivatives of each loss, without a reduction, from one pass.
 """
 
 from __future__ import annotations
@@ -41,29 +41,37 @@ def cross_entropy_grad_and_hess(
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the cross-entropy of each sample, and the diagonal of its Hessian.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, weight, sample_weight, ignore_index : see `cross_entropy`
     label_smoothing, temperature, softcap, z_loss, axis : see `cross_entropy`
     out : pair of ndarray, optional
-        Where both are written: of the logits' shape and dtype, and laid out like them.
+        Arrays for both results, with the shape, dtype and memory layout of the logits.
 
     Returns
     -------
     grad : ndarray
-        Derivative of each sample's loss, class weight and sample weight included, with respect to
-        its logits: shape and dtype of the logits.
+        Derivative of each sample's loss, including class weight and sample weight, with respect to
+        its logits.  It has the shape and dtype of the logits.
     hess : ndarray
         Second derivative with respect to the same logit.
 
+    See Also
+    --------
+    cross_entropy : the loss alone; describes the arguments.
+    cross_entropy_value_and_grad : the loss and its gradient in one pass.
+
     Notes
     -----
-    With the softmax :math:`p` and targets :math:`a_c` of sum :math:`A` (the class weight at a class
-    index) the gradient is :math:`A p_c - a_c` and the second derivative
-    :math:`A\, p_c (1 - p_c)`, formed as a product of two positive numbers.  For class indices the
-    gradient is right to 4 ulp and the second derivative to 6.  Logits of shape (N, C) that lie
-    column by column, as gradient boosting libraries have them, are read where they lie, and the
-    results lie alike.
+    Let :math:`p` be the softmax, :math:`a_c` the target of a class times its weight, and :math:`A`
+    the sum of the :math:`a_c`.  The gradient is :math:`A p_c - a_c` and the second derivative is
+    :math:`A\, p_c (1 - p_c)`, computed as a product of positive numbers.  For class indices the
+    gradient is within 4 ulp of the exact value and the second derivative within 6.
+
+    Logits of shape (N, C) in column-major order, as in gradient boosting libraries, are read in
+    place, and the results have the same order.
 
     Examples
     --------
@@ -89,28 +97,35 @@ def softmax_focal_loss_grad_and_hess(
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the focal loss of each sample, and the diagonal of its Hessian.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha, gamma : see `softmax_focal_loss`
     sample_weight, ignore_index, axis : see `softmax_focal_loss`
     out : pair of ndarray, optional
-        Where both are written: of the logits' shape and dtype, and laid out like them.
+        Arrays for both results, with the shape, dtype and memory layout of the logits.
 
     Returns
     -------
     grad : ndarray
-        Derivative of each sample's loss, alpha and sample weight included, with respect to its
-        logits: shape and dtype of the logits.
+        Derivative of each sample's loss, including `alpha` and sample weight, with respect to its
+        logits.  It has the shape and dtype of the logits.
     hess : ndarray
-        Second derivative with respect to the same logit.  It is exact, and negative where the loss
-        is concave.
+        Second derivative with respect to the same logit.  It is exact, and so it is negative where
+        the loss is concave.
+
+    See Also
+    --------
+    softmax_focal_loss : the loss alone; describes the arguments.
+    softmax_focal_loss_value_and_grad : the loss and its gradient in one pass.
 
     Notes
     -----
-    The loss :math:`F = u^\gamma L` is a function of the cross-entropy :math:`L` alone, with
-    :math:`p_t = e^{-L}` and :math:`u = 1 - p_t`.  With the softmax :math:`p`, :math:`d_c = p_c` and
-    :math:`d_t = p_t - 1` the gradient is :math:`F' d_c` and the second derivative
-    :math:`F' p_c (1 - p_c) + F'' d_c^2`, where
+    The loss :math:`F = u^\gamma L` is a function of the cross-entropy :math:`L` alone, since
+    :math:`p_t = e^{-L}` and :math:`u = 1 - p_t`.  Let :math:`p` be the softmax,
+    :math:`d_t = p_t - 1` and, for all other classes, :math:`d_c = p_c`.  The gradient is
+    :math:`F' d_c` and the second derivative is :math:`F' p_c (1 - p_c) + F'' d_c^2`, where
 
     .. math::
 
@@ -140,21 +155,29 @@ def binary_cross_entropy_with_logits_grad_and_hess(
 ) -> tuple[Array, Array]:  # fmt: skip
     r"""Gradient of the binary cross-entropy of each element, and its second derivative.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, weight : see `binary_cross_entropy_with_logits`
     pos_weight, sample_weight, ignore_index : see `binary_cross_entropy_with_logits`
     out : pair of ndarray, optional
-        Where both are written: C-contiguous, of the logits' shape and dtype.
+        Arrays for both results: C-contiguous, with the shape and dtype of the logits.
 
     Returns
     -------
     grad, hess : ndarray
-        First and second derivative of each loss, weights included: shape and dtype of the logits.
+        First and second derivative of each loss, including its weights, with the shape and dtype of
+        the logits.
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the loss alone; describes the arguments.
+    binary_cross_entropy_with_logits_value_and_grad : the loss and its gradient in one pass.
 
     Notes
     -----
-    With :math:`p = \sigma(x)` the second derivative is
+    With :math:`p = \sigma(x)`, the second derivative is
     :math:`w\,(t\,q + 1 - t)\, p (1 - p)`, where :math:`q` is `pos_weight`.
 
     Examples
@@ -180,18 +203,26 @@ def sigmoid_focal_loss_grad_and_hess(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Gradient of the focal loss of each element, and its second derivative.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     logits, target, alpha : see `sigmoid_focal_loss`
     gamma, sample_weight, ignore_index : see `sigmoid_focal_loss`
     out : pair of ndarray, optional
-        Where both are written: C-contiguous, of the logits' shape and dtype.
+        Arrays for both results: C-contiguous, with the shape and dtype of the logits.
 
     Returns
     -------
     grad, hess : ndarray
-        First and second derivative of each loss, weights included: shape and dtype of the logits.
-        The second one is exact, and negative where the loss is concave.
+        First and second derivative of each loss, including its weights, with the shape and dtype of
+        the logits.  The second derivative is exact, and so it is negative where the loss is
+        concave.
+
+    See Also
+    --------
+    sigmoid_focal_loss : the loss alone; describes the arguments.
+    sigmoid_focal_loss_value_and_grad : the loss and its gradient in one pass.
 
     Examples
     --------

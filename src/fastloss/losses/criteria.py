@@ -1,13 +1,15 @@
-"""Criterion classes with PyTorch's names: a loss with its options, to be called on batches.
+"""Criterion classes with PyTorch's names: a loss with fixed options, to be called on batches.
 
-A criterion is its options and nothing else: immutable, picklable, comparable by what it does.  Each
-class has the constructor's signature, written by hand, and names its loss; the rest follows from
-the loss's specification.  All are called by the same names, ``logits`` and ``target``, whatever the
-logits are: probabilities in `BCELoss`, log-probabilities in `NLLLoss` and `KLDivLoss`.
+A criterion consists of its options.  It is immutable, it can be pickled, and two criteria with the
+same options are equal.  Each class writes out its constructor's signature and names its loss; the
+rest follows from the specification of the loss.  Every criterion calls its arguments ``logits`` and
+``target``, even where the first holds probabilities (`BCELoss`) or log-probabilities (`NLLLoss` and
+`KLDivLoss`).
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
@@ -37,10 +39,16 @@ def __dir__() -> list[str]:
 
 
 class Criterion:
-    """What all criterions share: options that stay as they are."""
+    """The base of all criteria: it holds the options and evaluates the loss."""
 
+    __signature__: ClassVar[inspect.Signature]
     _loss: ClassVar[Specification]
     _options: dict[str, Any]
+
+    def __init_subclass__(cls) -> None:
+        # Otherwise help() would show the signature of __new__.
+        own = inspect.signature(cls.__init__)
+        cls.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         for option in options:
@@ -53,7 +61,7 @@ class Criterion:
 
     @classmethod
     def _refuse(cls, option: str, options: dict[str, Any]) -> NoReturn:
-        """Raise for an option that there is not, naming the one that is meant."""
+        """Raise for an unknown option; name the option that was meant, if that is clear."""
         known = ("reduction", *cls._loss.options)
         if option in ("size_average", "reduce"):
             raise TypeError(
@@ -118,21 +126,66 @@ class Criterion:
     def __call__(
         self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> Loss:
-        """Return the loss of logits, or of what else the loss is of."""
+        """Return the loss.
+
+        Parameters
+        ----------
+        logits : array_like
+            Input of the loss: logits, or what its first argument is called.
+        target : array_like
+            Targets, as for the loss.
+        sample_weight : array_like, optional
+            Weight of each sample, as for the loss.
+
+        Returns
+        -------
+        scalar or ndarray
+            The loss after the criterion's reduction.
+        """
         return self._evaluate(logits, target, sample_weight)[0]
 
     def value_and_grad(
         self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None, *,
         out: Array | None = None,
     ) -> tuple[Loss, Array]:  # fmt: skip
-        """Return the loss and the gradient of its sum with respect to `logits`, into `out`."""
+        """Return the loss and its gradient with respect to `logits`, in one pass.
+
+        Parameters
+        ----------
+        logits, target, sample_weight : array_like
+            As for a call.
+        out : ndarray, optional
+            Array for the gradient: C-contiguous, with the shape and dtype of `logits`.
+
+        Returns
+        -------
+        loss : scalar or ndarray
+            The loss after the criterion's reduction.
+        grad : ndarray
+            Gradient of the loss, or of the sum of the losses with ``reduction="none"``.
+        """
         return self._evaluate(logits, target, sample_weight, gradient=True, out=out)[:2]
 
     def backward(
         self, grad_output: ArrayLike, logits: ArrayLike, target: ArrayLike,
         sample_weight: ArrayLike | None = None, *, out: Array | None = None,
     ) -> Array:  # fmt: skip
-        """Return the gradient with respect to `logits` for an upstream gradient, into `out`."""
+        """Return the gradient with respect to `logits` for an upstream gradient.
+
+        Parameters
+        ----------
+        grad_output : array_like
+            Gradient with respect to the loss, with the shape of the loss.
+        logits, target, sample_weight : array_like
+            As for a call.
+        out : ndarray, optional
+            Array for the gradient: C-contiguous, with the shape and dtype of `logits`.
+
+        Returns
+        -------
+        ndarray
+            Gradient with the shape and dtype of `logits`.
+        """
         return self._evaluate(
             logits, target, sample_weight, value=False, gradient=True, upstream=grad_output, out=out
         )[1]
@@ -141,7 +194,28 @@ class Criterion:
         self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None, *,
         out: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
-        """Return gradient and Hessian diagonal of each loss, not reduced, into `out`."""
+        """Return the gradient and the second derivatives of each loss, without the reduction.
+
+        .. versionadded:: 0.2.0
+
+        Parameters
+        ----------
+        logits, target, sample_weight : array_like
+            As for a call.
+        out : pair of ndarray, optional
+            Arrays for both results, with the shape and dtype of `logits`.
+
+        Returns
+        -------
+        grad, hess : ndarray
+            First and second derivative of each loss with respect to each logit.
+
+        Raises
+        ------
+        TypeError
+            If the loss has none: only `CrossEntropyLoss`, `SoftmaxFocalLoss`, `BCEWithLogitsLoss`
+            and `SigmoidFocalLoss` have second derivatives.
+        """
         if not self._loss.second_order:
             raise TypeError(f"{type(self).__name__} has no second derivatives")
         options = {name: value for name, value in self._options.items() if name != "reduction"}
@@ -163,12 +237,18 @@ def _hashable(value: Any) -> Any:
 
 
 class CrossEntropyLoss(Criterion):
-    """`fastloss.cross_entropy` with its options.
+    """Cross-entropy of logits: `fastloss.cross_entropy` with fixed options.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     weight, ignore_index, reduction, label_smoothing : see `fastloss.cross_entropy`
     temperature, softcap, z_loss, axis : see `fastloss.cross_entropy`
+
+    See Also
+    --------
+    cross_entropy : the function; describes the options.
 
     Examples
     --------
@@ -195,11 +275,17 @@ class CrossEntropyLoss(Criterion):
 
 
 class NLLLoss(Criterion):
-    """`fastloss.nll_loss` with its options.
+    """Negative log-likelihood of log-probabilities: `fastloss.nll_loss` with fixed options.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     weight, ignore_index, reduction, axis : see `fastloss.nll_loss`
+
+    See Also
+    --------
+    nll_loss : the function; describes the options.
 
     Examples
     --------
@@ -218,11 +304,17 @@ class NLLLoss(Criterion):
 
 
 class SoftmaxFocalLoss(Criterion):
-    """`fastloss.softmax_focal_loss` with its options.
+    """Focal loss over classes: `fastloss.softmax_focal_loss` with fixed options.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     alpha, gamma, ignore_index, reduction, axis : see `fastloss.softmax_focal_loss`
+
+    See Also
+    --------
+    softmax_focal_loss : the function; describes the options.
 
     Examples
     --------
@@ -243,11 +335,17 @@ class SoftmaxFocalLoss(Criterion):
 
 
 class BCELoss(Criterion):
-    """`fastloss.binary_cross_entropy` with its options.
+    """BCE of probabilities: `fastloss.binary_cross_entropy` with fixed options.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     weight, reduction : see `fastloss.binary_cross_entropy`
+
+    See Also
+    --------
+    binary_cross_entropy : the function; describes the options.
 
     Examples
     --------
@@ -263,12 +361,18 @@ class BCELoss(Criterion):
 
 
 class BCEWithLogitsLoss(Criterion):
-    """`fastloss.binary_cross_entropy_with_logits` with its options.
+    """BCE of logits: `fastloss.binary_cross_entropy_with_logits` with fixed options.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     weight, pos_weight, ignore_index : see `fastloss.binary_cross_entropy_with_logits`
     reduction : see `fastloss.binary_cross_entropy_with_logits`
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits : the function; describes the options.
 
     Examples
     --------
@@ -289,11 +393,17 @@ class BCEWithLogitsLoss(Criterion):
 
 
 class KLDivLoss(Criterion):
-    """`fastloss.kl_div` with its options.
+    """KL divergence of log-probabilities: `fastloss.kl_div` with fixed options.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     reduction, log_target : see `fastloss.kl_div`
+
+    See Also
+    --------
+    kl_div : the function; describes the options.
 
     Examples
     --------
@@ -311,13 +421,19 @@ class KLDivLoss(Criterion):
 
 
 class DistillationLoss(Criterion):
-    """`fastloss.distillation_loss` with its options.
+    """KL divergence from a teacher: `fastloss.distillation_loss` with fixed options.
 
-    The calls take ``teacher_logits`` where other criterions take a target.
+    Calls take ``teacher_logits`` in place of the target of other criteria.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
     temperature, direction, reduction, axis : see `fastloss.distillation_loss`
+
+    See Also
+    --------
+    distillation_loss : the function; describes the options.
 
     Examples
     --------
@@ -342,30 +458,36 @@ class DistillationLoss(Criterion):
     def __call__(
         self, logits: ArrayLike, teacher_logits: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> Loss:
-        """Return the loss of a student's logits against a teacher's."""
+        """Return the loss of a student's logits, given a teacher's."""
         return super().__call__(logits, teacher_logits, sample_weight)
 
     def value_and_grad(
         self, logits: ArrayLike, teacher_logits: ArrayLike,
         sample_weight: ArrayLike | None = None, *, out: Array | None = None,
     ) -> tuple[Loss, Array]:  # fmt: skip
-        """Return the loss and the gradient of its sum with respect to `logits`, into `out`."""
+        """Return the loss and its gradient with respect to `logits`, in one pass."""
         return super().value_and_grad(logits, teacher_logits, sample_weight, out=out)
 
     def backward(
         self, grad_output: ArrayLike, logits: ArrayLike, teacher_logits: ArrayLike,
         sample_weight: ArrayLike | None = None, *, out: Array | None = None,
     ) -> Array:  # fmt: skip
-        """Return the gradient with respect to `logits` for an upstream gradient, into `out`."""
+        """Return the gradient with respect to `logits` for an upstream gradient."""
         return super().backward(grad_output, logits, teacher_logits, sample_weight, out=out)
 
 
 class SigmoidFocalLoss(Criterion):
-    """`fastloss.sigmoid_focal_loss` with its options.
+    """Focal loss of yes-or-no questions: `fastloss.sigmoid_focal_loss` with fixed options.
+
+    .. versionadded:: 0.1.0
 
     Parameters
     ----------
     alpha, gamma, ignore_index, reduction : see `fastloss.sigmoid_focal_loss`
+
+    See Also
+    --------
+    sigmoid_focal_loss : the function; describes the options.
 
     Examples
     --------
