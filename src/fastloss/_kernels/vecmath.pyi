@@ -10,5 +10,5 @@ _Real = TypeVar("_Real", np.float32, np.float64)
 EXP_LANES: int
 
 def over_array(
-    name: str, type: int, x: NDArray[_Real], out: NDArray[_Real], n: int, m: float = 0
+    name: str, type: int, x: NDArray[_Real], out: NDArray[_Real], n: int, m: float = 0.0
 ) -> int: ...
