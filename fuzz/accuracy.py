@@ -142,11 +142,12 @@ CASES = [
     case("logsumexp", "", "logsumexp", just(), star(4)),
     case("logsumexp", "b", "sum", weights("weight"), star(4)),
     *(case(SCORE, more, "score", just(**options), log_prob=own, predicted_log_prob=own,
-           entropy=own, logsumexp=star(4), margin=ulps(0.5) if not more else own,
+           entropy=own, logsumexp=star(4), margin=margin,
            top_log_probs=own)
-      for more, options, own in (
-          ("", {}, ulps(4)), ("temperature=0.7", {"temperature": 0.7}, star(4)),
-          ("softcap=15", {"softcap": 15.0}, star(4)))),
+      for more, options, own, margin in (
+          ("", {}, ulps(4), ulps(0.5)),
+          ("temperature=0.7", {"temperature": 0.7}, star(4), star(4)),
+          ("softcap=15", {"softcap": 15.0}, star(4), star(4, 6)))),
     case("brier_score", "", "brier", just()),
     case(BCE, "targets 0 and 1", "logits hard", just(), second=ulps(5)),
     case(BCE, "targets between", "logits soft", just(), gradient=star(4), second=ulps(5)),
@@ -341,11 +342,11 @@ def of_layers(case: Case, rng: Generator, dtype: str, target: np.ndarray, classe
 
 
 def of_sums(case: Case, x: np.ndarray, weight: np.ndarray) -> Batch:
-    """logsumexp with weights above 0."""
+    """logsumexp with weights above 0: its terms are rounded, so that 1 is the least size."""
     wide = common.exact(x)
     top = wide.max(axis=-1, keepdims=True)
     total = np.log((common.exact(weight) * np.exp(wide - top)).sum(axis=-1))
-    size = np.maximum(np.abs(top[:, 0]), np.abs(total))
+    size = np.maximum(np.maximum(np.abs(top[:, 0]), np.abs(total)), 1)
     call = {"value": lambda fl: fl.logsumexp(x, axis=1, b=weight)}
     return len(x), call, {"value": (top[:, 0] + total, size)}
 

@@ -190,13 +190,20 @@ class Exactly:
             )
 
     def _sum(self, p: Any, q: Any, d: Any, both: Any, no_p: Any, no_q: Any) -> np.ndarray:
-        """sum p (log p - log q) as sum p h(-d), whose terms have one sign."""
+        """sum p (log p - log q) as sum p h(-d), whose terms have one sign.
+
+        d is off by what the logarithms of two sums are. That makes q' of q, and S = sum (q' - p)
+        tells how much it is: S - log(1 + S) comes off.
+        """
         near = p * _h(-d)
         far = (q - p) + oracle._product(p, d)
         terms = np.where(np.abs(d) < 1, near, far)
         terms = np.where(no_p & ~no_q, q, terms)
         terms = np.where(no_q & ~no_p, inf, terms)
-        total = np.where(both, 0, terms).sum(axis=-1)
+        apart = np.where(np.abs(d) < 1, p * np.expm1(-d), q - p)
+        total, off = (np.where(both, 0, v).sum(axis=-1) for v in (terms, apart))
+        excess = np.where(np.abs(off) < 1e-6, off * off * (0.5 - off / 3), off - np.log1p(off))
+        total = total - np.where(np.isfinite(excess), excess, 0)
         return np.where(self.bad, nan, total)
 
     def rounding(self, temperature: float) -> np.ndarray:
