@@ -261,7 +261,7 @@ def hold_loss(problem: Problem, e: Exactly, results: dict[str, Any], label: str)
     options = problem.options
     direction, t = options["direction"], options.get("temperature", 1.0)
     narrow = type_of(problem) == np.float32
-    limit, limit_of_gradient = (4.0, 4.0) if narrow else (10.0, 6.0)
+    limit, limit_of_gradient = (4.0, 4.0) if narrow else (10.0, 8.0)
     with np.errstate(all="ignore"):
         losses, gradients, sizes = e.loss(direction, t)
         s = np.broadcast_to(exact(options.get("sample_weight", 1.0)), losses.shape)

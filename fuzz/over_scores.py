@@ -260,10 +260,10 @@ def hold_scores(problem: Problem, e: Exactly, found: Any, label: str) -> None:
     top = e.nll.min(axis=-1)
     near("predicted_log_prob", np.where(e.bad, nan, -top), e.size(top))
     entropy = oracle._product(e.p, e.nll).sum(axis=-1)
-    near("entropy", entropy, entropy * (1 + 2 * e.most))
+    near("entropy", entropy, entropy * (1 + 2 * e.most), 5 if dtype == np.float64 else 4)
     largest = e.z.max(axis=-1)
     near("logsumexp", np.where(e.bad, nan, largest + top),
-         np.maximum(np.maximum(np.abs(largest), top), e.most))  # fmt: skip
+         np.maximum(np.maximum(np.abs(largest), top), e.most), 6 if e.changed else 4)  # fmt: skip
     known = e.live & ~e.bad
     mine = e.pick(e.z)[..., None]
     others = np.arange(e.z.shape[-1]) != e.index[..., None]
@@ -281,7 +281,7 @@ def hold_scores(problem: Problem, e: Exactly, found: Any, label: str) -> None:
     if e.changed:
         size = np.maximum(size, np.where(np.isfinite(best), np.abs(best), 0))
         size = np.maximum(size, np.where(np.isfinite(mine[..., 0]), np.abs(mine[..., 0]), 0))
-    hold(found.margin, margin.astype(EXACT), size, 4 if e.changed else 0.501, "margin",
+    hold(found.margin, margin.astype(EXACT), size, 6 if e.changed else 0.501, "margin",
          (key, "margin"), label, 2.0**-1070 * max(options.get("softcap") or 1, 1))  # fmt: skip
     k = options.get("top_k", 0)
     if not k:
