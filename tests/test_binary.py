@@ -403,6 +403,7 @@ def exact_slopes(loss, x):
         return [mpmath.diff(loss, mpmath.mpf(float(x)), n) for n in (1, 2)]
 
 
+@pytest.mark.thread_unsafe(reason="mpmath has one precision for all threads")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("gamma", [None, 0.0, 1.0, 2.0, 2.5])
