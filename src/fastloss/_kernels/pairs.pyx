@@ -46,8 +46,8 @@ from .sums cimport (
 )
 from .tempers cimport TEMPERS, Temper, exp_tempered, temper_of
 from .vecmath cimport (
-    EXP_TABLE, INFINITY, NAN, Pair, bits64, double_of, exp_by_table, exp_limit, exp_low, exp_magic,
-    exponent_of, fma, log1p, log_pair, log_tail, mul_add, pair_product, pair_sum, real, table_magic,
+    EXP_TABLE, INFINITY, NAN, Pair, exp_by_table, exp_limit, exp_low, exp_magic, exponent_of, fma,
+    log1p, log_pair, log_tail, mul_add, pair_product, pair_sum, real, table_magic,
 )
 from .workspace cimport (
     FINE, NO_MEMORY, OVERLAPS, Status, Workspace, give_back, lines, part_of, take,
