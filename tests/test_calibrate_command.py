@@ -181,7 +181,12 @@ def test_no_text_of_the_plot_lies_on_another(samples, scale):
         return tempering.run_pass(job, temperature, lambda count: None)
 
     temperature, steps, before = tempering.fit(run)
-    check_texts(make_figure(tempering.Fit(temperature, steps, before, run(temperature)), "x" * 90))
+    fit = tempering.Fit(temperature, steps, before, run(temperature))
+    figure = make_figure(fit, "x" * 90)
+    check_texts(figure)
+    # The same axes, so that the two diagrams can be compared.
+    one, _, two, _ = figure.axes
+    assert one.get_xlim() == two.get_xlim() == one.get_ylim() == two.get_ylim()
 
 
 # ---- d) wrong input --------------------------------------------------------------------------
@@ -194,6 +199,13 @@ def test_samples_without_a_best_temperature(files):
     assert "the higher the better" in refused("logits.npy", "targets.npy", "--plot", "p.png")
     np.save("targets.npy", np.full(SAMPLES, -100))
     assert "no sample has a finite loss" in refused("logits.npy", "targets.npy")
+
+
+def test_a_loss_that_falls_slower_and_slower(files):
+    """Newton's method takes even steps there, and reaches no end."""
+    np.save("logits.npy", np.tile([2.0, 0.0, -1.0], (50, 1)))
+    np.save("targets.npy", np.zeros(50, int))
+    assert "the lower the better" in refused("logits.npy", "targets.npy")
 
 
 def test_wrong_words(files):

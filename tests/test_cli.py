@@ -579,6 +579,30 @@ def test_wrong_class_index(files):
     assert "(38, 17)" in refused("logits.npy", "targets.npy", "--axis", 2)
 
 
+def test_classes_numbered_from_1(files):
+    np.save("targets.npy", np.where(TARGET == -100, -100, TARGET + 1))
+    line = refused("logits.npy", "targets.npy")
+    assert "class index 7 at" in line
+    assert line.endswith("classes are numbered from 0")
+
+
+def test_targets_before_logits(files):
+    line = refused("targets.npy", "logits.npy")
+    assert line.endswith("LOGITS come first, then TARGETS")
+
+
+@pytest.mark.parametrize("command", ["score", "compare", "calibrate"])
+def test_a_pattern_that_the_shell_has_expanded(files, command):
+    names = ["shards/1.npy", "shards/2.npy", "shards/3.npy", "shards/4.npy", "targets.npy"]
+    result = invoke(command, *names)
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    more = "2 arguments more than A, B, TARGETS, from shards/4.npy on"
+    if command != "compare":
+        more = "3 arguments more than LOGITS, TARGETS, from shards/3.npy on"
+    assert line.startswith(f"fastloss: {more}: put a pattern in quotes, as in 'shards/*.npy'")
+
+
 def test_shapes_that_do_not_fit(files):
     np.save("targets.npy", TARGET[:-1])
     line = refused("logits.npy", "targets.npy")

@@ -295,7 +295,7 @@ def test_groups_that_do_not_fit(files, groups, text):
 def test_wrong_options_of_groups(files):
     common = ("logits.npy", "targets.npy")
     line = refused(*common, "--group-by", "nowhere")
-    assert "--group-by nowhere is no file and no column; targets.npy is a .npy" in line
+    assert "--group-by nowhere is neither a file nor a column; targets.npy is a .npy" in line
     assert "needs --group-by" in refused(*common, "--output-groups", "g.csv")
     np.save("groups.npy", np.zeros(SAMPLES, int))
     both = (*common, "--group-by", "groups.npy", "--output-groups")

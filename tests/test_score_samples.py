@@ -170,6 +170,21 @@ def test_top_k_in_any_order(fl, k, order, axis):
     assert_close(got.top_log_probs, want.top_log_probs, None, 1.0, units=4)
 
 
+@pytest.mark.parametrize("k", [1, 5, 8, 9, 24, 25])
+@pytest.mark.parametrize("shape", [(70, 30), (40, 64), (9, 129), (3, 1025), (2, 140, 9)])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_top_k_among_ties_masked_classes_and_nan(fl, dtype, shape, k):
+    """Few values, so that most logits are equal; where few classes count, the others follow."""
+    rng = np.random.default_rng(k)
+    x = rng.choice(np.array([3, 1, 0.5, -2, -np.inf], dtype), shape)
+    x[0] = np.where(rng.random(x[0].shape) < 0.95, -np.inf, x[0])
+    x[1] = np.where(rng.random(x[1].shape) < 0.5, np.nan, x[1])
+    target = np.zeros(samples_of(shape, 1), int)
+    got = fl.score_samples(x, target, top_k=k)
+    want = oracle.score_samples(x, target, top_k=k)
+    np.testing.assert_array_equal(got.top_classes, want.top_classes)
+
+
 def test_top_k_agrees_with_the_prediction(fl):
     rng = np.random.default_rng(4)
     for shape in ((100, 9), (20, 500), (2, 20_000), (3, 50, 40)):

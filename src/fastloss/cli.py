@@ -82,6 +82,22 @@ def bare(
         fastloss.show_config()
 
 
+class _Command(typer.core.TyperCommand):
+    """A command that says of files too many where they may come from."""
+
+    # The type of the context is typer's own, and not the same in all its versions.
+    def invoke(self, ctx: Any) -> Any:
+        if ctx.args:
+            names = [str(p.metavar) for p in self.params if p.param_type_name == "argument"]
+            fail(
+                f"{plural(len(ctx.args), 'argument')} more than {', '.join(names)}, from "
+                f"{ctx.args[0]} on: put a pattern in quotes, as in 'shards/*.npy', or the shell "
+                "makes an argument of each file",
+                2,
+            )
+        return super().invoke(ctx)
+
+
 # Options ------------------------------------------------------------------------------------------
 
 
@@ -163,7 +179,7 @@ _Threads = Annotated[
 # Commands -----------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(cls=_Command, context_settings={"allow_extra_args": True})
 def score(
     logits: _Logits = None,
     targets: _Targets = None,
@@ -260,7 +276,7 @@ def score(
             fail(f"{plural(summary.non_finite, 'sample')} not finite", 1)
 
 
-@app.command()
+@app.command(cls=_Command, context_settings={"allow_extra_args": True})
 def compare(
     a: Annotated[Path | None, _argument("Logits of the first model, as for score.", "A")] = None,
     b: Annotated[
@@ -343,7 +359,7 @@ def compare(
             fail("; ".join(too_much), 1)
 
 
-@app.command()
+@app.command(cls=_Command, context_settings={"allow_extra_args": True})
 def calibrate(
     logits: _Logits = None,
     targets: _Targets = None,

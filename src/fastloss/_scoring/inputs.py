@@ -139,7 +139,8 @@ class Inputs:
             except InputError as error:
                 problems.append(str(error))
         raise InputError(
-            f"--group-by {text} is no file and no column" + "".join(f"; {p}" for p in problems)
+            f"--group-by {text} is neither a file nor a column"
+            + "".join(f"; {problem}" for problem in problems)
         )
 
     def check_outputs(self, outputs: Sequence[Path | None]) -> None:

@@ -184,9 +184,15 @@ def _check_targets(
     probabilities = targets.shape == logits.shape and targets.shape != sample_shape
     integers = targets.dtype.kind in "iu"
     if targets.shape != sample_shape and not probabilities:
+        both = (
+            f"{logits.label} has shape {logits.shape} and {targets.label} has shape {targets.shape}"
+        )
+        if logits.dtype.kind in "iu" and any(
+            logits.shape == targets.shape[:i] + targets.shape[i + 1 :] for i in range(targets.ndim)
+        ):
+            raise InputError(f"{both}: LOGITS come first, then TARGETS")
         raise InputError(
-            f"{logits.label} has shape {logits.shape} and {targets.label} has shape "
-            f"{targets.shape}: expected {sample_shape} (class indices)"
+            f"{both}: expected {sample_shape} (class indices)"
             + ("" if soft_targets else f" or {logits.shape} (class probabilities)")
         )
     if probabilities and (integers or soft_targets):

@@ -307,9 +307,11 @@ def wrong_index(layout: Layout, block: Block, ignore_index: int, error: IndexErr
     wrong = ((target < 0) | (target >= layout.classes)) & (target != ignore_index)
     if not wrong.any():
         return InputError(str(error))
+    first = _first(layout, block, wrong)
+    hint = ": classes are numbered from 0" if first.startswith(f"{layout.classes} ") else ""
     return InputError(
-        f"{layout.targets.label}: class index {_first(layout, block, wrong)} is outside "
-        f"[0, {layout.classes}) and is not the ignore_index {ignore_index}"
+        f"{layout.targets.label}: class index {first} is outside [0, {layout.classes}) and is not "
+        f"the ignore_index {ignore_index}{hint}"
     )
 
 

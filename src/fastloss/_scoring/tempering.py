@@ -197,7 +197,8 @@ def fit(passes: Callable[[float], Pass]) -> tuple[float, int, Pass]:
             break
         inverse, steps = ahead, steps + 1
         found = passes(1 / inverse)
-    if inverse < 1.01 / MOST or inverse > 0.99 / LEAST:
+    # A loss that falls all the way falls slower and slower.
+    if steps == MOST_STEPS or inverse < 1.01 / MOST or inverse > 0.99 / LEAST:
         raise InputError(
             f"the loss has no smallest value at temperatures from {LEAST:g} to {MOST:g}: the "
             + ("lower the better" if inverse > 1 else "higher the better")

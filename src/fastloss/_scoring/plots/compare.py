@@ -96,14 +96,20 @@ def _draw_losses(panel: Any, comparison: Comparison) -> None:
     caption(panel, title, "above the dashed line: B is worse")
 
 
+# Samples of which a hundredth may be left out.
+MANY = 200
+
+
 def _draw_difference(panel: Any, differences: Quantiles) -> None:
     """Share of the samples over B's loss less A's."""
     title = "How the difference spreads"
     if not differences.count:
         nothing(panel, title, "no finite losses")
         return
-    ends = [abs(differences.quantile(share)) for share in (0.01, 0.99)]
-    reach = max(ends) or max(abs(differences.least), abs(differences.most))
+    # All of few samples; of many, some far out would squeeze the picture.
+    reach = max(abs(differences.least), abs(differences.most))
+    if differences.count >= MANY and math.isfinite(reach):
+        reach = max(abs(differences.quantile(share)) for share in (0.01, 0.99)) or reach
     if not reach or not math.isfinite(reach):
         nothing(panel, title, "all differences are 0" if not reach else "no finite differences")
         return

@@ -16,26 +16,50 @@ from fastloss._scoring.plots.common import (
     nothing,
     percent_formatter,
 )
+from fastloss._scoring.sources import Array
 
 
-def draw_calibration(panel: Any, below: Any, data: Calibration, title: str = "Calibration") -> None:
-    """Right predictions over the probability they were given; below, how many there were."""
+def limits(data: Calibration) -> tuple[float, float]:
+    """The stretch of probabilities to show: what all points reach to, and nearly all samples."""
+    counts, _, right = data.bins()
+    if not counts.size:
+        return 0.0, 1.0
+    low_end, high_end = interval(right, counts)
+    share, believed = _believed(data)
+    first, last = np.searchsorted(np.cumsum(share), (0.0005, 0.9995)).clip(0, len(share) - 1)
+    low = min(believed[first], low_end.min())
+    high = max(believed[last], high_end.max())
+    room = max(0.05 * (high - low), 0.01)
+    return max(0.0, low - room), min(1.0, high + room)
+
+
+def _believed(data: Calibration) -> tuple[Array, Array]:
+    """Of each bin that has samples, its share of all, and their mean confidence."""
+    filled = np.flatnonzero(data.bin_counts)
+    share = data.bin_counts[filled] / data.bin_counts.sum()
+    return share, data.bin_confidence[filled] / data.bin_counts[filled]
+
+
+def draw_calibration(
+    panel: Any,
+    below: Any,
+    data: Calibration,
+    title: str = "Calibration",
+    ends: tuple[float, float] | None = None,
+) -> None:
+    """Right predictions over the probability they were given; below, how many there were.
+
+    Both axes show the same stretch, `limits` or the ends that are given, so that the line of
+    perfect calibration is the diagonal.
+    """
     counts, confidence, right = data.bins()
     if not counts.size:
         nothing(panel, title, "no predictions")
         nothing(below, "", "")
         return
     low_end, high_end = interval(right, counts)
-    filled = np.flatnonzero(data.bin_counts)
-    share = data.bin_counts[filled] / data.bin_counts.sum()
-    believed = data.bin_confidence[filled] / data.bin_counts[filled]
-    # Both axes show the same stretch, so that the line of perfect calibration is the diagonal:
-    # what all points reach to, and all samples but for a thousandth.
-    first, last = np.searchsorted(np.cumsum(share), (0.0005, 0.9995)).clip(0, len(share) - 1)
-    low = min(believed[first], low_end.min())
-    high = max(believed[last], high_end.max())
-    room = max(0.05 * (high - low), 0.01)
-    low, high = max(0.0, low - room), min(1.0, high + room)
+    share, believed = _believed(data)
+    low, high = ends or limits(data)
     panel.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
     panel.errorbar(
         confidence,

@@ -30,7 +30,9 @@ from fastloss._scoring.sources import Array, ArraySource, Source, StreamedSource
 
 def open_npy(path: Path, file: io.BufferedReader, request: Request) -> Source:
     if request.name is not None:
-        raise InputError(f"{path} is a .npy, which has no names: leave {request.option} out")
+        # Groups may be named in another file.
+        advice = "" if request.option == "--group-by" else f": leave {request.option} out"
+        raise InputError(f"{path} is a .npy, which has no names{advice}")
     source = _npy_at(str(path), file, 0, size_of(file), request.text)
     source.unnamed = True
     return source
