@@ -1,4 +1,4 @@
-"""What each loss is: one `Specification` drives its functions, criterion, totals and dask graph.
+"""The losses: one `Specification` drives a loss's functions, criterion, totals and dask graph.
 
 Layout: a) checks of options, b) `Specification`, c) the losses.  Adding a loss adds an entry to c),
 functions whose signatures are written by hand in a module beside this one, and a criterion class.
@@ -21,7 +21,7 @@ from fastloss.losses._reduction import Totals
 
 # ---- a) checks of options --------------------------------------------------------------------
 
-#: Checks the value of an option with this name, and returns it as it is kept.
+#: Checks the value of an option with this name, and returns it in the form that is stored.
 Check = Callable[[Any, str], Any]
 
 
@@ -35,35 +35,35 @@ def _optional(check: Check) -> Check:
 
 @dataclass(frozen=True, eq=False)
 class Specification:
-    """A loss, for all that has to know about it without being written for it."""
+    """A description of a loss, for code that works with all losses."""
 
     #: Name of its function.
     name: str
-    #: (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the options) to
-    #: (loss, gradient, totals).  The totals are what the mean is the quotient of.
+    #: Maps (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the options)
+    #: to (loss, gradient, totals).  The mean is the quotient of the totals.
     evaluate: Callable[..., tuple[Any, Any, Totals]]
     #: Options beside reduction and sample_weight, each with its default and its check.
     options: Mapping[str, tuple[Any, Check]]
-    #: What the array is called that the gradient is of.
+    #: Name of the array that the gradient belongs to.
     input: str = "logits"
-    #: What the second array is called.
+    #: Name of the second array.
     target: str = "target"
-    #: Whether that is logits, too, in the shape of the first.
+    #: Whether the second array is logits, too, with the shape of the first.
     two_logits: bool = False
-    #: Whether a loss belongs to a sample with its classes, not to an element.
+    #: Whether there is a loss for each sample, which has several classes, not for each element.
     over_classes: bool = True
     reductions: tuple[str, ...] = _arrays.REDUCTIONS
     #: Options that broadcast to the elements.
     operands: tuple[str, ...] = ()
     #: Whether there are second derivatives.
     second_order: bool = False
-    #: Evaluates the unweighted -log p(target), which makes a perplexity; None where there is none.
+    #: Evaluates the unweighted -log p(target) for a perplexity; None for losses without one.
     likelihood: Callable[..., tuple[Any, Any, Totals]] | None = None
 
     def grad_and_hess(self, x: Any, target: Any, out: Any, **options: Any) -> tuple[Array, Array]:
         """Return the gradient and the diagonal of the Hessian of the sum of the losses.
 
-        A matrix of logits that lies column by column is read, and answered, as it lies.
+        A matrix of logits in column-major order is read in place; the results have its order.
         """
         turned = (
             self.over_classes
