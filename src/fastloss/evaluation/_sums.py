@@ -1,4 +1,4 @@
-"""Sums without any rounding, which are the same in whatever order numbers come."""
+"""Exact sums, which do not depend on the order of the numbers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["ExactSum", "exact_sums"]
 
 
 class ExactSum:
-    """A sum of float64 numbers without any rounding.
+    """An exact sum of float64 numbers.
 
-    Every finite float64 is a whole number of the smallest, 2**-1074: Python's integers add those
-    up.  The sum of the numbers that are not finite stands beside it.  Both are the same in whatever
-    order numbers come.
+    Every finite float64 is a multiple of the smallest one, 2**-1074, and Python's integers add up
+    these multiples.  Numbers that are not finite are added up separately.  Neither sum depends on
+    the order of the numbers.
     """
 
     __slots__ = ("units", "special")
@@ -34,7 +34,7 @@ class ExactSum:
             self.special += value
 
     def merge(self, other: ExactSum) -> None:
-        """Add everything that another sum holds."""
+        """Add another sum."""
         self.units += other.units
         self.special += other.special
 
@@ -43,7 +43,7 @@ class ExactSum:
         return self.special or _quotient(self.units, 1 << 1074)
 
     def over(self, other: ExactSum) -> float:
-        """Return the float64 nearest to the quotient of two sums, NaN where both are nothing."""
+        """Return the float64 nearest to the quotient of two sums; NaN if both are 0."""
         if self.special or other.special or not other.units:
             bottom = float(other)
             return float(self) / bottom if bottom else math.nan
@@ -51,34 +51,34 @@ class ExactSum:
 
 
 def _quotient(numerator: int, denominator: int) -> float:
-    """Return the nearest float64, infinity beyond the largest: Python rounds once."""
+    """Return the float64 nearest to the quotient, or infinity if that is too large."""
     try:
         return numerator / denominator
     except OverflowError:
         return math.inf if (numerator < 0) == (denominator < 0) else -math.inf
 
 
-#: Exponents of float64 numbers as `frexp` gives them: from LEAST up, so many.
+#: Exponents of float64 numbers as `frexp` returns them: the smallest, and their number.
 _LEAST, _EXPONENTS = -1073, 2098
-#: Numbers that are added up at a time: a sum of as many halves of mantissas is exact in float64.
+#: Block of numbers that are added up at a time.  A sum of this many half mantissas is exact.
 _AT_A_TIME = 1 << 20
 
 
 def exact_sums(
     values: NDArray[Any], groups: NDArray[Any] | None = None, number: int = 1
 ) -> list[ExactSum]:
-    """Return the exact sum of float64 numbers, or those of `number` groups of them.
+    """Return the exact sum of float64 numbers, or of each of `number` groups of them.
 
-    The numbers of one exponent are added up as integers, the halves of their mantissas each.
+    The mantissas of numbers with the same exponent are split into halves and added up as integers.
 
     Parameters
     ----------
     values : ndarray
         Float64 numbers, 1-D.
     groups : ndarray, optional
-        To which group each belongs, integers.
+        Group of each number, as integers.
     number : int, optional
-        How many groups there are.
+        Number of groups.
     """
     sums = [ExactSum() for _ in range(number)]
     for first in range(0, values.size, _AT_A_TIME):
@@ -100,6 +100,6 @@ def exact_sums(
         for i in np.flatnonzero((highs != 0) | (lows != 0)):
             shift = int(i % _EXPONENTS) + _LEAST + 1074 - 53
             total = (int(highs[i]) << 26) + int(lows[i])
-            # Small numbers end in as many zeros as are cut off.
+            # The bits that are cut off from small numbers are zeros.
             sums[i // _EXPONENTS].units += total << shift if shift >= 0 else total >> -shift
     return sums

@@ -1,4 +1,4 @@
-"""What each loss is: one `Specification` drives its functions, criterion, totals and dask graph.
+"""The losses: one `Specification` drives a loss's functions, criterion, totals and dask graph.
 
 Layout: a) checks of options, b) `Specification`, c) the losses.  Adding a loss adds an entry to c),
 functions whose signatures are written by hand in a module beside this one, and a criterion class.
@@ -20,7 +20,7 @@ from fastloss.losses._reduction import Totals
 
 # ---- a) checks of options --------------------------------------------------------------------
 
-#: Checks the value of an option with this name, and returns it as it is kept.
+#: Checks the value of an option with this name, and returns it in the form that is stored.
 Check = Callable[[Any, str], Any]
 Evaluate = Callable[..., tuple[Any, Any, Totals]]
 
@@ -34,33 +34,33 @@ def _optional(check: Check) -> Check:
 
 
 class Specification:
-    """A loss, for all that has to know about it without being written for it.
+    """A description of a loss, for code that works with all losses.
 
-    Not a dataclass: to import what makes those takes as long as all that is here.
+    Not a dataclass, because importing `dataclasses` would double the time that this module takes.
 
     Parameters
     ----------
     name : str
         Name of its function.
     evaluate : callable
-        (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the options) to
-        (loss, gradient, totals).  The totals are what the mean is the quotient of.
+        Maps (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the options)
+        to (loss, gradient, totals).  The mean is the quotient of the totals.
     options : dict
         Options beside reduction and sample_weight, each with its default and its check.
     input, target : str
-        What the array is called that the gradient is of, and the second array.
+        Names of the array that the gradient belongs to, and of the second array.
     two_logits : bool
-        Whether the second array is logits, too, in the shape of the first.
+        Whether the second array is logits, too, with the shape of the first.
     over_classes : bool
-        Whether a loss belongs to a sample with its classes, not to an element.
+        Whether there is a loss for each sample, which has several classes, not for each element.
     reductions : tuple of str
-        What the reduction may be.
+        The reductions that it has.
     operands : tuple of str
         Options that broadcast to the elements.
     second_order : bool
         Whether there are second derivatives.
     likelihood : callable or None
-        Evaluates the unweighted -log p(target), which makes a perplexity; None where there is none.
+        Evaluates the unweighted -log p(target) for a perplexity; None for losses without one.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Specification:
     def grad_and_hess(self, x: Any, target: Any, out: Any, **options: Any) -> tuple[Array, Array]:
         """Return the gradient and the diagonal of the Hessian of the sum of the losses.
 
-        A matrix of logits that lies column by column is read, and answered, as it lies.
+        A matrix of logits in column-major order is read in place; the results have its order.
         """
         turned = (
             self.over_classes
