@@ -43,8 +43,8 @@ class Specification:
     name : str
         Name of its function.
     evaluate : callable
-        Maps (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the options)
-        to (loss, gradient, totals).  The mean is the quotient of the totals.
+        Maps (x, target, *, reduction, value, gradient, upstream, out, sample_weight and the
+        options) to (loss, gradient, totals).  The mean is the quotient of the totals.
     options : dict
         Options beside reduction and sample_weight, each with its default and its check.
     input, target : str
