@@ -13,7 +13,6 @@ import pickle
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -342,6 +341,13 @@ def test_float16_gradients_survive_until_they_are_scaled():
 # ---- c) what is read in place ----------------------------------------------------------------
 
 
+def evaluated_by(specification, evaluate):
+    """A copy of a loss's specification with another `evaluate`."""
+    changed = copy.copy(specification)
+    changed.evaluate = evaluate
+    return changed
+
+
 @pytest.fixture
 def given(monkeypatch) -> list[tuple[int, int]]:
     """Addresses of logits and target, as the kernels of `cross_entropy` read them."""
@@ -354,8 +360,8 @@ def given(monkeypatch) -> list[tuple[int, int]]:
         addresses.append(tuple(array.__array_interface__["data"][0] for array in (a.logits, t)))
         return original.evaluate(x, target, **options)
 
-    monkeypatch.setattr(ft.losses, "CROSS_ENTROPY", replace(original, evaluate=evaluate))
-    monkeypatch.setattr(_layer, "CROSS_ENTROPY", replace(original, evaluate=evaluate))
+    monkeypatch.setattr(ft.losses, "CROSS_ENTROPY", evaluated_by(original, evaluate))
+    monkeypatch.setattr(_layer, "CROSS_ENTROPY", evaluated_by(original, evaluate))
     return addresses
 
 
@@ -424,8 +430,8 @@ def test_no_grad_makes_no_gradient(monkeypatch):
         wanted.append(options.get("gradient", False))
         return original.evaluate(*args, **options)
 
-    monkeypatch.setattr(ft.losses, "CROSS_ENTROPY", replace(original, evaluate=evaluate))
-    monkeypatch.setattr(_layer, "CROSS_ENTROPY", replace(original, evaluate=evaluate))
+    monkeypatch.setattr(ft.losses, "CROSS_ENTROPY", evaluated_by(original, evaluate))
+    monkeypatch.setattr(_layer, "CROSS_ENTROPY", evaluated_by(original, evaluate))
     x = torch.randn((6, 5), requires_grad=True)
     t = torch.arange(6) % 5
     with torch.no_grad():
@@ -739,8 +745,8 @@ def test_torchs_number_of_threads_counts(monkeypatch):
         used.append(_threads.for_work(x.size))
         return original.evaluate(x, *args, **options)
 
-    monkeypatch.setattr(ft.losses, "CROSS_ENTROPY", replace(original, evaluate=evaluate))
-    monkeypatch.setattr(_layer, "CROSS_ENTROPY", replace(original, evaluate=evaluate))
+    monkeypatch.setattr(ft.losses, "CROSS_ENTROPY", evaluated_by(original, evaluate))
+    monkeypatch.setattr(_layer, "CROSS_ENTROPY", evaluated_by(original, evaluate))
     x = torch.randn((2000, 100), generator=generator(), requires_grad=True)
     t = torch.randint(100, (2000,), generator=generator())
     before, ours = torch.get_num_threads(), fastloss.get_num_threads()
