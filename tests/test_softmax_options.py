@@ -399,3 +399,10 @@ def test_oracle_is_exact_enough(classes):
         for got, name in ((terms.losses, "losses"), (terms.gradients, "gradients")):
             unit = np.spacing(np.abs(want[name]).astype(float))
             assert (np.abs(got - want[name]) <= unit / 20).all()
+
+
+@pytest.mark.parametrize("option", ["temperature", "softcap"])
+def test_an_option_that_has_no_reciprocal(fl, option):
+    """1 / 1e-310 is infinite: a logit of 0 stays 0 nevertheless, and alike logits stay alike."""
+    loss = fl.cross_entropy(np.zeros((2, 3), np.float32), [0, 1], **{option: 1e-310})
+    np.testing.assert_allclose(loss, np.log(3), rtol=1e-6)

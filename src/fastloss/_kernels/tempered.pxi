@@ -25,6 +25,15 @@ cdef inline bint tempered(const Job *job) noexcept nogil:
     return job.temperature != 1 or job.softcap != 0 or job.precise
 
 
+cdef inline bint divides(const Job *job) noexcept nogil:
+    """Whether a product with a reciprocal would not do: for doubles, or where it has no digits."""
+    return (
+        job.type == FLOAT64
+        or not 1e-300 < job.temperature < 1e300
+        or (job.softcap != 0 and not 1e-300 < job.softcap < 1e300)
+    )
+
+
 cdef inline Py_ssize_t held_samples(const Job *job) noexcept nogil:
     return min(max(HELD // max(job.classes, 1), <Py_ssize_t>1), <Py_ssize_t>LANES)
 
@@ -262,7 +271,7 @@ cdef void tempered_item(
         change(
             z, space.slope if sloped else <double *>NULL,
             space.bend if job.second != NULL else <double *>NULL, count, job.temperature,
-            job.softcap, job.type == FLOAT64,
+            job.softcap, divides(job),
         )
         if makes_second(&rest):
             second_item(z, written, &rest, 0, n, &part, space.rest, <double>0)
