@@ -2,7 +2,7 @@
 
 Layout: a) chunks, options and shapes, on dask's own threads, b) laziness and the graph, c) wrong
 arguments, d) a cluster of processes, one of which is killed, e) scores, comparisons and metrics of
-saved logits.
+saved logits, f) functions made from specifications.
 """
 
 from __future__ import annotations
@@ -627,3 +627,36 @@ def test_scores_on_a_cluster(client, rng):
     assert {n: one.compute() for n, one in metrics.items()} == {
         n: one.compute() for n, one in want.items()
     }
+
+
+# ---- f) functions made from specifications ---------------------------------------------------
+
+
+def test_wrong_calls_name_the_function_and_the_argument():
+    x, t = da.zeros((4, 3), chunks=(2, 3)), np.zeros(4, int)
+    with pytest.raises(TypeError, match=r"cross_entropy\(\) missing .* 'target'"):
+        fastloss.dask.cross_entropy(x)
+    with pytest.raises(TypeError, match=r"kl_div_value_and_grad\(\) too many positional"):
+        fastloss.dask.kl_div_value_and_grad(x, x, "sum")
+    with pytest.raises(TypeError, match=r"cross_entropy\(\) has no argument 'dim': .* 'axis'"):
+        fastloss.dask.cross_entropy(x, t, dim=1)
+    with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'out'"):
+        fastloss.dask.cross_entropy_value_and_grad(x, t, out=None)
+
+
+def test_teacher_of_integers_is_a_teacher():
+    """Integers are logits there, of float64, not class indices."""
+    x = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    teacher = np.arange(18, dtype=np.int16).reshape(6, 3) % 4
+    both("distillation_loss", x, teacher, da.from_array(x, chunks=(4, 3)), teacher)
+    weight = np.arange(6.0)
+    both(
+        "distillation_loss", x, teacher, da.from_array(x, chunks=(4, 3)), teacher,
+        sample_weight=da.from_array(weight, chunks=2),
+    )  # fmt: skip
+
+
+def test_functions_pickle_by_their_public_name():
+    for name in fastloss.dask.__all__:
+        function = getattr(fastloss.dask, name)
+        assert pickle.loads(pickle.dumps(function)) is function

@@ -180,6 +180,24 @@ def test_stubs_of_kernels_have_the_kernels_signatures(name):
             assert stated is ... or (stated == wanted and type(stated) is type(wanted))
 
 
+def test_stub_of_dask_has_the_functions_signatures():
+    """The functions that are made from the specifications, as editors see them."""
+    dask = pytest.importorskip("fastloss.dask")
+    functions = stub_functions(Path(dask.__file__).with_name("_losses.pyi"))
+    assert set(functions) == {name for name in dask.__all__ if name.startswith(tuple(SIGNATURES))}
+    for name, node in functions.items():
+        stated = [*node.args.args, *node.args.kwonlyargs]
+        defaults = [ast.literal_eval(default) for default in node.args.kw_defaults]
+        made = getattr(dask, name)
+        parameters = inspect.signature(made).parameters
+        assert [a.arg for a in stated] == list(parameters)
+        assert defaults == [p.default for p in parameters.values() if p.default is not p.empty]
+        assert signature(made) == SIGNATURES[name.removesuffix("_value_and_grad")]
+        assert node.returns is not None
+        wanted = "tuple[DaskArray, DaskArray]" if name.endswith("_grad") else "DaskArray"
+        assert ast.unparse(node.returns) == wanted
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_functions(name):
     assert signature(getattr(fastloss, name)) == OTHERS[name]
@@ -191,12 +209,14 @@ def test_every_module_of_functions_has_a_stub():
     ]  # fmt: skip
 
 
-MODULES = ["", ".boosting", ".data", ".evaluation", ".special"]
+MODULES = ["", ".boosting", ".dask", ".data", ".evaluation", ".special"]
 MODULES += [f".losses.{stub.stem}" for stub in STUBS] + [".losses.criteria"]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_dir_shows_public_names_alone(name):
+    if name == ".dask":
+        pytest.importorskip("dask")
     module = importlib.import_module(f"fastloss{name}")
     assert set(dir(module)) - {"__version__"} == set(module.__all__)
 
