@@ -285,6 +285,18 @@ def test_names_of_other_libraries_name_ours(name, option, meant):
         getattr(fastloss, name)(**{option: [1.0]})
 
 
+def test_repr_of_many_weights_is_short():
+    criterion = fastloss.CrossEntropyLoss(np.arange(1000.0))
+    assert repr(criterion) == (
+        "CrossEntropyLoss(weight=[0.0, 1.0, 2.0, ..., 997.0, 998.0, 999.0] (1000),"
+        " reduction='mean')"
+    )
+    few = fastloss.BCEWithLogitsLoss(pos_weight=np.ones((4, 5)))
+    assert (
+        repr(few) == f"BCEWithLogitsLoss(pos_weight={np.ones((4, 5)).tolist()}, reduction='mean')"
+    )
+
+
 def test_sample_weight_belongs_to_the_call():
     with pytest.raises(TypeError, match="sample_weight belongs to a batch"):
         fastloss.CrossEntropyLoss(sample_weight=[1.0])

@@ -73,7 +73,7 @@ def floating(x: Any, name: str) -> Array:
         flags = x.flags
         if flags.c_contiguous and flags.aligned:
             return x
-    x = _as_array(x, name)
+    x = as_array(x, name)
     dtype = x.dtype
     if dtype not in STORAGE and not _admit_bfloat16(dtype):
         native = dtype.newbyteorder("=")
@@ -84,7 +84,7 @@ def floating(x: Any, name: str) -> Array:
         else:
             raise TypeError(
                 f"{name} must be real numbers (float16, bfloat16, float32, float64, integers or"
-                f" bool), got dtype {dtype}{_remedy(x, name)}"
+                f" bool), got {_found_type(x, name)}"
             )
     return _in_order(x, dtype)
 
@@ -96,7 +96,7 @@ def _in_order(x: Array, dtype: np.dtype[Any]) -> Array:
     return x if x.flags.aligned else x.copy()
 
 
-def _as_array(x: Any, name: str) -> Array:
+def as_array(x: Any, name: str) -> Array:
     # Whoever has a masked array has imported numpy.ma, which takes NumPy some milliseconds.
     ma = sys.modules.get("numpy.ma")
     if ma is not None and isinstance(x, ma.MaskedArray) and ma.is_masked(x):
@@ -111,21 +111,31 @@ def _as_array(x: Any, name: str) -> Array:
         raise ValueError(f"{name} is not an array: {error}") from None
 
 
-def _remedy(x: Array, name: str) -> str:
-    """Say how to convert a column of arrays, as in data frames, to an array of numbers."""
-    if x.dtype == object and x.size and np.ndim(x.flat[0]):
-        return f" (a column of arrays): np.stack(np.asarray({name})) makes one array of it"
-    return ""
+def _found_type(x: Array, name: str) -> str:
+    """Return what an array is that has the wrong type, and how to convert it if that is clear."""
+    if x.dtype != object:
+        return f"dtype {x.dtype}"
+    first: Any = x.flat[0] if x.size else None
+    if isinstance(first, (bool, int, float, np.number)):
+        # A data frame's nullable types arrive like this.
+        return f"dtype object (Python numbers): np.asarray({name}, dtype=float) converts them"
+    if x.ndim == 0:
+        return f"{first!r:.80}"
+    if np.ndim(first):
+        return (
+            f"dtype object (a column of arrays): np.stack(np.asarray({name})) makes one array of it"
+        )
+    return "dtype object"
 
 
 def as_float64(x: Any, name: str) -> Array:
     """Return `x` as a float64 array of any layout."""
     if isinstance(x, float):
         return np.asarray(x)
-    x = _as_array(x, name)
+    x = as_array(x, name)
     if x.dtype.kind in "biuf" or _admit_bfloat16(x.dtype) or x.dtype in STORAGE:
         return x.astype(FLOAT64, copy=False)
-    raise TypeError(f"{name} must be real numbers, got dtype {x.dtype}")
+    raise TypeError(f"{name} must be real numbers, got {_found_type(x, name)}")
 
 
 def output(out: Any, x: Array, original: Any) -> Array:
@@ -175,18 +185,23 @@ def bent(grad: Array, hess: Array, curve: float, floor: float) -> None:
 
 def _check_output(out: Any, x: Array, original: Any) -> None:
     """Raise an error that says what is wrong with `out`, if anything is."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if out.dtype != x.dtype:
-        raise TypeError(f"out must have the logits' dtype {x.dtype}, got {out.dtype}")
     given = np.asarray(original).dtype
-    if given.newbyteorder("=") != x.dtype:
+    if isinstance(out, np.ndarray) and out.dtype == x.dtype != given.newbyteorder("="):
         raise TypeError(
             f"out must have the logits' dtype, but the gradient of {given} logits is {x.dtype}:"
             " convert the logits first"
         )
-    if out.shape != x.shape:
-        raise ValueError(f"out must have the logits' shape {x.shape}, got {out.shape}")
+    writable(out, x.shape, x.dtype, "logits'")
+
+
+def writable(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], whose: str) -> None:
+    """Raise unless `out` is a C-contiguous array of this shape and dtype that can be written."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"out must have the {whose} dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out must have the {whose} shape {shape}, got {out.shape}")
     if not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous, got strides {out.strides}")
     if not out.flags.writeable:
@@ -373,11 +388,11 @@ def over_classes(
     shape = (outer, classes, inner)
     indices: Array | None = None
     soft: Array | None = None
-    t = target if type(target) is np.ndarray else _as_array(target, "target")
+    t = target if type(target) is np.ndarray else as_array(target, "target")
     kind = t.dtype.kind
     if kind in "iu" or (kind == "f" and t.size == 0 and t.shape == samples != x.shape):
         if t.shape != samples:
-            _wrong_target(t, x, samples, axis, name, probabilities)
+            wrong_target(t, x, samples, axis, name, probabilities)
         if t.dtype != INT64 or not (t.flags.c_contiguous and t.flags.aligned):
             if kind == "u" and t.dtype.itemsize == 8:
                 _fits_int64(t, classes)
@@ -387,7 +402,7 @@ def over_classes(
         if t.shape != x.shape:
             if t.shape == samples:
                 no_indices(t.dtype, f"; class probabilities need the shape {x.shape}", t)
-            _wrong_target(t, x, samples, axis, name, probabilities)
+            wrong_target(t, x, samples, axis, name, probabilities)
         kept = t.dtype.newbyteorder("=")
         kept = kept if kept in (FLOAT32, FLOAT64) else FLOAT64
         if t.dtype.newbyteorder("=") == FLOAT16 or t.dtype.name == "bfloat16":
@@ -399,27 +414,32 @@ def over_classes(
         what = "integers (class indices)"
         if probabilities:
             what += " or floating (class probabilities)"
-        hint = "; convert a mask with .astype(int)" if kind == "b" else ""
-        raise TypeError(f"target must be {what}, got dtype {t.dtype}{hint}")
+        hint = ""
+        if kind == "b":
+            one_hot = t.shape == x.shape != samples
+            hint = (
+                _one_hot(axis, probabilities) if one_hot else "; .astype(int) makes classes of it"
+            )
+        raise TypeError(f"target must be {what}, got {_found_type(t, 'target')}{hint}")
     if weight is not None:
         weight = class_weights(weight, classes)
     if sample_weight is not None:
-        sample_weight = _sample_weights(sample_weight, samples).reshape(outer, inner)
+        sample_weight = _in_order(broadcast_weights(sample_weight, samples), FLOAT64)
+        sample_weight = sample_weight.reshape(outer, inner)
     # The constructor of tuple itself: that of the class takes as long as starting a kernel.
     return tuple.__new__(Classes, (x, samples, shape, axis, indices, soft, weight, sample_weight))
 
 
-def _sample_weights(sample_weight: Any, samples: tuple[int, ...]) -> Array:
-    """Return one float64 weight per sample."""
+def broadcast_weights(sample_weight: Any, samples: tuple[int, ...]) -> Array:
+    """Return one float64 weight per sample, as a view of what was passed if that fits."""
     sample_weight = as_float64(sample_weight, "sample_weight")
     try:
-        sample_weight = np.broadcast_to(sample_weight, samples)
+        return np.broadcast_to(sample_weight, samples)
     except ValueError:
         raise ValueError(
             f"sample_weight must broadcast to the samples, shape {samples},"
             f" got {sample_weight.shape}"
         ) from None
-    return _in_order(sample_weight, FLOAT64)
 
 
 class TwoLogits(NamedTuple):
@@ -456,7 +476,8 @@ def two_logits(
     if target is not None:
         target = over_classes(x, target, None, None, axis, "logits", False).target
     if sample_weight is not None:
-        sample_weight = _sample_weights(sample_weight, samples).reshape(outer, inner)
+        sample_weight = _in_order(broadcast_weights(sample_weight, samples), FLOAT64)
+        sample_weight = sample_weight.reshape(outer, inner)
     return TwoLogits(x, y, samples, (outer, x.shape[axis], inner), target, sample_weight)
 
 
@@ -470,7 +491,7 @@ def class_weights(weight: Any, classes: int, name: str = "weight") -> Array:
     return _in_order(weight, FLOAT64)
 
 
-def _wrong_target(
+def wrong_target(
     t: Array, x: Array, samples: tuple[int, ...], axis: int, name: str, probabilities: bool
 ) -> NoReturn:
     text = (
@@ -481,15 +502,29 @@ def _wrong_target(
         text += f", class probabilities (floating) need shape {x.shape}"
     if any(t.shape[:i] + t.shape[i + 1 :] == x.shape for i in range(t.ndim)):
         text += f"; {name} and target look swapped"
+    elif t.shape == x.shape:
+        text += _one_hot(axis, probabilities)
+    elif t.ndim == x.ndim and t.shape[axis] == 1:
+        text += f"; target.squeeze({axis}) drops its axis of length 1"
     raise ValueError(text)
+
+
+def _one_hot(axis: int, probabilities: bool) -> str:
+    """Say how to convert a one-hot target of integers or booleans."""
+    if not probabilities:
+        return f"; target.argmax({axis}) makes classes of a one-hot target"
+    return (
+        f"; a one-hot target has to be floating: target.astype(float), or its classes:"
+        f" target.argmax({axis})"
+    )
 
 
 def no_indices(dtype: Any, otherwise: str = "", values: Array | None = None) -> NoReturn:
     """Raise for floating-point numbers in place of class indices."""
-    text = f"target is {dtype}: class indices must be integers, for example target.astype(int)"
+    remedy = "for example target.astype(int)"
     if values is not None and np.isnan(values).any():
-        text += "; it contains NaN: replace these elements by ignore_index"
-    raise TypeError(text + otherwise)
+        remedy = "but it contains NaN: replace NaN by ignore_index, then convert with .astype(int)"
+    raise TypeError(f"target is {dtype}: class indices must be integers, {remedy}{otherwise}")
 
 
 def _fits_int64(t: Array, classes: int) -> None:
@@ -573,14 +608,8 @@ def layer(
         weight = class_weights(weight, classes)
     factor = None
     if sample_weight is not None:
-        factor = as_float64(sample_weight, "sample_weight")
-        try:
-            factor = np.broadcast_to(factor, samples).reshape(shape)
-        except ValueError:
-            raise ValueError(
-                f"sample_weight must broadcast to the samples, shape {samples}, got {factor.shape}"
-            ) from None
-    t = _as_array(target, "target")
+        factor = broadcast_weights(sample_weight, samples).reshape(shape)
+    t = as_array(target, "target")
     full = (*before, classes, *extents)
     if t.dtype.kind in "iu" or (t.shape == samples and t.shape != full):
         t = _indices(t, x, samples, full, classes, ignored).reshape(shape)
@@ -667,7 +696,7 @@ def operand(value: Any, name: str, shape: tuple[int, ...], like: str, exact: boo
     exact : bool
         Whether the shapes must be equal; otherwise `value` is broadcast.
     """
-    a = value if type(value) is np.ndarray else _as_array(value, name)
+    a = value if type(value) is np.ndarray else as_array(value, name)
     code = _CODES.get(a.dtype)
     if code is None:
         # Numbers in foreign byte order are converted to the machine's own.

@@ -51,7 +51,7 @@ def unknown(function: Callable[..., Any], others: Mapping[str, Any]) -> NoReturn
         raise TypeError(
             f"{called}() has no {name}={value!r}: write reduction={replacement(others)!r} instead"
         )
-    other = known[0] if name == "input" else meant(name, known)
+    other = meant(name, known)
     if other is not None:
         raise TypeError(f"{called}() has no argument {name!r}: it is called {other!r} here")
     raise TypeError(

@@ -47,6 +47,8 @@ def _axes(axis: Any, ndim: int, name: str) -> tuple[int, ...]:
     # As in NumPy, a 0-d array has an axis 0 if that is the only one named.
     places = ndim if isinstance(axis, tuple) else max(ndim, 1)
     named = axis if isinstance(axis, tuple) else (axis,)
+    if isinstance(axis, list):
+        raise TypeError(f"axis must be an integer or a tuple of integers, got {axis}")
     axes = sorted(_arrays.class_axis(_arrays.integer(a, "axis"), places, name) for a in named)
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis must name each axis once, got {axis}")
@@ -101,18 +103,7 @@ def _check_out(
     out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Iterable[Array], whole: bool
 ) -> None:
     """Check an array for the result; with `whole`, it may be one of the inputs itself."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if out.dtype != dtype:
-        raise TypeError(f"out must have the result's dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"out must have the result's shape {shape}, got {out.shape}")
-    if not out.flags.c_contiguous:
-        raise ValueError(f"out must be C-contiguous, got strides {out.strides}")
-    if not out.flags.writeable:
-        raise ValueError("out must be writeable, got a read-only array")
-    if not out.flags.aligned:
-        raise ValueError("out must be aligned to its element size")
+    _arrays.writable(out, shape, dtype, "result's")
     for x in inputs:
         # All arrays are contiguous, so a comparison of their bounds is exact.
         same = x.shape == shape and x.dtype == dtype and x.ctypes.data == out.ctypes.data

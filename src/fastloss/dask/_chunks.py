@@ -24,7 +24,7 @@ Chunks = tuple[tuple[int, ...], ...]
 
 def as_array(x: Any, name: str) -> Any:
     """Return a dask array as it is, and anything else as a NumPy array."""
-    return x if isinstance(x, da.Array) else _arrays._as_array(x, name)
+    return x if isinstance(x, da.Array) else _arrays.as_array(x, name)
 
 
 def first(x: Any, name: str, axis: int | None) -> DaskArray:

@@ -272,7 +272,7 @@ def _target(t: Any, x: DaskArray, axis: int) -> DaskArray:
     """Return class indices, one per sample, as a dask array."""
     t, samples = as_array(t, "target"), without(axis, x.shape)
     if not same_shape(t.shape, samples):
-        _arrays._wrong_target(t, x, samples, axis, "logits", False)
+        _arrays.wrong_target(t, x, samples, axis, "logits", False)
     if t.dtype.kind == "f":
         # The check by a batch without samples would accept this type as class indices.
         _arrays.no_indices(t.dtype)

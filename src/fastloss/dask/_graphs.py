@@ -118,7 +118,7 @@ def _target(loss: Specification, target: Any, x: DaskArray, axis: int, indices: 
     if not same_shape(target.shape, samples if indices else x.shape):
         if target.dtype.kind == "f" and same_shape(target.shape, samples):
             _arrays.no_indices(target.dtype)
-        _arrays._wrong_target(target, x, samples, axis, loss.input, loss is CROSS_ENTROPY)
+        _arrays.wrong_target(target, x, samples, axis, loss.input, loss is CROSS_ENTROPY)
     target = in_chunks(target, without(axis, x.chunks) if indices else x.chunks)
     if not indices:
         one_class_chunk(target, axis, loss.target)

@@ -45,13 +45,7 @@ def counting(target: Any, ignore_index: int, sample_weight: Any) -> tuple[Array,
     kept = (target != ignore_index).ravel()
     if sample_weight is None:
         return kept, None
-    weight = _arrays.as_float64(sample_weight, "sample_weight")
-    try:
-        weight = np.broadcast_to(weight, target.shape).ravel()
-    except ValueError:
-        raise ValueError(
-            f"sample_weight must broadcast to the samples, shape {target.shape}, got {weight.shape}"
-        ) from None
+    weight = _arrays.broadcast_weights(sample_weight, target.shape).ravel()
     wrong = kept & ~((weight >= 0) & (weight < math.inf))
     if wrong.any():
         at = int(np.argmax(wrong))
@@ -553,7 +547,7 @@ def fit_temperature(
     if others:
         unknown(fit_temperature, others)
     x = _arrays.floating(logits, "logits")
-    t = _arrays._as_array(target, "target")
+    t = _arrays.as_array(target, "target")
     ignored = _arrays.integer(ignore_index, "ignore_index")
 
     def take(temperature: float) -> tuple[_Pass, Array]:

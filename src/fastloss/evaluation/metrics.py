@@ -190,7 +190,7 @@ class StreamingMetrics:
         sample_weight : array_like, optional
             Weight of each sample, not negative; broadcasts to the samples.
         """
-        t = _arrays._as_array(target, "target")
+        t = _arrays.as_array(target, "target")
         found = scores(logits, t, _WANTED, **self._options)
         kept, weight = counting(t, self._options["ignore_index"], sample_weight)
         log_prob, rank, predicted, best, brier = (found[name].ravel()[kept] for name in _WANTED)

@@ -136,7 +136,7 @@ class StreamingLoss:
         """
         loss = self._criterion._loss
         x = _arrays.floating(logits, loss.input)
-        target = _arrays._as_array(target, loss.target)
+        target = _arrays.as_array(target, loss.target)
         totals = self._criterion._evaluate(x, target, sample_weight)[2]
         samples, soft = x.size, False
         if loss.over_classes:

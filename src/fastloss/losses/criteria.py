@@ -106,7 +106,7 @@ class Criterion:
 
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{option}={value.tolist() if isinstance(value, np.ndarray) else value!r}"
+            f"{option}={_shown(value) if isinstance(value, np.ndarray) else repr(value)}"
             for option, value in self._options.items()
             if option == "reduction" or not self._loss.is_default(option, value)
         )
@@ -116,12 +116,6 @@ class Criterion:
         self, x: Any, target: Any, sample_weight: Any, **mode: Any
     ) -> tuple[Any, Any, Totals]:
         return self._loss.evaluate(x, target, sample_weight=sample_weight, **self._options, **mode)
-
-    def _gradient(
-        self, upstream: Any, x: Any, target: Any, sample_weight: Any, out: Array | None
-    ) -> Array:
-        mode = {"value": False, "gradient": True, "upstream": upstream, "out": out}
-        return self._evaluate(x, target, sample_weight, **mode)[1]
 
     def __call__(
         self, logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None = None
@@ -224,6 +218,16 @@ class Criterion:
 
 def _restore(cls: type[Criterion], options: dict[str, Any]) -> Criterion:
     return cls(**options)
+
+
+def _shown(weights: Array) -> str:
+    """Return weights as a list; of more than 20, the first and last three."""
+    if weights.size <= 20:
+        return str(weights.tolist())
+    flat = weights.ravel()
+    ends = [", ".join(map(repr, part.tolist())) for part in (flat[:3], flat[-3:])]
+    size = " × ".join(map(str, weights.shape))
+    return f"[{ends[0]}, ..., {ends[1]}] ({size})"
 
 
 def _same(a: Any, b: Any) -> bool:
