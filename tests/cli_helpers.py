@@ -168,3 +168,31 @@ def big_files(gigabytes: int) -> None:
     rows = gigabytes * 2**30 // 4096
     np.lib.format.open_memmap("big.npy", "w+", np.float32, (rows, 1024))
     np.lib.format.open_memmap("big_targets.npy", "w+", np.int64, (rows,))
+
+
+def check_texts(figure) -> None:
+    """No text of a figure lies on another, or outside."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    # Of ticks there are some outside the range that is shown; they are not drawn.
+    hidden = set()
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in (*axis.majorTicks, *axis.minorTicks):
+                if not low <= tick.get_loc() <= high:
+                    hidden |= {tick.label1, tick.label2}
+    texts = [
+        (text.get_text(), text.get_window_extent(canvas.get_renderer()))
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and text not in hidden
+    ]
+    assert len(texts) > 3
+    for at, (text, box) in enumerate(texts):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
+        for other, other_box in texts[at + 1 :]:
+            assert not box.overlaps(other_box), (text, other)

@@ -19,8 +19,7 @@ from fastloss.data import load_digits_logits
 
 pytest.register_assert_rewrite("cli_helpers")
 
-from cli_helpers import CLASSES, LOGITS, SAMPLES, TARGET, invoke
-from test_compare_command import check_texts
+from cli_helpers import CLASSES, LOGITS, SAMPLES, TARGET, check_texts, invoke
 
 pytest_plugins = ("cli_helpers",)
 pytestmark = pytest.mark.usefixtures("small_blocks", "same_threads")

@@ -35,6 +35,7 @@ from cli_helpers import (
     accuracy,
     check,
     check_plain,
+    check_texts,
     invoke,
     job_of,
     refused,
@@ -513,32 +514,7 @@ def job_to_draw(name: str) -> scorer.Job:
 )
 def test_no_text_of_a_plot_lies_on_another(name):
     pytest.importorskip("matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.text import Text
-
-    job = job_to_draw(name)
-    figure = make_figure(summary_of(job))
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    # Of ticks there are some outside the range that is shown; they are not drawn.
-    hidden = set()
-    for panel in figure.axes:
-        for axis in (panel.xaxis, panel.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in (*axis.majorTicks, *axis.minorTicks):
-                if not low <= tick.get_loc() <= high:
-                    hidden |= {tick.label1, tick.label2}
-    texts = [
-        (text.get_text(), text.get_window_extent(canvas.get_renderer()))
-        for text in figure.findobj(Text)
-        if text.get_visible() and text.get_text().strip() and text not in hidden
-    ]
-    assert len(texts) > 10
-    for at, (text, box) in enumerate(texts):
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
-        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
-        for other, other_box in texts[at + 1 :]:
-            assert not box.overlaps(other_box), (text, other)
+    check_texts(make_figure(summary_of(job_to_draw(name))))
 
 
 def bars(panel) -> list:
@@ -554,6 +530,16 @@ def test_a_class_is_drawn_from_ten_samples_on():
     assert shown == {"1 (10)", "2 (200)", "4 (30)"}
     assert len(bars(panel)) == 3
     assert any("without 2 of fewer than 10" in text.get_text() for text in panel.texts)
+
+
+def test_a_panel_without_classes_is_left_out():
+    pytest.importorskip("matplotlib")
+    job = sources(np.random.default_rng(0).standard_normal((90, 30)), np.arange(90) % 30)
+    figure = make_figure(summary_of(job))
+    titles = [panel.get_title(loc="left") for panel in figure.axes]
+    assert titles[0] == "Distribution of losses" and titles[1].startswith("Calibration")
+    assert len(figure.axes) == 3
+    check_texts(figure)
 
 
 def test_a_large_vocabulary_has_many_bins_of_calibration():
@@ -597,9 +583,9 @@ def test_a_pattern_that_the_shell_has_expanded(files, command):
     result = invoke(command, *names)
     assert (result.exit_code, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
-    more = "2 arguments more than A, B, TARGETS, from shards/4.npy on"
+    more = "2 arguments too many, from shards/4.npy on (expected A, B, TARGETS)"
     if command != "compare":
-        more = "3 arguments more than LOGITS, TARGETS, from shards/3.npy on"
+        more = "3 arguments too many, from shards/3.npy on (expected LOGITS, TARGETS)"
     assert line.startswith(f"fastloss: {more}: put a pattern in quotes, as in 'shards/*.npy'")
 
 

@@ -21,7 +21,7 @@ from fastloss._scoring.sources import ArraySource
 
 pytest.register_assert_rewrite("cli_helpers")
 
-from cli_helpers import CLASSES, LOGITS, SAMPLES, TARGET, finish, invoke, start
+from cli_helpers import CLASSES, LOGITS, SAMPLES, TARGET, check_texts, finish, invoke, start
 
 pytest_plugins = ("cli_helpers",)
 pytestmark = pytest.mark.usefixtures("small_blocks", "same_threads")
@@ -358,32 +358,6 @@ def test_no_text_of_a_plot_lies_on_another(name):
     for _, part in job.blocks(found.of):
         found.merge(part)
     check_texts(compare_plot.make_figure(found))
-
-
-def check_texts(figure) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.text import Text
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    hidden = set()
-    for panel in figure.axes:
-        for axis in (panel.xaxis, panel.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in (*axis.majorTicks, *axis.minorTicks):
-                if not low <= tick.get_loc() <= high:
-                    hidden |= {tick.label1, tick.label2}
-    texts = [
-        (text.get_text(), text.get_window_extent(canvas.get_renderer()))
-        for text in figure.findobj(Text)
-        if text.get_visible() and text.get_text().strip() and text not in hidden
-    ]
-    assert len(texts) > 3
-    for at, (text, box) in enumerate(texts):
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text
-        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text
-        for other, other_box in texts[at + 1 :]:
-            assert not box.overlaps(other_box), (text, other)
 
 
 def test_what_the_plot_is_drawn_from(pair):

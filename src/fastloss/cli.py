@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 import fastloss
-from fastloss._scoring import InputError, comparison, scorer, tempering
+from fastloss._scoring import InputError, comparison, plural, scorer, tempering
 from fastloss._scoring.layout import Layout, lay_out
+from fastloss._scoring.plots import calibrate as calibrate_plot
+from fastloss._scoring.plots import compare as compare_plot
+from fastloss._scoring.plots import score as score_plot
 from fastloss._scoring.plots.common import check_plot_name, import_matplotlib, save
 from fastloss._scoring.scorer import Loss, Options
 from fastloss._scoring.totals import Summary
@@ -41,7 +42,6 @@ try:
     from fastloss._scoring.reports import calibrate as calibrate_report
     from fastloss._scoring.reports import compare as compare_report
     from fastloss._scoring.reports import score as score_report
-    from fastloss._scoring.reports.common import plural
     from fastloss._scoring.terminal import (
         end_cleanly,
         errors_in_one_line,
@@ -83,16 +83,16 @@ def bare(
 
 
 class _Command(typer.core.TyperCommand):
-    """A command that says of files too many where they may come from."""
+    """A command that explains where too many arguments may come from."""
 
     # The type of the context is typer's own, and not the same in all its versions.
     def invoke(self, ctx: Any) -> Any:
         if ctx.args:
             names = [str(p.metavar) for p in self.params if p.param_type_name == "argument"]
             fail(
-                f"{plural(len(ctx.args), 'argument')} more than {', '.join(names)}, from "
-                f"{ctx.args[0]} on: put a pattern in quotes, as in 'shards/*.npy', or the shell "
-                "makes an argument of each file",
+                f"{plural(len(ctx.args), 'argument')} too many, from {ctx.args[0]} on (expected "
+                f"{', '.join(names)}): put a pattern in quotes, as in 'shards/*.npy', or the shell "
+                "replaces it by its files",
                 2,
             )
         return super().invoke(ctx)
@@ -214,7 +214,11 @@ def score(
     output_groups: _OutputGroups = None,
     plot: Annotated[
         Path | None,
-        _option("Plot the distribution of losses, loss by class and calibration (.png).", _RESULT),
+        _option(
+            "Plot the distribution of losses, loss by class and calibration to a .png, .svg or "
+            ".pdf file.",
+            _RESULT,
+        ),
     ] = None,
     top: Annotated[
         int, _option("Number of hardest samples, groups and classes to show.", _RESULT, "N")
@@ -267,7 +271,12 @@ def score(
         if output_groups is not None and group_by is None:
             raise InputError("--output-groups needs --group-by")
         job = scorer.plan(*sources, options)
-        summary, seconds = _run_score(job, top, output, output_groups, plot)
+        summary = Summary(job, top)
+        seconds = _run(
+            "scoring", scorer, job, summary, (output, output_groups, plot),
+            lambda: [score_report.group_json(group) for group in summary.group_scores()],
+            lambda: score_plot.make_figure(summary),
+        )  # fmt: skip
         if as_json:
             _print_json(score_report.as_json(summary, seconds))
         else:
@@ -311,7 +320,11 @@ def compare(
     output_groups: _OutputGroups = None,
     plot: Annotated[
         Path | None,
-        _option("Plot A's loss against B's, their difference, and where B is worse.", _RESULT),
+        _option(
+            "Plot A's loss against B's, their difference, and where B is worse, to a .png, .svg "
+            "or .pdf file.",
+            _RESULT,
+        ),
     ] = None,
     top: Annotated[
         int, _option("Number of samples with the largest change to show.", _RESULT, "N")
@@ -350,7 +363,12 @@ def compare(
             raise InputError("--output-groups needs --group-by")
         ignored = -100 if ignore_index is None else ignore_index
         job = comparison.plan(first, second, labels, axis, shift, ignored, groups)
-        found, seconds = _run_compare(job, top, output, output_groups, plot)
+        found = comparison.Comparison(job, top)
+        seconds = _run(
+            "comparing", comparison, job, found, (output, output_groups, plot),
+            lambda: [compare_report.group_json(group) for group in found.group_comparisons()],
+            lambda: compare_plot.make_figure(found),
+        )  # fmt: skip
         if as_json:
             _print_json(compare_report.as_json(found, seconds))
         else:
@@ -376,7 +394,8 @@ def calibrate(
         _option("Write the log-probabilities at the temperature found to a .npy file.", _RESULT),
     ] = None,
     plot: Annotated[
-        Path | None, _option("Plot the reliability before and after (.png).", _RESULT)
+        Path | None,
+        _option("Plot the calibration before and after to a .png, .svg or .pdf file.", _RESULT),
     ] = None,
     as_json: _Json = False,
     threads: _Threads = None,
@@ -443,81 +462,60 @@ def _print_json(report: dict[str, Any]) -> None:
     print_results(json.dumps(report, allow_nan=False) + "\n")
 
 
-@contextlib.contextmanager
-def _files(
-    output: tuple[Path | None, np.dtype[Any], int], tables: Sequence[Path | None]
-) -> Iterator[tuple[Callable[[Columns], None] | None, list[Path | None]]]:
-    """Open the result files, which appear at the end; yield a writer of rows and the other paths.
+def _run(
+    title: str,
+    steps: Any,
+    job: Any,
+    found: Any,
+    results: tuple[Path | None, Path | None, Path | None],
+    list_groups: Callable[[], list[dict[str, Any]]],
+    draw: Callable[[], Any],
+) -> float:
+    """Add all blocks of a job to its totals, and write the result files, which appear at the end.
 
-    Problems with the files are found here, not after an hour's work.
+    Problems with the files are found first, not after an hour's work. Returns the time in seconds.
+
+    Parameters
+    ----------
+    title : str
+        Title of the progress bar.
+    steps : module
+        `scorer` or `comparison`: what a row of the output holds.
+    job, found
+        What they are to do, and the totals of it.
+    results : tuple of paths
+        The files for a row for each sample, the groups and the plot.
+    list_groups, draw : callable
+        Make the contents of the latter two.
     """
+    output, groups, plot = results
+    if groups is not None:
+        check_table_name("--output-groups", groups)
+    if plot is not None:
+        check_plot_name(plot)
+        import_matplotlib()
     with contextlib.ExitStack() as stack:
-        parts = [None if path is None else stack.enter_context(atomic(path)) for path in tables]
-        path, row, rows = output
-        write = None if path is None else stack.enter_context(open_writer(path, row, rows))
-        yield write, parts
-
-
-def _run_score(
-    job: scorer.Job, top: int, output: Path | None, groups: Path | None, plot: Path | None
-) -> tuple[Summary, float]:
-    """Score the job; return the summary and the time in seconds. Files appear at the end."""
-    summary = Summary(job, top)
-    if groups is not None:
-        check_table_name("--output-groups", groups)
-    if plot is not None:
-        check_plot_name(plot)
-        import_matplotlib()
-    rows = (output, scorer.row_type(job), job.samples)
-    with _files(rows, (groups, plot)) as (write, (groups_part, picture)):
-        with progress("scoring", job.logits_bytes) as advance:
-            start = time.perf_counter()
-            with contextlib.closing(job.blocks(summary.of)) as blocks:
-                for scores, part in blocks:
-                    summary.merge(part)
-                    if write is not None:
-                        write(scorer.columns(job, scores))
-                    advance(scores.logits_bytes)
-            seconds = time.perf_counter() - start
-        if groups_part is not None and groups is not None:
-            table = [score_report.group_json(group) for group in summary.group_scores()]
-            write_table(groups, groups_part, table)
-        if picture is not None and plot is not None:
-            from fastloss._scoring.plots.score import make_figure
-
-            save(make_figure(summary), picture, plot.suffix.lower()[1:])
-    return summary, seconds
-
-
-def _run_compare(
-    job: comparison.Job, top: int, output: Path | None, groups: Path | None, plot: Path | None
-) -> tuple[comparison.Comparison, float]:
-    """Compare the models; return the sums and the time in seconds. Files appear at the end."""
-    found = comparison.Comparison(job, top)
-    if groups is not None:
-        check_table_name("--output-groups", groups)
-    if plot is not None:
-        check_plot_name(plot)
-        import_matplotlib()
-    rows = (output, comparison.row_type(job), job.layout.samples)
-    with _files(rows, (groups, plot)) as (write, (groups_part, picture)):
-        with progress("comparing", job.logits_bytes) as advance:
+        table, picture = (
+            None if path is None else stack.enter_context(atomic(path)) for path in (groups, plot)
+        )
+        write: Callable[[Columns], None] | None = None
+        if output is not None:
+            row, rows = steps.row_type(job), job.layout.samples
+            write = stack.enter_context(open_writer(output, row, rows))
+        with progress(title, job.logits_bytes) as advance:
             start = time.perf_counter()
             with contextlib.closing(job.blocks(found.of)) as blocks:
-                for pairs, part in blocks:
+                for block, part in blocks:
                     found.merge(part)
                     if write is not None:
-                        write(comparison.columns(job, pairs))
-                    advance(pairs.logits_bytes)
+                        write(steps.columns(job, block))
+                    advance(block.logits_bytes)
             seconds = time.perf_counter() - start
-        if groups_part is not None and groups is not None:
-            table = [compare_report.group_json(group) for group in found.group_comparisons()]
-            write_table(groups, groups_part, table)
+        if table is not None and groups is not None:
+            write_table(groups, table, list_groups())
         if picture is not None and plot is not None:
-            from fastloss._scoring.plots.compare import make_figure
-
-            save(make_figure(found), picture, plot.suffix.lower()[1:])
-    return found, seconds
+            save(draw(), picture, plot.suffix.lower()[1:])
+    return seconds
 
 
 def _run_calibrate(
@@ -555,9 +553,8 @@ def _run_calibrate(
         fit = tempering.Fit(temperature, steps, before, run(temperature, write))
         seconds = time.perf_counter() - start
         if picture is not None and plot is not None:
-            from fastloss._scoring.plots.calibrate import make_figure
-
-            save(make_figure(fit, layout.logits.label), picture, plot.suffix.lower()[1:])
+            figure = calibrate_plot.make_figure(fit, layout.logits.label)
+            save(figure, picture, plot.suffix.lower()[1:])
     return fit, layout, seconds
 
 

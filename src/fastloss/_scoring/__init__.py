@@ -17,3 +17,9 @@ line.
 
 class InputError(Exception):
     """A file, shape, name or option that can't be scored; the message is for the user."""
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number of things in words: 1 sample, 2 classes."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"

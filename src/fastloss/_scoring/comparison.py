@@ -1,7 +1,7 @@
 """Two models on the same samples: which is better, where, and how far apart they are.
 
 `plan` checks that both hold logits of the same samples and classes, `Comparison` adds up blocks.
-The difference of the losses is B's less A's, so that it is positive where B is worse.
+The difference of the losses is B's minus A's, so that it is positive where B is worse.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ class Comparison:
         assert pairs.target is not None
         a: Array = pairs.log_prob_a[known].astype(np.float64)
         b: Array = pairs.log_prob_b[known].astype(np.float64)
-        difference = a - b  # B's loss less A's
+        difference = a - b  # B's loss minus A's
         change = np.exp(b) - np.exp(a)
         self.loss_a, self.loss_b = float(-a.sum()), float(-b.sum())
         self.worse = int(np.count_nonzero(difference > 0))
@@ -379,7 +379,7 @@ class Comparison:
 
     @property
     def mean_loss_difference(self) -> Interval:
-        """The mean of B's loss less A's, and its paired confidence interval.
+        """The mean of B's loss minus A's, and its paired confidence interval.
 
         With groups, whose samples are not independent of each other, the groups are the unit: the
         variance is that of the ratio of the groups' sums, as for a cluster sample (Cochran,

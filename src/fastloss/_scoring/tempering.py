@@ -200,7 +200,7 @@ def fit(passes: Callable[[float], Pass]) -> tuple[float, int, Pass]:
     # A loss that falls all the way falls slower and slower.
     if steps == MOST_STEPS or inverse < 1.01 / MOST or inverse > 0.99 / LEAST:
         raise InputError(
-            f"the loss has no smallest value at temperatures from {LEAST:g} to {MOST:g}: the "
+            f"no temperature from {LEAST:g} to {MOST:g} minimises the loss: the "
             + ("lower the better" if inverse > 1 else "higher the better")
         )
     return 1 / inverse, steps, before

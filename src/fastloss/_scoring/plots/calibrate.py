@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastloss._scoring import plural
 from fastloss._scoring.plots.common import new_figure, short_label
 from fastloss._scoring.plots.reliability import draw_calibration, limits
 from fastloss._scoring.tempering import Fit
@@ -30,8 +31,8 @@ def make_figure(fit: Fit, label: str) -> Any:
     for panel in figure.axes:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{short_label(label)}: {fit.after.counted:,} samples, mean loss {fit.before.loss:.4g} "
-        f"before and {fit.after.loss:.4g} after",
+        f"{short_label(label)}: {plural(fit.after.counted, 'sample')}, mean loss "
+        f"{fit.before.loss:.4g} before and {fit.after.loss:.4g} after",
         parse_math=False,
     )
     return figure

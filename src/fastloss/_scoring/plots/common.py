@@ -72,7 +72,7 @@ def caption(panel: Any, title: str, text: str) -> None:
 
 
 def nothing(panel: Any, title: str, text: str) -> None:
-    """A panel that has nothing to show, and why."""
+    """A panel that has nothing to show, and why; a panel that is often empty is left out."""
     caption(panel, title, text)
     panel.spines[:].set_visible(False)
     panel.set(xticks=[], yticks=[])

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._scoring import plural
 from fastloss._scoring.comparison import Comparison
-from fastloss._scoring.distributions import LEAST_SAMPLES, MOST_CLASSES
+from fastloss._scoring.distributions import MOST_CLASSES
 from fastloss._scoring.plots.common import (
     BLUE,
     GREY,
@@ -28,11 +29,14 @@ def make_figure(comparison: Comparison) -> Any:
     """The picture of a comparison; without targets, of the divergence alone."""
     job = comparison.job
     if job.has_targets:
-        figure = new_figure(15, 5.6)
-        losses, spread, parts = figure.subplots(1, 3, width_ratios=(1.05, 1, 1))
+        by, parts_of = comparison.where_worse()
+        figure = new_figure(15 if parts_of else 10.5, 5.6)
+        widths = (1.05, 1, 1) if parts_of else (1.05, 1)
+        losses, spread, *rest = figure.subplots(1, len(widths), width_ratios=widths)
         _draw_losses(losses, comparison)
         _draw_difference(spread, comparison.differences)
-        _draw_parts(parts, *comparison.where_worse())
+        for parts in rest:
+            _draw_parts(parts, by, parts_of)
     elif job.groups is not None:
         figure = new_figure(11, 5.2)
         spread, parts = figure.subplots(1, 2)
@@ -49,11 +53,11 @@ def make_figure(comparison: Comparison) -> Any:
     for panel in figure.axes:
         panel.spines[["top", "right"]].set_visible(False)
     names = f"A {short_label(job.layout.logits.label)}, B {short_label(job.other.label)}"
-    facts = [f"{comparison.compared:,} samples"]
+    facts = [plural(comparison.compared, "sample")]
     if job.has_targets:
         value, low, high = comparison.mean_loss_difference
         interval = "" if math.isnan(low) else f" ({low:+.3g} to {high:+.3g})"
-        facts.append(f"loss of B less A {value:+.3g}{interval}")
+        facts.append(f"loss of B minus A {value:+.3g}{interval}")
     facts += [
         f"mean KL {comparison.mean_kl:.3g}",
         f"{comparison.same_prediction:.2%} same predictions",
@@ -101,8 +105,8 @@ MANY = 200
 
 
 def _draw_difference(panel: Any, differences: Quantiles) -> None:
-    """Share of the samples over B's loss less A's."""
-    title = "How the difference spreads"
+    """Share of the samples over B's loss minus A's."""
+    title = "Distribution of the difference"
     if not differences.count:
         nothing(panel, title, "no finite losses")
         return
@@ -126,25 +130,22 @@ def _draw_difference(panel: Any, differences: Quantiles) -> None:
     panel.xaxis.set_major_locator(locator(5))
     panel.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
     panel.yaxis.set_major_formatter(percent_formatter())
-    panel.set(xlabel="loss of B less loss of A (nats)", ylabel="share of the samples")
+    panel.set(xlabel="loss of B minus loss of A (nats)", ylabel="share of the samples")
     outside = differences.count - int(counts.sum())
     text = "orange: B is worse"
     if outside:
-        text += f"; {outside / differences.count:.1%} lie outside"
+        text += f"; {outside / differences.count:.1%} of the samples are not shown"
     caption(panel, title, text)
 
 
 def _draw_parts(panel: Any, by: str, parts: list[tuple[str, int, float]]) -> None:
     title = f"Where B is worse, by {by}"
-    if not parts:
-        nothing(panel, title, f"no {by} has {LEAST_SAMPLES} samples")
-        return
     half = MOST_CLASSES // 2
     many = len(parts) > MOST_CLASSES
     shown = parts[:half] + parts[-half:] if many else parts
-    _draw_bars(panel, shown, "mean loss of B less A (nats)")
+    _draw_bars(panel, shown, "mean loss of B minus A (nats)")
     panel.set_ylabel(f"{by} (number of samples)")
-    noun = f"{by}{'es' if by == 'class' else 's'}"
+    noun = plural(2, by).removeprefix("2 ")
     caption(
         panel,
         title,
@@ -171,7 +172,7 @@ def _draw_bars(panel: Any, parts: list[tuple[str, int, float]], label: str) -> N
 
 def _draw_divergence(panel: Any, comparison: Comparison) -> None:
     """Share of the samples over the KL divergence, on a logarithmic axis."""
-    title, kl = "How the divergence spreads", comparison.kl
+    title, kl = "Distribution of the divergence", comparison.kl
     low, high = max(kl.quantile(0.01), 1e-12), kl.quantile(1)
     if not kl.count or not high or not math.isfinite(high):
         nothing(panel, title, "no finite divergence" if kl.count and high else "all are 0")
@@ -186,4 +187,4 @@ def _draw_divergence(panel: Any, comparison: Comparison) -> None:
     panel.yaxis.set_major_formatter(percent_formatter())
     panel.set(xlabel="KL(A ‖ B) of a sample (nats)", ylabel="share of the samples")
     below = kl.count - int(counts.sum())
-    caption(panel, title, f"{below / kl.count:.1%} lie below" if below else "")
+    caption(panel, title, f"{below / kl.count:.1%} of the samples are smaller" if below else "")

@@ -1,4 +1,4 @@
-"""Calibration as a picture: right predictions over the probability they were given."""
+"""Calibration as a picture: accuracy over confidence, the probability of the prediction."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def draw_calibration(
     title: str = "Calibration",
     ends: tuple[float, float] | None = None,
 ) -> None:
-    """Right predictions over the probability they were given; below, how many there were.
+    """Accuracy over confidence; below, how many predictions had that confidence.
 
     Both axes show the same stretch, `limits` or the ends that are given, so that the line of
     perfect calibration is the diagonal.
@@ -71,16 +71,18 @@ def draw_calibration(
         capsize=2,
         clip_on=False,
     )
-    panel.set(xlim=(low, high), ylim=(low, high), ylabel="share of right predictions")
+    panel.set(xlim=(low, high), ylim=(low, high), ylabel="accuracy")
     panel.tick_params(labelbottom=False)
     caption(
         panel,
         f"{title}, expected error {data.equal_mass_error:.2%}",
-        "above the dashed line: right more often than believed",
+        "above the dashed line: underconfident; below: overconfident",
     )
     heights, edges = np.histogram(believed.clip(low, high), 20, (low, high), weights=share)
     below.bar(edges[:-1], heights, np.diff(edges), align="edge", color=BLUE, alpha=0.5)
-    below.set(xlim=(low, high), ylim=(0, None), xlabel="probability of the predicted class")
+    below.set(
+        xlim=(low, high), ylim=(0, None), xlabel="confidence (probability of the predicted class)"
+    )
     below.set_ylabel("share of\nthe samples")
     for axis, most in ((panel.xaxis, 4), (panel.yaxis, 6), (below.xaxis, 4), (below.yaxis, 2)):
         axis.set_major_formatter(percent_formatter())

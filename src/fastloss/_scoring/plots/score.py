@@ -1,4 +1,4 @@
-"""The picture of `fastloss score`: spread of the losses, loss by class, calibration."""
+"""The picture of `fastloss score`: distribution of losses, loss by class, calibration."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastloss._scoring import plural
 from fastloss._scoring.distributions import LEAST_SAMPLES, MOST_CLASSES, ByClass
 from fastloss._scoring.plots.common import (
     BLUE,
@@ -25,21 +26,25 @@ from fastloss._scoring.totals import Summary
 
 def make_figure(summary: Summary) -> Any:
     """The picture of a summary."""
-    figure = new_figure(15, 5.4)
-    grid = figure.add_gridspec(2, 3, width_ratios=(1.15, 1, 1), height_ratios=(4, 1))
+    # With a large vocabulary, or few samples, hardly a class has enough samples to be shown.
+    has_classes = summary.by_class.means()[0].size > 0
+    widths = (1.15, 1, 1) if has_classes else (1.15, 1)
+    figure = new_figure(15 if has_classes else 10.5, 5.4)
+    grid = figure.add_gridspec(2, len(widths), width_ratios=widths, height_ratios=(4, 1))
     _draw_losses(figure.add_subplot(grid[:, 0]), summary)
-    draw_classes(figure.add_subplot(grid[:, 1]), summary.by_class)
+    if has_classes:
+        draw_classes(figure.add_subplot(grid[:, 1]), summary.by_class)
     draw_calibration(
-        figure.add_subplot(grid[0, 2]), figure.add_subplot(grid[1, 2]), summary.calibration
+        figure.add_subplot(grid[0, -1]), figure.add_subplot(grid[1, -1]), summary.calibration
     )
     for panel in figure.axes:
         panel.spines[["top", "right"]].set_visible(False)
     counted = summary.samples - summary.ignored
     facts = [
-        f"{short_label(summary.job.logits.label)}: {counted:,} samples",
-        f"{summary.job.classes:,} classes",
+        f"{short_label(summary.job.logits.label)}: {plural(counted, 'sample')}",
+        plural(summary.job.classes, "class"),
         f"mean loss {summary.mean_loss:.4g}",
-        f"{summary.accuracy:.1%} right",
+        f"accuracy {summary.accuracy:.1%}",
     ]
     if summary.non_finite:
         facts.append(f"{summary.non_finite:,} not finite and not drawn")
@@ -52,7 +57,7 @@ def make_figure(summary: Summary) -> Any:
 
 def _draw_losses(panel: Any, summary: Summary) -> None:
     """Share of the samples over the loss, on a logarithmic axis."""
-    title, data = "How the losses spread", summary.losses
+    title, data = "Distribution of losses", summary.losses
     total = int(data.counts.sum()) + data.not_positive
     if total == data.not_positive:
         nothing(panel, title, "all losses are 0" if total else "no finite losses")
@@ -99,9 +104,6 @@ def draw_classes(panel: Any, data: ByClass) -> None:
     title = "Loss by class, hardest first"
     counts = data.counts
     enough, means = data.means()
-    if not enough.size:
-        nothing(panel, title, f"no class has {LEAST_SAMPLES} samples")
-        return
     shown, means = enough[:MOST_CLASSES], means[:MOST_CLASSES]
     rows = np.arange(len(shown))
     panel.barh(rows, means, color=BLUE)

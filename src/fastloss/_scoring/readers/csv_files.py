@@ -78,8 +78,8 @@ def _choose(
     except InputError as error:
         if request.classes and request.name is None:
             raise InputError(
-                f"{path} has {listing(names)}: say with {request.option} A,B,C which of them are "
-                f"the {request.what} of a class each"
+                f"{path} has {listing(names)}: name the columns of the {request.what} with "
+                f"{request.option} A,B,C, one for each class"
             ) from error
         raise
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastloss._scoring import plural
 from fastloss._scoring.groups import ratio
 from fastloss._scoring.layout import Layout
 from fastloss._scoring.reports.common import (
     Report,
     described,
     number,
-    plural,
     run_time,
     runs_on,
     source_label,

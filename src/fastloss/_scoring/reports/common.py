@@ -14,6 +14,7 @@ from rich.table import Table
 
 import fastloss
 from fastloss._config import config
+from fastloss._scoring import plural
 from fastloss._scoring.sources import Source
 from fastloss._scoring.terminal import is_terminal, one_line
 
@@ -121,11 +122,6 @@ def throughput(samples: int, data: int, seconds: float) -> str:
 
 def runs_on() -> str:
     return f"{config()['instruction_set']}, {plural(fastloss.get_num_threads(), 'thread')}"
-
-
-def plural(count: int, noun: str) -> str:
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
 
 
 def group_name(name: int | str) -> str:

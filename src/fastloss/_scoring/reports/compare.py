@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastloss._scoring import InputError
+from fastloss._scoring import InputError, plural
 from fastloss._scoring.comparison import Comparison, GroupComparison, Interval
 from fastloss._scoring.distributions import MOST_CLASSES
 from fastloss._scoring.groups import exp, ratio
@@ -17,7 +17,6 @@ from fastloss._scoring.reports.common import (
     group_name,
     number,
     place,
-    plural,
     probability,
     run_time,
     runs_on,
@@ -195,7 +194,7 @@ def _signed(value: float) -> str:
 def _difference(interval: Interval, unit: str, units: int) -> str:
     if math.isnan(interval.low):
         return f"{_signed(interval.value)} (too few {unit}s for an interval)"
-    verdict = "B is not told from A"
+    verdict = "no significant difference"
     if interval.low > 0:
         verdict = "B is worse"
     elif interval.high < 0:
@@ -227,7 +226,7 @@ def as_text(comparison: Comparison, seconds: float) -> str:
         change = comparison.probability_change
         facts += [
             ("mean loss", f"A {loss_a:.6g}, B {loss_b:.6g}"),
-            ("B less A", _difference(comparison.mean_loss_difference, comparison.unit, units)),
+            ("B minus A", _difference(comparison.mean_loss_difference, comparison.unit, units)),
             ("perplexity", f"A {exp(loss_a):.6g}, B {exp(loss_b):.6g}"),
             (
                 "accuracy",
@@ -294,7 +293,7 @@ def _tables(report: Report, comparison: Comparison) -> None:
     parts = [part for part in parts if part[2] > 0][:top] if job.has_targets else []
     report.table(
         f"where B is worse, by {by}",
-        (by, "samples", "loss of B less A"),
+        (by, "samples", "loss of B minus A"),
         [(group_name(name), f"{samples:,}", _signed(value)) for name, samples, value in parts],
         left=(0,),
     )

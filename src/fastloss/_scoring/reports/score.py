@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fastloss._scoring import plural
 from fastloss._scoring.distributions import LEAST_SAMPLES, MOST_CLASSES, LogHistogram
 from fastloss._scoring.quantiles import RELATIVE_ERROR
 from fastloss._scoring.reports.common import (
@@ -15,7 +16,6 @@ from fastloss._scoring.reports.common import (
     number,
     percent,
     place,
-    plural,
     probability,
     run_time,
     runs_on,
@@ -210,7 +210,7 @@ def _tables(report: Report, summary: Summary) -> None:
     )
     report.table(
         "calibration",
-        ("confidence", "right", "samples"),
+        ("confidence", "accuracy", "samples"),
         [
             (f"{believed:.2%}", f"{share:.2%}", f"{n:,}")
             for n, believed, share in zip(*summary.calibration.bins(), strict=True)
@@ -235,7 +235,7 @@ def _ranks(summary: Summary) -> str | None:
         return None
     return (
         f"mean {ranks.mean:.3g}, median {ranks.quantile(0.5)}, 90% within {ranks.quantile(0.9)}, "
-        f"worst {ranks.quantile(1):,} (0 is the likeliest class)"
+        f"worst {ranks.quantile(1):,} (0 is the most likely class)"
     )
 
 
