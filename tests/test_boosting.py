@@ -591,6 +591,18 @@ def test_wrong_arguments_of_init_score():
         boosting.init_score(BINARY, [0, 1], [1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="weight is positive"):
         boosting.init_score(CLASSES, [0, 1], [0.0, 0.0])
+    with pytest.raises(TypeError, match="y must be numbers, got dtype <U1"):
+        boosting.init_score(CLASSES, ["a", "b"])
+    with pytest.raises(TypeError, match="num_class must be an integer, got '3'"):
+        boosting.init_score(CLASSES, [0, 1], num_class="3")
+    for criterion in (BINARY, CLASSES):
+        for bad in (-1.0, np.nan, np.inf):
+            with pytest.raises(ValueError, match=f"at least 0, got {bad} at position 1"):
+                boosting.init_score(criterion, [0, 1], [1.0, bad])
+        with pytest.raises(TypeError, match="sample_weight must be real numbers"):
+            boosting.init_score(criterion, [0, 1], ["a", "b"])
+    with pytest.raises(TypeError, match="such as .* got <class .*: call the class"):
+        boosting.init_score(fastloss.CrossEntropyLoss, [0, 1])
 
 
 def test_wrong_scores_of_predict_proba():

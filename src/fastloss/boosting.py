@@ -357,7 +357,7 @@ def init_score(
         Labels, shape (N,): classes, or numbers from 0 to 1 for the binary losses.
         `CrossEntropyLoss` also takes class probabilities, shape (N, C).
     sample_weight : array_like, optional
-        Weights, shape (N,).
+        Weights, shape (N,), not negative.
     num_class : int, optional
         Number of classes for a loss over classes; the largest label plus one by default.
 
@@ -369,8 +369,10 @@ def init_score(
 
     Raises
     ------
+    TypeError
+        If labels, weights or the number of classes are not numbers.
     ValueError
-        If there are no labels, or a label is not valid for the criterion.
+        If there are no labels, a label is not valid for the criterion, or a weight is negative.
     IndexError
         If a label is not one of the classes.
 
@@ -393,18 +395,20 @@ def init_score(
     array([-1.3863, -0.2877])
     """
     _check(criterion)
-    labels = np.asarray(y)
+    labels = _arrays.as_array(y, "y")
     if not labels.size:
         raise ValueError("init_score needs labels, but y is empty")
+    if labels.dtype.kind not in "biuf":
+        raise TypeError(f"y must be numbers, got dtype {labels.dtype}")
+    if num_class is not None:
+        num_class = _arrays.integer(num_class, "num_class")
     if _over_classes(criterion):
         return _init_scores(criterion, labels, sample_weight, num_class)
     if num_class is not None:
         raise ValueError(f"num_class={num_class!r} has no meaning for {type(criterion).__name__}")
     labels = labels.ravel()
     target = _target(criterion, labels, labels)
-    weights = np.ones(target.size) if sample_weight is None else np.asarray(sample_weight, float)
-    if weights.shape != target.shape:
-        raise ValueError(f"sample_weight must have shape {target.shape}, got {weights.shape}")
+    weights = _weights_of_labels(sample_weight, target.shape)
 
     def slope(score: float) -> float:
         scores = np.full(target.size, score)
@@ -445,9 +449,7 @@ def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: A
             raise IndexError(
                 f"label {target[wrong[0]]} at position {wrong[0]} is not one of {classes} classes"
             )
-    weights = np.ones(len(live)) if sample_weight is None else np.asarray(sample_weight, float)
-    if weights.shape != live.shape:
-        raise ValueError(f"sample_weight must have shape {live.shape}, got {weights.shape}")
+    weights = _weights_of_labels(sample_weight, live.shape)
     if target.ndim == 2:
         share = weights @ target
     else:
@@ -467,6 +469,22 @@ def _init_scores(criterion: Any, labels: Array, sample_weight: Any, num_class: A
         most = np.nextafter(1.0, 0.0)
         scores = criterion.softcap * np.arctanh(np.clip(scores / criterion.softcap, -most, most))
     return scores
+
+
+def _weights_of_labels(sample_weight: Any, shape: tuple[int, ...]) -> Array:
+    """Return one weight per label; 1 by default."""
+    if sample_weight is None:
+        return np.ones(shape)
+    weights = _arrays.as_float64(sample_weight, "sample_weight")
+    if weights.shape != shape:
+        raise ValueError(f"sample_weight must have shape {shape}, got {weights.shape}")
+    wrong = np.flatnonzero(~((weights >= 0) & (weights < math.inf)))
+    if wrong.size:
+        raise ValueError(
+            f"sample_weight must be finite and at least 0, got {weights[wrong[0]]} at position"
+            f" {wrong[0]}"
+        )
+    return weights
 
 
 def _focal_scores(share: Array, gamma: float) -> Array:
@@ -635,6 +653,7 @@ def _check(criterion: Any) -> None:
     if not isinstance(criterion, Criterion):
         raise TypeError(
             f"criterion must be a criterion, such as CrossEntropyLoss(), got {criterion!r}"
+            + (": call the class" if isinstance(criterion, type) else "")
         )
     if not criterion._loss.second_order:
         raise TypeError(
