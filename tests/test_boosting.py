@@ -601,7 +601,7 @@ def test_wrong_arguments_of_init_score():
                 boosting.init_score(criterion, [0, 1], [1.0, bad])
         with pytest.raises(TypeError, match="sample_weight must be real numbers"):
             boosting.init_score(criterion, [0, 1], ["a", "b"])
-    with pytest.raises(TypeError, match="such as .* got <class .*: call the class"):
+    with pytest.raises(TypeError, match=r"such as .* got <class .*: call the class"):
         boosting.init_score(fastloss.CrossEntropyLoss, [0, 1])
 
 
