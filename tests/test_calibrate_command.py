@@ -179,7 +179,7 @@ def test_no_text_of_the_plot_lies_on_another(samples, scale):
         job = tempering.Job(lay_out(logits, targets), -100)
         return tempering.run_pass(job, temperature, lambda count: None)
 
-    temperature, steps, before = tempering.fit(run)
+    temperature, steps, before = tempering.fit(run, CLASSES)
     fit = tempering.Fit(temperature, steps, before, run(temperature))
     figure = make_figure(fit, "x" * 90)
     check_texts(figure)
@@ -193,9 +193,9 @@ def test_no_text_of_the_plot_lies_on_another(samples, scale):
 
 def test_samples_without_a_best_temperature(files):
     np.save("targets.npy", LOGITS.argmax(axis=1))
-    assert "the lower the better" in refused("logits.npy", "targets.npy", "--output", "o.npy")
+    assert "the lower the temperature" in refused("logits.npy", "targets.npy", "--output", "o.npy")
     np.save("targets.npy", LOGITS.argmin(axis=1))
-    assert "the higher the better" in refused("logits.npy", "targets.npy", "--plot", "p.png")
+    assert "the higher the temperature" in refused("logits.npy", "targets.npy", "--plot", "p.png")
     np.save("targets.npy", np.full(SAMPLES, -100))
     assert "no sample has a finite loss" in refused("logits.npy", "targets.npy")
 
@@ -204,7 +204,7 @@ def test_a_loss_that_falls_slower_and_slower(files):
     """Newton's method takes even steps there, and reaches no end."""
     np.save("logits.npy", np.tile([2.0, 0.0, -1.0], (50, 1)))
     np.save("targets.npy", np.zeros(50, int))
-    assert "the lower the better" in refused("logits.npy", "targets.npy")
+    assert "the lower the temperature" in refused("logits.npy", "targets.npy")
 
 
 def test_wrong_words(files):

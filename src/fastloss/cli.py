@@ -549,7 +549,7 @@ def _run_calibrate(
             inputs.close()
             return found
 
-        temperature, steps, before = tempering.fit(run)
+        temperature, steps, before = tempering.fit(run, layout.classes)
         fit = tempering.Fit(temperature, steps, before, run(temperature, write))
         seconds = time.perf_counter() - start
         if picture is not None and plot is not None:

@@ -1,18 +1,12 @@
 """One temperature for all logits: the one that makes the mean loss smallest.
 
-Files larger than memory are read once for each step of Newton's method, and once more at the end.
-With z = x / T, the derivative of a sample's loss with respect to 1 / T is its loss less the entropy
-of its softmax, times T, and the second derivative is the variance of z under the softmax, times
-T²: one pass over the logits gives both. So at the best temperature the model is on average as sure
-as it is right.
-
-Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2.
+Files larger than memory are read once for each step of Newton's method, which is that of
+`fastloss.fit_temperature`, and once more at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +22,7 @@ from fastloss._scoring.layout import Layout
 from fastloss._scoring.scorer import real_type, wrong_index
 from fastloss._scoring.sources import Array
 from fastloss.evaluation.score import scores as kernel_scores
-
-# Temperatures that are looked for; a file whose best one lies outside is said to have none.
-LEAST, MOST = 1e-3, 1e3
-# Steps are taken until they change the temperature by less than this share.
-TOLERANCE = 1e-7
-MOST_STEPS = 60
+from fastloss.evaluation.temperature import apart, minimise
 
 
 @dataclass
@@ -45,25 +34,26 @@ class Job:
 
 
 class Pass:
-    """What one pass over the files adds up to, or one block of it."""
+    """What one pass over the files adds up to, or one block of it: as `minimise` needs it."""
 
     def __init__(self) -> None:
         self.samples = 0
         self.ignored = 0
         self.non_finite = 0
         self.correct = 0
+        self.behind = 0
+        self.apart = 0
         self.loss_sum = 0.0
         self.slope_sum = 0.0
-        """1 / T times the derivative of the summed loss with respect to 1 / T."""
         self.variance_sum = 0.0
-        """The same of the second derivative, times 1 / T squared."""
+        self.gap_sum = 0.0
         self.calibration = Calibration()
 
     def merge(self, other: Pass) -> None:
         """Add what a block has counted."""
         for name in (
-            *("samples", "ignored", "non_finite", "correct"),
-            *("loss_sum", "slope_sum", "variance_sum"),
+            *("samples", "ignored", "non_finite", "correct", "behind", "apart"),
+            *("loss_sum", "slope_sum", "variance_sum", "gap_sum"),
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.calibration.merge(other.calibration)
@@ -81,8 +71,12 @@ class Pass:
         return ratio(self.slope_sum, self.counted)
 
     @property
-    def variance(self) -> float:
+    def curvature(self) -> float:
         return ratio(self.variance_sum, self.counted)
+
+    @property
+    def gap(self) -> float:
+        return ratio(self.gap_sum, self.counted)
 
 
 def run_pass(
@@ -120,7 +114,7 @@ def _score(job: Job, block: Block, temperature: float) -> Pass:
         got = kernel_scores(
             logits,
             target,
-            ("log_prob", "predicted", "predicted_log_prob", "entropy", "variance"),
+            ("log_prob", "predicted", "predicted_log_prob", "entropy", "variance", "margin"),
             ignore_index=job.ignore_index,
             temperature=temperature,
             axis=axis,
@@ -142,7 +136,11 @@ def _score(job: Job, block: Block, temperature: float) -> Pass:
     found.loss_sum = -float(np.sum(log_prob[known], dtype=np.float64))
     found.slope_sum = found.loss_sum - float(np.sum(entropy[known], dtype=np.float64))
     found.variance_sum = float(np.sum(layout.kept(got["variance"])[known], dtype=np.float64))
-    found.calibration.add(layout.kept(got["predicted_log_prob"])[known], right[known])
+    best, margin = (layout.kept(got[name])[known] for name in ("predicted_log_prob", "margin"))
+    found.gap_sum = float(np.sum(best, dtype=np.float64)) + found.loss_sum
+    found.behind = int(np.count_nonzero(margin < 0))
+    found.apart = apart(margin)
+    found.calibration.add(best, right[known])
     return found
 
 
@@ -168,39 +166,23 @@ class Fit:
     after: Pass
 
 
-def fit(passes: Callable[[float], Pass]) -> tuple[float, int, Pass]:
+def fit(passes: Callable[[float], Pass], classes: int) -> tuple[float, int, Pass]:
     """Find the temperature: it, the number of steps, and the pass at temperature 1.
-
-    The mean loss is convex in 1 / T. Steps are Newton's, at most to four times 1 / T or a quarter
-    of it, and halve the bracket that is known where they would leave it.
 
     Raises
     ------
     InputError
-        If nothing can be scored, or the loss has no smallest value within `LEAST` to `MOST`.
+        If nothing can be scored, or no temperature minimises the loss.
     """
-    before = found = passes(1.0)
-    if not before.counted:
-        raise InputError("no sample has a finite loss, so no temperature is better than another")
-    inverse, steps = 1.0, 0
-    low, high = 1 / MOST, 1 / LEAST
-    while steps < MOST_STEPS:
-        if found.slope < 0:
-            low = inverse
-        else:
-            high = inverse
-        ratio_of_step = 1 - found.slope / found.variance if found.variance else 0.0
-        ahead = inverse * min(max(ratio_of_step, 0.25), 4.0)
-        if not low <= ahead <= high:
-            ahead = math.sqrt(low * high)
-        if abs(math.log(ahead / inverse)) < TOLERANCE:
-            break
-        inverse, steps = ahead, steps + 1
-        found = passes(1 / inverse)
-    # A loss that falls all the way falls slower and slower.
-    if steps == MOST_STEPS or inverse < 1.01 / MOST or inverse > 0.99 / LEAST:
-        raise InputError(
-            f"no temperature from {LEAST:g} to {MOST:g} minimises the loss: the "
-            + ("lower the better" if inverse > 1 else "higher the better")
-        )
-    return 1 / inverse, steps, before
+
+    def take(temperature: float) -> Pass:
+        found = passes(temperature)
+        if not found.counted:
+            raise InputError("no sample has a finite loss: no temperature is better than another")
+        return found
+
+    try:
+        best, steps, before, _ = minimise(take, classes)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return best, steps, before

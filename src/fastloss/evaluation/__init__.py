@@ -3,15 +3,14 @@
 from fastloss.evaluation.calibration import (
     CalibrationBins,
     CalibrationError,
-    TemperatureFit,
     brier_score,
     calibration_error,
-    fit_temperature,
 )
 from fastloss.evaluation.compare import LogitsComparison, compare_logits
 from fastloss.evaluation.metrics import Metrics, StreamingMetrics
 from fastloss.evaluation.score import SampleScores, score_samples
 from fastloss.evaluation.streaming import StreamingLoss
+from fastloss.evaluation.temperature import TemperatureFit, fit_temperature
 
 __all__ = [
     "CalibrationBins",
