@@ -375,6 +375,19 @@ def test_init_score_has_the_least_loss(name):
     assert np.abs(grad).max() < 1e-9
 
 
+@pytest.mark.parametrize("name", ["BCEWithLogitsLoss", "SigmoidFocalLoss"])
+def test_ignored_labels_of_binary_losses(lgb, name):
+    """They count neither for the start nor for the derivatives."""
+    criterion = getattr(fastloss, name)(ignore_index=-1)
+    start = boosting.init_score(criterion, [0, 1, -1, 1, -1])
+    assert start == pytest.approx(boosting.init_score(criterion, [0, 1, 1]), abs=1e-12)
+    objective = boosting.sklearn(criterion, "lightgbm")
+    grad, hess = objective(np.array([1.0, -1.0, 0.0]), np.array([0.5, 1.5, 2.5]))
+    assert grad[1] == hess[1] == 0 and (hess[[0, 2]] != 0).all()
+    with pytest.raises(ValueError, match=r"label -2\.0 at position 1"):
+        objective(np.array([1.0, -2.0]), np.array([0.5, 1.5]))
+
+
 def test_init_score_of_one_class_is_finite():
     assert boosting.init_score(BINARY, [0, 0]) == pytest.approx(np.log(1e-15))
     start = boosting.init_score(CLASSES, [0, 0], num_class=3)

@@ -203,6 +203,9 @@ def test_samples_without_a_softmax():
     assert result.samples == rest.samples + 2
     assert result.accuracy == pytest.approx(rest.accuracy * rest.samples / result.samples)
     assert metrics.calibration().bins.samples.sum() == rest.samples
+    merged = StreamingMetrics().update(x[:1], target[:1])
+    assert merged.merge(metrics).non_finite == 2
+    assert math.isnan(merged.compute().calibration_error)
 
 
 def test_an_infinite_loss():

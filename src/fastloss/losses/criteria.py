@@ -232,7 +232,7 @@ def _shown(weights: Array) -> str:
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return a is not None and b is not None and np.array_equal(a, b)
+        return np.array_equal(a, b)
     return bool(a == b)
 
 
