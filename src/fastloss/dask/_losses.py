@@ -28,7 +28,6 @@ Parameters
 {target} : dask array or array_like
     As for `fastloss.{name}`.  Chunks that differ from those of `{x}` are unified with them.
 {options} : see `fastloss.{name}`
-    Arrays may be dask arrays, too.{whole}
 
 Returns
 -------
@@ -49,6 +48,8 @@ fastloss.{name} : formula and options.
 
 Notes
 -----
+Weights and other arrays may be dask arrays, too.{whole}
+
 Dask runs several chunks at the same time, so each chunk uses one thread unless
 `fastloss.set_num_threads` or ``OMP_NUM_THREADS`` sets another number on the worker.
 
@@ -105,7 +106,7 @@ def _functions(
         "arguments": ", ".join(signature.parameters), "options": ", ".join(options),
         "along": " along the sample axes and one chunk along the class axis"
         if loss.over_classes else "",
-        "whole": "  Class weights are passed whole to every chunk."
+        "whole": "  Those of classes are passed whole to every chunk."
         if {"weight", "alpha"} & {*options} and loss.over_classes else "",
         "error": "ValueError" if loss.two_logits or not loss.over_classes else "IndexError",
     }  # fmt: skip
