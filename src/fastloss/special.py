@@ -528,14 +528,7 @@ def log_softmax(
 
     Parameters
     ----------
-    x : array_like
-        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
-    axis : int or tuple of ints, optional
-        Axes along which the exponentials of the result sum to 1; all by default.
-    out : ndarray, optional
-        Array for the result: C-contiguous, with the shape and dtype of `x`.  It may be `x` itself.
-
-        .. versionadded:: 0.2.0
+    x, axis, out : see `softmax`
 
     Returns
     -------
@@ -545,12 +538,8 @@ def log_softmax(
 
     Raises
     ------
-    TypeError
-        If `x` is not real numbers, `axis` is not an integer or a tuple of integers, or `out` has
-        the wrong dtype.
-    ValueError
-        If an axis is out of range or named twice, or `out` has the wrong shape or layout or
-        overlaps a part of `x`.
+    TypeError, ValueError
+        As `softmax` raises them.
 
     See Also
     --------
@@ -656,12 +645,7 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> A
 
     Parameters
     ----------
-    x : array_like
-        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
-    out : ndarray, optional
-        Array for the result: C-contiguous, with the shape and dtype of `x`.  It may be `x` itself.
-
-        .. versionadded:: 0.2.0
+    x, out : see `sigmoid`
 
     Returns
     -------
@@ -670,10 +654,8 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None, **others: Never) -> A
 
     Raises
     ------
-    TypeError
-        If `x` is not real numbers, or `out` has the wrong dtype.
-    ValueError
-        If `out` has the wrong shape or layout, or overlaps a part of `x`.
+    TypeError, ValueError
+        As `sigmoid` raises them.
 
     See Also
     --------
@@ -707,12 +689,7 @@ def softplus(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
 
     Parameters
     ----------
-    x : array_like
-        float16, bfloat16, float32 or float64; integers and booleans are treated as float64.
-    out : ndarray, optional
-        Array for the result: C-contiguous, with the shape and dtype of `x`.  It may be `x` itself.
-
-        .. versionadded:: 0.2.0
+    x, out : see `sigmoid`
 
     Returns
     -------
@@ -721,10 +698,8 @@ def softplus(x: ArrayLike, *, out: Array | None = None, **others: Never) -> Any:
 
     Raises
     ------
-    TypeError
-        If `x` is not real numbers, or `out` has the wrong dtype.
-    ValueError
-        If `out` has the wrong shape or layout, or overlaps a part of `x`.
+    TypeError, ValueError
+        As `sigmoid` raises them.
 
     See Also
     --------

@@ -103,25 +103,15 @@ def brier_score(
 
     Parameters
     ----------
-    logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
-        are treated as float64.
-    target : array_like
-        Class indices of any integer type, with the shape of the logits without the class axis.
+    logits, target : see `score_samples`
     sample_weight : array_like, optional
         Weight of each sample, not negative; broadcasts to the samples.  The mean divides by the sum
         of these weights.
-    ignore_index : int, optional
+    ignore_index : int, default -100
         Samples with this target are left out.
-    reduction : {"mean", "sum", "none"}, optional
+    reduction : {"mean", "sum", "none"}, default "mean"
         Whether to return the mean of the samples' scores, their sum or all of them.
-    temperature : float, optional
-        Divides the logits; must be positive.
-    softcap : float, optional
-        Replaces the logits by ``softcap * tanh(logits / softcap)``, before the temperature divides
-        them; must be positive.
-    axis : int, optional
-        Class axis: 1 by default, 0 for 1-D logits.
+    temperature, softcap, axis : see `score_samples`
 
     Returns
     -------
@@ -328,27 +318,17 @@ def calibration_error(
 
     Parameters
     ----------
-    logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
-        are treated as float64.
-    target : array_like
-        Class indices of any integer type, with the shape of the logits without the class axis.
-    n_bins : int, optional
+    logits, target : see `score_samples`
+    n_bins : int, default 15
         Number of bins.
-    strategy : {"uniform", "quantile"}, optional
+    strategy : {"uniform", "quantile"}, default "uniform"
         Bins of equal width from 0 to 1, or bins of equal mass.  Samples with the same confidence go
         to the same bin, so the masses differ if many samples are alike.
     sample_weight : array_like, optional
         Weight of each sample, not negative; broadcasts to the samples.
-    ignore_index : int, optional
+    ignore_index : int, default -100
         Samples with this target are left out.
-    temperature : float, optional
-        Divides the logits; must be positive.
-    softcap : float, optional
-        Replaces the logits by ``softcap * tanh(logits / softcap)``, before the temperature divides
-        them; must be positive.
-    axis : int, optional
-        Class axis: 1 by default, 0 for 1-D logits.
+    temperature, softcap, axis : see `score_samples`
 
     Returns
     -------

@@ -65,19 +65,13 @@ class StreamingMetrics:
 
     Parameters
     ----------
-    top_k : int, optional
+    top_k : int, default 5
         Number of most likely classes in which ``top_k_accuracy`` looks for the target.
-    n_bins : int, optional
+    n_bins : int, default 15
         Number of bins of equal width for the calibration error.
-    ignore_index : int, optional
+    ignore_index : int, default -100
         Samples with this target are left out.
-    temperature : float, optional
-        Divides the logits; must be positive.
-    softcap : float, optional
-        Replaces the logits by ``softcap * tanh(logits / softcap)``, before the temperature divides
-        them; must be positive.
-    axis : int, optional
-        Class axis: 1 by default, 0 for 1-D logits.
+    temperature, softcap, axis : see `score_samples`
 
     Attributes
     ----------
@@ -182,11 +176,7 @@ class StreamingMetrics:
 
         Parameters
         ----------
-        logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-            Unnormalised scores, float16, bfloat16, float32 or float64; integers and
-            booleans are treated as float64.
-        target : array_like
-            Class indices of any integer type, with the shape of the logits without the class axis.
+        logits, target : see `score_samples`
         sample_weight : array_like, optional
             Weight of each sample, not negative; broadcasts to the samples.
         """

@@ -132,12 +132,12 @@ def score_samples(
         are treated as float64.
     target : array_like
         Class indices of any integer type, with the shape of the logits without the class axis.
-    ignore_index : int, optional
+    ignore_index : int, default -100
         Samples with this target have the ``log_prob`` and ``margin`` NaN and the ``rank`` -1.  The
         scores that do not depend on the target are computed for them, too.
 
         .. versionadded:: 0.2.0
-    temperature : float, optional
+    temperature : float, default 1.0
         Divides the logits; must be positive.
 
         .. versionadded:: 0.2.0
@@ -146,8 +146,8 @@ def score_samples(
         them; must be positive.
 
         .. versionadded:: 0.2.0
-    top_k : int, optional
-        Number of most likely classes to return, at most C; none by default.
+    top_k : int, default 0
+        Number of most likely classes to return, at most C.
 
         .. versionadded:: 0.2.0
     axis : int, optional

@@ -195,17 +195,12 @@ def fit_temperature(
 
     Parameters
     ----------
-    logits : array_like, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, float16, bfloat16, float32 or float64; integers and booleans
-        are treated as float64.
-    target : array_like
-        Class indices of any integer type, with the shape of the logits without the class axis.
+    logits, target : see `score_samples`
     sample_weight : array_like, optional
         Weight of each sample, not negative; broadcasts to the samples.
-    ignore_index : int, optional
+    ignore_index : int, default -100
         Samples with this target are left out.
-    axis : int, optional
-        Class axis: 1 by default, 0 for 1-D logits.
+    axis : see `score_samples`
 
     Returns
     -------
