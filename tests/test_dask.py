@@ -25,6 +25,7 @@ import dask.array as da
 import fastloss
 import fastloss.dask
 from fastloss import StreamingMetrics
+from fastloss.dask._evaluation import _merged
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -627,6 +628,15 @@ def test_scores_on_a_cluster(client, rng):
     assert {n: one.compute() for n, one in metrics.items()} == {
         n: one.compute() for n, one in want.items()
     }
+
+
+def test_merging_metrics_leaves_the_chunks_as_they_are():
+    """Dask may keep the result of a task and use it again."""
+    x, t = np.eye(3), np.arange(3)
+    parts = [{"a": StreamingMetrics().update(x, t)}, {"a": StreamingMetrics().update(x[:2], t[:2])}]
+    for _ in range(2):
+        assert _merged(parts)["a"].samples == 5
+    assert [part["a"].samples for part in parts] == [3, 2]
 
 
 # ---- f) functions made from specifications ---------------------------------------------------
