@@ -395,7 +395,8 @@ def run_stream(fl: Package, problem: Problem, rng: Generator, label: str) -> Non
     terms = np.abs(np.asarray(getattr(fl, name)(reduction="none", **problem.options)(x, target)))
     terms = terms.astype(float) * (1 if weights is None else weights)
     size = np.where(np.isfinite(terms), terms, 0).sum() / (1 if reduction == "sum" else len(x))
-    if not np.isclose(seen[0][0], whole, rtol=eps, atol=eps * size * 2, equal_nan=True):
+    least = float(np.finfo(np.float32 if x.dtype.itemsize < 8 else x.dtype).smallest_subnormal)
+    if not np.isclose(seen[0][0], whole, eps, eps * size * 2 + least, equal_nan=True):
         raise Found(f"streamed {seen[0][0]!r}, at once {whole!r}")
     if known:
         kept = {k: v for k, v in problem.options.items() if k == "temperature"}
