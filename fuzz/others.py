@@ -541,8 +541,8 @@ def run_rows(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
             if losses is not None:
                 close_to(losses, e.losses, e.loss_sizes, 4, "losses")
             if grad is not None:
-                close_to(grad, oracle._product(EXACT(scale), e.gradients),
-                         oracle._product(abs(EXACT(scale)), e.gradient_sizes), 5, "grad", least)  # fmt: skip
+                want, size = (EXACT(scale) * v for v in (e.gradients, e.gradient_sizes))
+                close_to(grad, want, np.abs(size), 5, "grad", least)
             return
         p, q, nll = oracle._softmax_parts(exact(x)[None])
         p, q, nll = p[0], q[0], nll[0]
