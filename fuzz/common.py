@@ -333,7 +333,7 @@ def call_again(
         same(g, results["gradient"], "gradient of a list")
     elif way == 10 and second is not None and "hess" in results:
         # Column-major logits are read in place, as those of another axis: other bits.
-        logits = form[0] if form[0].ndim == 1 else np.ascontiguousarray(form[0])
+        logits = np.asarray(form[0], order="C")
         g, h = criterion.grad_and_hess(logits, form[1], sample_weight)
         same(g, results["first"], "first derivatives of the criterion")
         same(h, results["hess"], "second derivatives of the criterion")

@@ -471,7 +471,8 @@ def temperature(
         # At b = 0 the loss must fall with b, and for large b rise, or there is no minimum.
         slope = (w * -flat).sum()
         sizes = (w * np.abs(np.where(finite, rows, 0)).max(axis=1)).sum()
-        if not least and -slope < -1e-6 * sizes:
+        # Logits whose differences no loss can tell have no temperature, either.
+        if not least and -slope < -1e-6 * sizes and sizes > 1e-14:
             raise Found(f"there is a temperature: {error}") from None
         return
     form = another_form(rng, x), another_form(rng, target)
