@@ -263,7 +263,7 @@ def hold_loss(problem: Problem, e: Exactly, results: dict[str, Any], label: str)
     options = problem.options
     direction, t = options["direction"], options.get("temperature", 1.0)
     narrow = type_of(problem) == np.float32
-    limit, limit_of_gradient = (4.0, 4.0) if narrow else (10.0, 8.0)
+    limit, limit_of_gradient = (8.0, 4.0) if narrow else (10.0, 8.0)
     with np.errstate(all="ignore"):
         losses, gradients, sizes = e.loss(direction, t)
         s = np.broadcast_to(exact(options.get("sample_weight", 1.0)), losses.shape)
@@ -426,7 +426,7 @@ def other_samples(
 
 def hold_comparison(problem: Problem, e: Exactly, found: Any, label: str) -> None:
     target, axis = problem.target, problem.axis
-    limit = 4.0 if type_of(problem) == np.float32 else 10.0
+    limit = 8.0 if type_of(problem) == np.float32 else 10.0
     shape = e.kl.shape
     live = np.ones(shape, bool)
     if target is not None:
