@@ -103,7 +103,8 @@ def fractions_of(rng: Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.
     else:
         p = rng.random(shape)
     with np.errstate(under="ignore"):
-        return np.clip(np.asarray(p).astype(dtype), 0, 1)
+        # Of bfloat16, clip makes a float32.
+        return np.clip(np.asarray(p).astype(dtype), 0, 1).astype(dtype)
 
 
 def dtype_of(rng: Generator) -> np.dtype:
@@ -361,6 +362,9 @@ def hold_loss(problem: Problem, results: dict[str, Any], e: Exactly, label: str)
         limit += 1
     # What a float64 has lost, a weight does not bring back.
     lost = EXACT(2.0) ** -1022 * np.maximum(e.factor, 1)
+    if kind == "focal" and x.dtype != np.float64:
+        # So has a float, of a loss that its target or alpha makes tiny.
+        lost = EXACT(2.0) ** -149 * np.maximum(e.factor, 1)
     if kind == "kl log" and x.dtype != np.float64:
         # exp(t) is a float there.
         distance = np.abs(exact(problem.target) - exact(x))
