@@ -240,18 +240,20 @@ def dask_call(rng: Generator, da: Any, fd: Any) -> None:
                 size = size * abs(float(want) / sums) if sums else size
             close(got, want, dtype, reduction, size)
         if reduction == "mean":
-            kind = x.dtype
-            close(h, g, kind, "gradient of the mean of chunks", times=3)
+            same_but_layout(h, g, "gradient of the mean of chunks", 1.0)
         else:
-            same_but_layout(h, g, f"gradient of chunks, {reduction}")
+            same_but_layout(h, g, f"gradient of chunks, {reduction}", 1.0)
 
 
 def fastloss_sum(name: str, x: Any, target: Any, options: dict[str, Any]) -> float:
     return float(getattr(fastloss, name)(x, target, reduction="sum", **options))
 
 
-def same_but_layout(got: Any, want: Any, what: str) -> None:
-    """The same numbers up to the last digits: a chunk may lie in memory in another way."""
+def same_but_layout(got: Any, want: Any, what: str, share: float = 1e-3) -> None:
+    """The same numbers up to the last digits: a chunk may lie in memory in another way.
+
+    `share`: of the largest number, that the terms of any may have.
+    """
     got, want = np.asarray(got), np.asarray(want)
     if got.dtype != want.dtype:
         raise Found(f"{what}: {got.dtype} instead of {want.dtype}")
@@ -259,7 +261,7 @@ def same_but_layout(got: Any, want: Any, what: str) -> None:
         same(got, want, what)
         return
     finite = np.abs(np.where(np.isfinite(exact(want)), exact(want), 0)).max(initial=0)
-    close(got, want, got.dtype, what, size=finite * 1e-3)
+    close(got, want, got.dtype, what, size=finite * share)
 
 
 def main() -> int:

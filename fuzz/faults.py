@@ -275,17 +275,19 @@ class Killed:
                 target.write_bytes(content)
         run = command(self.name, *self.arguments, start_new_session=True)
         if rng.random() < 0.5:
-            time.sleep(rng.uniform(0.3, 1.05) * self.took)
+            time.sleep(rng.uniform(0, 0.9) * self.took)
         else:  # while it writes
             while run.poll() is None and not self.parts():
                 time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.1) * self.took)
-        seen[self.name] += 1
+            time.sleep(rng.uniform(0, 0.02) * self.took)
+        seen["runs"] += 1
         seen["writing"] += bool(self.parts())
         running = run.poll() is None
         run.send_signal(number)
         run.communicate()
-        seen["ended"] += running and run.returncode != 0
+        if running and run.returncode != 0:
+            seen["ended"] += 1
+            seen[self.name] += 1
         what = f"{self.name} {number.name}"
         for target, content in zip(self.targets, self.whole, strict=True):
             if target.exists() and target.read_bytes() != content:
@@ -303,13 +305,14 @@ def kills(count: int, folder: Path) -> None:
     _, before = files(folder)
     cases = [Killed(name, outputs, folder) for name, outputs in KILLED]
     rng, seen = random.Random(count), Counter[str]()
-    for number in range(count):
-        cases[number % len(cases)].kill(rng, number % 2 == 0, seen)
+    # Some come to their end before the signal.
+    while seen["ended"] < count:
+        cases[seen["runs"] % len(cases)].kill(rng, seen["runs"] % 2 == 0, seen)
     check(before)
     names = ", ".join(f"{name} {seen[name]}" for name in ("score", "compare", "calibrate"))
     print(
-        f"{count} kills ({names}): {seen['ended']} ended by the signal, {seen['writing']} while a"
-        " file was being written: no half output, inputs untouched"
+        f"{seen['ended']} runs killed ({names}) of {seen['runs']}, {seen['writing']} while a file"
+        " was being written: no half output, inputs untouched"
     )
 
 
