@@ -77,6 +77,13 @@ def fuzz_calls(session: nox.Session) -> None:
     session.run("python", "fuzz/calls.py", *(session.posargs or ["--seconds", "60"]))
 
 
+@nox.session(name="fuzz-bridges")
+def fuzz_bridges(session: nox.Session) -> None:
+    """Random calls of fastloss.torch and fastloss.dask, where they can be had."""
+    installed(session, "torch", "dask[array]")
+    session.run("python", "fuzz/bridges.py", *(session.posargs or ["--seconds", "60"]))
+
+
 @nox.session(name="fuzz-files")
 def fuzz_files(session: nox.Session) -> None:
     """Damaged files of every kind."""

@@ -1,11 +1,13 @@
 """What the fuzzers of whole calls share: random arrays in many forms, and two comparisons.
 
 Layout: a) a package whose calls are counted, b) the same numbers in another form, c) the same
-bits, d) within so many ulp of exact numbers, e) arguments that must be errors.
+bits, d) within so many ulp of exact numbers, e) a loss once more, in other ways, f) arguments that
+must be errors, g) arrays that overlap `out`.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -91,11 +93,34 @@ def another_form(rng: Generator, a: np.ndarray) -> np.ndarray:
     return a.copy()
 
 
-def in_form(rng: Generator, options: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: another_form(rng, value) if isinstance(value, np.ndarray) else value
-        for name, value in options.items()
-    }
+def as_option(rng: Generator, value: np.ndarray, typed: bool = False) -> Any:
+    """The same weights, as a caller may have them: a list, another type, without leading axes.
+
+    `typed` keeps the type: where the arithmetic depends on that of the weights.
+    """
+    while value.ndim and value.shape[0] == 1 and value.ndim > 1 and rng.random() < 0.3:
+        value = value[0]
+    way = rng.integers(6)
+    if way == 0 and 0 < value.size < 200 and value.dtype == np.float64:
+        return value.tolist()
+    if way <= 2 and not typed:
+        kinds = ["f4", "f2", "i8", ">i2", "u1", "?", ">f8", "g", BFLOAT16]
+        kept = np.dtype(kinds[rng.integers(len(kinds))])
+        with np.errstate(all="ignore"):
+            other = value.astype(kept)
+        if np.array_equal(other.astype(value.dtype), value):
+            return other
+    return another_form(rng, value)
+
+
+def as_listed(x: np.ndarray) -> Any:
+    """Logits of float64 as a list, or as integers if that is what they are; others as they are."""
+    if x.dtype != np.float64 or not 0 < x.size < 400:
+        return x
+    whole = np.isfinite(x) & (x == np.round(x)) & (np.abs(x) < 2**31)
+    if (whole & ~((x == 0) & np.signbit(x))).all():
+        return x.astype(np.int32)
+    return x.tolist()
 
 
 def in_a_room(rng: Generator, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -243,12 +268,18 @@ def _half_an_ulp(magnitude: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return 0.5001 * np.maximum(float(info.eps) * power, float(info.smallest_subnormal))
 
 
+# ---- e) a loss once more ---------------------------------------------------------------------
+
+#: In how many ways.
+WAYS = 11
+
+
 def call_again(
     way: int, rng: Generator, x: np.ndarray, form: tuple[Any, Any], functions: tuple[Any, ...],
     results: dict[str, Any], sample_weight: Any, given: dict[str, Any],
 ) -> None:  # fmt: skip
-    """A loss in one of six ways, of arguments in another form: the bits of `results`."""
-    value, fused, back, _, criterion = functions
+    """A loss in one of `WAYS`, of arguments in another form: the bits of `results`."""
+    value, fused, back, second, criterion = functions
     if way == 0:
         reduction = str(rng.choice(["none", "sum", "mean"]))
         same(value(*form, reduction=reduction, **given), results[reduction], reduction)
@@ -276,9 +307,39 @@ def call_again(
         got, g = criterion.value_and_grad(*form, sample_weight)
         same(got, results["none"], "losses of the criterion")
         same(g, results["gradient"], "gradient of the criterion")
+    elif way == 6:
+        got, g = fused(*form, reduction="mean", **given)
+        same(got, results["mean"], "mean with gradient")
+        want = back(1.0, x, form[1], reduction="mean", **given)
+        same(g, want, "gradient of the mean in one pass and in two")
+    elif way == 7:
+        room, out, shift = in_a_room(rng, x)
+        out[...] = x
+        back(results["upstream"], out, form[1], reduction="none", out=out, **given)
+        same(out, results["backward"], "backward in place")
+        untouched(room, shift, x.size, "backward in place")
+    elif way == 8:
+        options = {**criterion._options, "reduction": "mean"}
+        again = copy.deepcopy(type(criterion)(**options))
+        same(again(*form, sample_weight), results["mean"], "mean of a copied criterion")
+        got = again.backward(results["scalar"], *form, sample_weight)
+        same(got, results["mean gradient"], "backward of a copied criterion")
+    elif way == 9:
+        target = np.asarray(form[1])
+        listed = target.dtype in (np.float64, np.int64) and 0 < target.size < 400
+        plain = target.tolist() if listed else target
+        got, g = fused(as_listed(x), plain, reduction="none", **given)
+        same(got, results["none"], "losses of a list")
+        same(g, results["gradient"], "gradient of a list")
+    elif way == 10 and second is not None and "hess" in results:
+        # Column-major logits are read in place, as those of another axis: other bits.
+        logits = np.asarray(form[0], order="C")
+        g, h = criterion.grad_and_hess(logits, form[1], sample_weight)
+        same(g, results["first"], "first derivatives of the criterion")
+        same(h, results["hess"], "second derivatives of the criterion")
 
 
-# ---- e) errors -------------------------------------------------------------------------------
+# ---- f) errors -------------------------------------------------------------------------------
 
 PROMISED = (TypeError, ValueError, IndexError)
 
@@ -353,3 +414,104 @@ def wrong_array(rng: Generator, x: np.ndarray) -> Any:
     if way == 5:
         return [[1.0, 2.0], [3.0]]
     return np.zeros(x.shape, [("a", "f4")])
+
+
+def wrong_output(rng: Generator, x: np.ndarray) -> Any:
+    """What is no `out` for the gradient of `x`."""
+    way = rng.integers(7)
+    if way == 0:
+        return np.empty(x.shape, np.float64 if x.dtype != np.float64 else np.float32)
+    if way == 1:
+        return np.empty((*x.shape, 1), x.dtype)
+    if way == 2:
+        out = np.zeros(x.shape, x.dtype)
+        out.setflags(write=False)
+        return out
+    if way == 3 and x.ndim and x.shape[-1] > 1 and x.size:
+        return np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)[..., ::2]
+    if way == 4 and x.size and x.dtype != BFLOAT16:
+        return np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    if way == 5:
+        return np.zeros(x.shape, x.dtype).tolist() if x.ndim else 1.0
+    return "out" if way == 6 else (np.zeros(x.shape, x.dtype),) * 2
+
+
+# ---- g) arrays that overlap `out` ------------------------------------------------------------
+
+
+def overlapping(
+    rng: Generator, out: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Memory, and in it an array like `out` and a copy of `other` that overlaps it."""
+    step = max(out.dtype.itemsize, other.dtype.itemsize)
+    # How far `other` begins behind `out`.
+    least, most = -((other.nbytes - 1) // step), (out.nbytes - 1) // step
+    apart = step * int(rng.integers(least, most + 1))
+    if rng.random() < 0.3:
+        apart = 0
+    start = max(-apart, 0)
+    room = np.zeros(max(start + out.nbytes, start + apart + other.nbytes) + 16, np.uint8)
+    mine = room[start : start + out.nbytes].view(out.dtype).reshape(out.shape)
+    theirs = room[start + apart : start + apart + other.nbytes].view(other.dtype)
+    theirs = theirs.reshape(other.shape)
+    theirs[...] = other
+    return room, mine, theirs
+
+
+def right_or_refused(call: Any, room: np.ndarray, check: Any, what: str) -> None:
+    """A call whose `out` overlaps another argument is right, or is refused before it writes."""
+    before = room.tobytes()
+    try:
+        result = call()
+    except ValueError as error:
+        if "overlap" not in str(error):
+            raise Found(f"{what}: message {error}") from None
+        if room.tobytes() != before:
+            raise Found(f"{what}: out was written before the error") from None
+        return
+    check(result)
+
+
+def overlaps(
+    rng: Generator, x: np.ndarray, target: np.ndarray, functions: tuple[Any, ...],
+    results: dict[str, Any], options: dict[str, Any],
+) -> None:  # fmt: skip
+    """`out` over the target, a weight, the upstream gradient or the other `out`."""
+    _, fused, back, second, _ = functions
+    if not x.size:
+        return
+    arrays = {"target": target, "upstream": results["upstream"]}
+    arrays |= {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
+    names = [name for name, value in arrays.items() if value.size]
+    name = names[rng.integers(len(names))]
+    room, out, other = overlapping(rng, x, arrays[name])
+    what = f"out over {name}"
+    if name == "upstream":
+        right_or_refused(
+            lambda: back(other, x, target, reduction="none", out=out, **options), room,
+            lambda g: same(g, results["backward"], what), what,
+        )  # fmt: skip
+    else:
+        t = other if name == "target" else target
+        kept = {**options, name: other} if name in options else options
+        right_or_refused(
+            lambda: fused(x, t, reduction="none", out=out, **kept), room,
+            lambda found: [same(found[0], results["none"], what),
+                           same(found[1], results["gradient"], what)], what,
+        )  # fmt: skip
+    if second is None or "hess" not in results:
+        return
+    room, out, other = overlapping(rng, x, x)
+    right_or_refused(
+        lambda: second(x, target, out=(out, other), **options), room,
+        lambda found: [same(found[0], results["first"], "grad over hess"),
+                       same(found[1], results["hess"], "hess over grad")], "hess over grad",
+    )  # fmt: skip
+    room, out, other = overlapping(rng, x, x)
+    apart = np.empty_like(x)
+    pair = (out, apart) if rng.random() < 0.5 else (apart, out)
+    right_or_refused(
+        lambda: second(other, target, out=pair, **options), room,
+        lambda found: [same(found[0], results["first"], "first over x"),
+                       same(found[1], results["hess"], "hess over x")], "derivatives over x",
+    )  # fmt: skip

@@ -5,8 +5,8 @@
 memory: each allocation of a call fails in turn, Python's, NumPy's and the kernels' own (a shim
 before malloc counts them): MemoryError, `out` as it was or complete, and the next call right.
 threads: none can be started (RLIMIT_NPROC). disk: outputs of the command on a full disk and in a
-folder that may not be written. kills: the command is killed at random moments. No half output, and
-inputs untouched.
+folder that may not be written. kills: `fastloss score`, `compare` and `calibrate` are killed at
+random moments, half of them while a file is being written. No half output, and inputs untouched.
 
 Needs Linux, a C compiler for the shim, and the right to mount a small disk or /dev/full.
 """
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -180,8 +181,11 @@ def threads(count: int, folder: Path) -> None:
 def files(folder: Path) -> tuple[list[str], dict[Path, str]]:
     """Inputs of the command, and their digests."""
     rng = np.random.default_rng(0)
-    np.save(folder / "logits.npy", rng.standard_normal((40_000, 50)).astype(np.float32))
-    np.save(folder / "targets.npy", rng.integers(0, 50, 40_000))
+    logits = rng.standard_normal((40_000, 50)).astype(np.float32)
+    np.save(folder / "logits.npy", logits)
+    np.save(folder / "other.npy", logits + rng.standard_normal(logits.shape).astype(np.float32))
+    # Drawn from the logits, so that there is a best temperature.
+    np.save(folder / "targets.npy", (logits + rng.gumbel(size=logits.shape)).argmax(axis=1))
     arguments = [str(folder / "logits.npy"), str(folder / "targets.npy")]
     return arguments, {path: digest(path) for path in folder.glob("*.npy")}
 
@@ -190,9 +194,9 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def command(*arguments: str, **options: object) -> subprocess.Popen:
+def command(name: str, *arguments: str, **options: object) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "fastloss", "score", *arguments],
+        [sys.executable, "-m", "fastloss", name, *arguments],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 
@@ -213,7 +217,7 @@ def disk(count: int, folder: Path) -> None:
     try:
         for place in places:
             for option, name in [("--output", "losses.npy"), ("--output", "losses.csv")]:
-                run = command(*arguments, option, str(place / name))
+                run = command("score", *arguments, option, str(place / name))
                 error = run.communicate()[1]
                 lines = [line for line in error.splitlines() if line.strip()]
                 usage = "Usage" in error or "Traceback" in error
@@ -229,38 +233,87 @@ def disk(count: int, folder: Path) -> None:
     print(f"{seen} outputs on a full disk or where nothing may be written: status 2, nothing left")
 
 
-def kills(count: int, folder: Path) -> None:
-    arguments, before = files(folder)
-    target = folder / "losses.npy"
-    run = command(*arguments, "--output", str(target))
-    start = time.monotonic()
-    run.communicate()
-    whole, took = digest(target), time.monotonic() - start
-    kept = shutil.copy(target, folder / "kept")
-    rng = random.Random(0)
-    ended = 0
-    for number in range(count):
-        name = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-        old = number % 2 == 0
-        target.unlink(missing_ok=True)
-        if old:
-            shutil.copy(kept, target)
-        run = command(*arguments, "--output", str(target), start_new_session=True)
-        time.sleep(rng.uniform(0.5, 1.05) * took)
-        ended += run.poll() is None
-        run.send_signal(name)
+#: What is killed: a command, and the files that it writes, by option.
+KILLED = [
+    ("score", {"--output": "losses.npy"}),
+    ("score", {"--output": "losses.csv", "--output-groups": "groups.json"}),
+    ("compare", {"--output": "changes.npy", "--output-groups": "groups.csv"}),
+    ("compare", {"--output": "changes.csv"}),
+    ("calibrate", {"--output": "log_probs.npy"}),
+]
+SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+class Killed:
+    """A command that is killed, and what it leaves where it is not."""
+
+    def __init__(self, name: str, outputs: dict[str, str], folder: Path):
+        inputs = ["logits.npy", *(["other.npy"] if name == "compare" else []), "targets.npy"]
+        self.name, self.folder = name, folder
+        self.targets = [folder / output for output in outputs.values()]
+        self.arguments = [str(folder / one) for one in inputs]
+        if "--output-groups" in outputs:
+            self.arguments += ["--group-by", self.arguments[-1]]
+        for option, target in zip(outputs, self.targets, strict=True):
+            self.arguments += [option, str(target)]
+        start = time.monotonic()
+        error = (run := command(name, *self.arguments)).communicate()[1]
+        if run.returncode:
+            sys.exit(f"{name}: status {run.returncode}: {error}")
+        self.took = time.monotonic() - start
+        self.whole = [target.read_bytes() for target in self.targets]
+
+    def parts(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if ".part" in path.name]
+
+    def kill(self, rng: random.Random, old: bool, seen: Counter[str]) -> None:
+        """Kill it once; `old`: with outputs of before."""
+        number = rng.choice(SIGNALS)
+        for target, content in zip(self.targets, self.whole, strict=True):
+            target.unlink(missing_ok=True)
+            if old:
+                target.write_bytes(content)
+        run = command(self.name, *self.arguments, start_new_session=True)
+        if rng.random() < 0.5:
+            time.sleep(rng.uniform(0, 0.9) * self.took)
+        else:  # while it writes
+            while run.poll() is None and not self.parts():
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.02) * self.took)
+        seen["runs"] += 1
+        seen["writing"] += bool(self.parts())
+        running = run.poll() is None
+        run.send_signal(number)
         run.communicate()
-        if target.exists() and digest(target) != whole:
-            sys.exit(f"{name}: a half output")
-        if old and not target.exists():
-            sys.exit(f"{name}: the old output is gone")
-        left = [path for path in folder.iterdir() if ".part" in path.name]
-        if left and name != signal.SIGKILL:
-            sys.exit(f"{name}: left {left}")
+        if running and run.returncode != 0:
+            seen["ended"] += 1
+            seen[self.name] += 1
+        what = f"{self.name} {number.name}"
+        for target, content in zip(self.targets, self.whole, strict=True):
+            if target.exists() and target.read_bytes() != content:
+                sys.exit(f"{what}: {target.name} is half an output")
+            if old and not target.exists():
+                sys.exit(f"{what}: the old {target.name} is gone")
+        left = self.parts()
+        if left and number != signal.SIGKILL:
+            sys.exit(f"{what}: left {left}")
         for path in left:
             path.unlink()
+
+
+def kills(count: int, folder: Path) -> None:
+    _, before = files(folder)
+    cases = [Killed(name, outputs, folder) for name, outputs in KILLED]
+    rng, seen = random.Random(count), Counter[str]()
+    # Some come to their end before the signal.
+    while seen["ended"] < count:
+        cases[seen["runs"] % len(cases)].kill(rng, seen["runs"] % 2 == 0, seen)
     check(before)
-    print(f"{count} runs, {ended} ended by a signal: no half output")
+    names = ", ".join(f"{name} {seen[name]}" for name in ("score", "compare", "calibrate"))
+    print(
+        f"{seen['ended']} runs killed ({names}) of {seen['runs']}, {seen['writing']} while a file"
+        " was being written: no half output, inputs untouched"
+    )
 
 
 def check(before: dict[Path, str]) -> None:

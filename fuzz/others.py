@@ -1,7 +1,7 @@
 """Random calls of what is made of the kernels: linear layers, sums over axes, streams of batches.
 
-Layout: a) linear_cross_entropy, b) logsumexp and softmax over axes, c) StreamingLoss; each makes
-its problem and holds it.
+Layout: a) linear_cross_entropy, b) logsumexp and softmax over axes, c) StreamingLoss, d) objectives
+of boosting, e) rows by the C functions of fastloss.cython; each makes its problem and holds it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+import oracle
 import over_classes
 import over_elements
 import over_pairs
@@ -30,6 +31,8 @@ from common import (
     weights_of,
     wrong_array,
 )
+from guarded import guarded
+from test_cython import function as row_function
 
 
 class Problem(NamedTuple):
@@ -39,8 +42,11 @@ class Problem(NamedTuple):
 
 
 def make(rng: Generator) -> Problem:
-    kind = str(rng.choice(["linear", "axes", "weights", "stream"]))
-    return {"linear": _linear, "axes": _axes, "weights": _weights, "stream": _stream}[kind](rng)
+    makers = {
+        "linear": _linear, "axes": _axes, "weights": _weights, "stream": _stream,
+        "boosting": _boosting, "rows": _rows,
+    }  # fmt: skip
+    return makers[str(rng.choice([*makers]))](rng)
 
 
 def described(problem: Problem) -> str:
@@ -54,7 +60,8 @@ def described(problem: Problem) -> str:
 def run(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any], label: str) -> None:
     fl.use_threads(1)
     run_one = {
-        "linear": run_linear, "axes": run_axes, "weights": run_weights, "stream": run_stream
+        "linear": run_linear, "axes": run_axes, "weights": run_weights, "stream": run_stream,
+        "boosting": run_boosting, "rows": run_rows,
     }[problem.kind]  # fmt: skip
     run_one(fl, problem, rng, label)
 
@@ -70,19 +77,20 @@ def _linear(rng: Generator) -> Problem:
     types = [over_classes.dtype_of(rng) for _ in range(3)]
     if rng.random() < 0.5:
         types = types[:1] * 3
+    before = (rows,) if rng.random() < 0.7 else (rows, int(rng.integers(1, 4)))
     x, w, b = (
         (rng.integers(-24, 25, shape) / 8).astype(dtype)
         for shape, dtype in zip(
-            ((rows, features), (classes, *more, features), (classes, *more)), types, strict=True
+            ((*before, features), (classes, *more, features), (classes, *more)), types, strict=True
         )
     )
     options: dict[str, Any] = {}
     if rng.random() < 0.3:
-        target: Any = rng.random((rows, classes, *more)).astype("f4")
+        target: Any = rng.random((*before, classes, *more)).astype(rng.choice(["f4", "f8", "f2"]))
     else:
-        target = rng.integers(0, classes, (rows, *more))
+        target = rng.integers(0, classes, (*before, *more))
         options["ignore_index"] = int(rng.choice([-100, 0, classes]))
-        away = rng.random(rows) < 0.2
+        away = rng.random(before) < 0.2
         target[away] = options["ignore_index"]
         if rng.random() < 0.3:
             x[away] = nan  # an ignored sample's features have no say
@@ -91,7 +99,9 @@ def _linear(rng: Generator) -> Problem:
     if rng.random() < 0.3:
         options["weight"] = rng.uniform(0.5, 2, classes)
     if rng.random() < 0.3:
-        options["sample_weight"] = rng.uniform(0.5, 2, (rows, *more))
+        options["sample_weight"] = rng.uniform(0.5, 2, (*before, *more))
+        if rng.random() < 0.3:
+            options["sample_weight"] = rng.uniform(0.5, 2, more)
     if rng.random() < 0.3:
         options["label_smoothing"] = 0.1
     if rng.random() < 0.3:
@@ -106,16 +116,22 @@ def _linear(rng: Generator) -> Problem:
 def run_linear(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
     x, w, target = problem.arrays
     options = problem.options
-    names = fl.package.linear_cross_entropy.__globals__
-    if "BLOCK_BYTES" in names:
-        names["BLOCK_BYTES"] = int(rng.choice([1, 1000, 8 << 20]))
+    # So little memory that there are many blocks and strips, or as much as there is.
+    memory = fl.package.linear_cross_entropy.__globals__["_layer"]
+    memory.LEAST_MEMORY = int(rng.choice([1, 600, 3000, 20_000, 64 << 20]))
+    memory._PART_BYTES = int(rng.choice([1, 500, 4 << 20]))
+    memory._ADDED = int(rng.choice([1, 3, 64]))
     wide = np.dtype("f8") if np.dtype("f8") in (x.dtype, w.dtype) else np.dtype("f4")
     z = np.tensordot(x.astype(wide), w.astype(wide), (-1, -1))
     bias = options.get("linear_bias")
     if bias is not None:
         z = z + bias.astype(wide)
     plain = {name: v for name, v in options.items() if name != "linear_bias"}
-    clean = np.where(np.isnan(x), np.zeros_like(x), x).astype(float)
+    plain["axis"] = x.ndim - 1
+    rows = int(np.prod(x.shape[:-1], dtype=int))
+    clean = np.where(np.isnan(x), np.zeros_like(x), x).astype(float).reshape(rows, x.shape[-1])
+    # A gradient of halves may come from logits that are multiplied a second time.
+    late = memory.LEAST_MEMORY < 64 << 20 and w.dtype != wide
     outputs = int(np.prod(w.shape[:-1], dtype=int))
     flat = w.reshape(outputs, w.shape[-1]).astype(float)
     tiny = float(np.finfo(wide).tiny)
@@ -146,16 +162,24 @@ def run_linear(fl: Package, problem: Problem, rng: Generator, label: str) -> Non
         loss, fused = fl.linear_cross_entropy_value_and_grad(
             x, w, target, reduction=reduction, **options
         )
-        same(loss, got, f"{reduction} with gradient")
-        g, eps = g.astype(float).reshape(len(x), outputs), 2 * float(np.finfo(wide).eps)
+        if reduction == "none" or w.dtype == wide:
+            same(loss, got, f"{reduction} with gradient")
+        elif not np.allclose(loss, got, rtol=float(np.finfo(wide).eps), atol=0, equal_nan=True):
+            # What is left of the memory, and so the blocks, depends on the gradient's type.
+            raise Found(f"{reduction} with gradient: {loss} instead of {got}")
+        g, eps = g.astype(float).reshape(rows, outputs), 2 * float(np.finfo(wide).eps)
         for name, a, b, like in (
             ("input", g, flat, x), ("linear_weight", g.T, clean, w),
         ):  # fmt: skip
             bound = (len(b) + 8) * eps * (np.abs(a) @ np.abs(b)) + tiny
+            if late and name == "linear_weight":
+                # p - 1 of a confident sample is a difference then.
+                most = 4 * np.abs(upstream).max(initial=1.0)
+                bound = bound + 3e-5 * np.abs(a @ b).max(initial=0) + most * eps * np.abs(b).sum(0)
             near(getattr(grads, name), (a @ b).reshape(like.shape), like.dtype,
                  bound.reshape(like.shape), f"{reduction}: gradient of {name}")  # fmt: skip
         if bias is not None:
-            bound = ((len(x) + 8) * eps * np.abs(g).sum(axis=0) + tiny).reshape(bias.shape)
+            bound = ((rows + 8) * eps * np.abs(g).sum(axis=0) + tiny).reshape(bias.shape)
             total = g.sum(axis=0).reshape(bias.shape)
             near(grads.linear_bias, total, bias.dtype, bound, f"{reduction}: gradient of the bias")
         if fused.input.shape != x.shape or fused.linear_weight.shape != w.shape:
@@ -371,7 +395,8 @@ def run_stream(fl: Package, problem: Problem, rng: Generator, label: str) -> Non
     terms = np.abs(np.asarray(getattr(fl, name)(reduction="none", **problem.options)(x, target)))
     terms = terms.astype(float) * (1 if weights is None else weights)
     size = np.where(np.isfinite(terms), terms, 0).sum() / (1 if reduction == "sum" else len(x))
-    if not np.isclose(seen[0][0], whole, rtol=eps, atol=eps * size * 2, equal_nan=True):
+    least = float(np.finfo(np.float32 if x.dtype.itemsize < 8 else x.dtype).smallest_subnormal)
+    if not np.isclose(seen[0][0], whole, eps, eps * size * 2 + least, equal_nan=True):
         raise Found(f"streamed {seen[0][0]!r}, at once {whole!r}")
     if known:
         kept = {k: v for k, v in problem.options.items() if k == "temperature"}
@@ -390,3 +415,155 @@ def run_stream(fl: Package, problem: Problem, rng: Generator, label: str) -> Non
 
 #: Criteria of single elements.
 ELEMENTS = ("BCELoss", "BCEWithLogitsLoss", "KLDivLoss", "SigmoidFocalLoss")
+
+
+# ---- d) objectives of boosting ---------------------------------------------------------------
+
+
+def _boosting(rng: Generator) -> Problem:
+    """Second derivatives times a factor and at least a floor, as float32 for LightGBM."""
+    name = str(rng.choice(["CrossEntropyLoss", "SoftmaxFocalLoss", "BCEWithLogitsLoss",
+                           "SigmoidFocalLoss"]))  # fmt: skip
+    n = int(rng.choice([0, 1, 2, 31, 64, 65, 130]))
+    dtype = np.dtype(rng.choice(["f8", "f8", "f4"]))
+    how = {"curve": 1.0, "floor": -np.inf, "narrow": bool(rng.random() < 0.6)}
+    if rng.random() < 0.7:
+        how["floor"] = float(rng.choice([1e-16, 1e-6, 0.0, 0.1]))
+    options: dict[str, Any] = {}
+    if rng.random() < 0.4:
+        options["sample_weight"] = weights_of(rng, (n,))
+    if name in ("CrossEntropyLoss", "SoftmaxFocalLoss"):
+        classes = int(rng.choice([1, 2, 3, 10, 33, 128, 129, 300]))
+        how["curve"] = float(rng.choice([1.0, 2.0, classes / max(classes - 1, 1)]))
+        x = over_classes.values_of(rng, n, classes, dtype)
+        target: Any = rng.integers(0, classes, n)
+        options["ignore_index"] = int(rng.choice([-100, 0, -1]))
+        target[rng.random(n) < 0.1] = options["ignore_index"]
+        if name == "SoftmaxFocalLoss":
+            options["gamma"] = float(rng.choice([0.0, 0.5, 1.0, 2.0, 3.3]))
+        else:
+            if rng.random() < 0.3:
+                options["label_smoothing"] = 0.1
+            if rng.random() < 0.15:
+                options["temperature"] = 2.0
+            if rng.random() < 0.15:
+                options["softcap"] = 5.0
+            if rng.random() < 0.15:
+                options["z_loss"] = 0.01
+            if rng.random() < 0.2 and options["ignore_index"] < 0:
+                target = rng.dirichlet(np.ones(classes), n)
+        if rng.random() < 0.3:
+            kind = "alpha" if name == "SoftmaxFocalLoss" else "weight"
+            options[kind] = weights_of(rng, (classes,))
+    else:
+        x = over_elements.logits_of(rng, (n,), dtype)
+        target = rng.integers(0, 2, n) if rng.random() < 0.5 else rng.random(n)
+        if name == "SigmoidFocalLoss":
+            options["gamma"] = float(rng.choice([0.0, 0.5, 2.0, 5.0]))
+        elif rng.random() < 0.4:
+            options["pos_weight"] = np.asarray(rng.uniform(0.5, 9.0))
+    return Problem("boosting", (name, x, target), {**options, **how})
+
+
+def run_boosting(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
+    name, x, target = problem.arrays
+    options = dict(problem.options)
+    how = {key: options.pop(key) for key in ("curve", "floor", "narrow")}
+    loss = getattr(fl, name)._loss
+    # Column-major logits are read in place, as those of another axis.
+    form = np.asfortranarray(x) if rng.random() < 0.5 else x
+    grad, hess = getattr(fl, f"{loss.name}_grad_and_hess")(form, target, **options)
+    fl.use_threads(threads_of(rng))
+    form = another_form(rng, form) if form is x and x.ndim == 1 else form.copy("K")
+    got = loss.grad_and_hess(form, another_form(rng, target), None, **options, **how)
+    calls["boosting"] += 1
+    kind = np.dtype(np.float32) if how["narrow"] else x.dtype
+    with np.errstate(all="ignore"):
+        same(got[0], grad.astype(kind), "gradient of an objective")
+        want = hess.astype(float) * how["curve"]
+        raised = np.where((hess != 0) | (grad != 0), np.maximum(want, how["floor"]), want)
+        raised = raised.astype(kind).astype(float)
+        h = got[1].astype(float)
+        # The terms of focal losses have two signs.
+        size = np.abs(raised) + (20 * np.abs(grad.astype(float)) if "gamma" in options else 0)
+        near = np.abs(h - raised) <= 2 * float(np.finfo(kind).eps) * size
+    # Of what underflows, the second derivative may be raised or not.
+    near |= (hess == 0) & (grad == 0) & (h == np.asarray(how["floor"], kind).astype(float))
+    near |= (h == raised) | (np.isnan(h) & np.isnan(raised))
+    near |= np.abs(h - raised) <= 2 * float(np.finfo(kind).smallest_subnormal)
+    if got[1].dtype != kind or not near.all():
+        at = np.argwhere(~near)[:1].tolist()
+        raise Found(f"second derivatives of an objective at {at}: {h[~near][:3]},"
+                    f" expected {raised[~near][:3]}, {how}")  # fmt: skip
+
+
+# ---- e) rows by C functions ------------------------------------------------------------------
+
+
+def _rows(rng: Generator) -> Problem:
+    name = str(rng.choice(["logsumexp_row", "softmax_row", "cross_entropy_row",
+                           "cross_entropy_grad_row", "bce_with_logits_block"]))  # fmt: skip
+    dtype = np.dtype(rng.choice(["f4", "f8"]))
+    n = int(rng.choice(over_classes.LONG if rng.random() < 0.1 else over_classes.CLASSES))
+    scale = float(rng.choice([1.0, -1.0, 0.3, 1e-12, 1e-30, 1e10]))
+    if name == "bce_with_logits_block":
+        x = over_elements.logits_of(rng, (n,), dtype)
+        t: Any = over_elements.fractions_of(rng, (n,), dtype)
+    else:
+        x = over_classes.values_of(rng, 1, n, dtype)[0]
+        t = int(rng.integers(n)) if rng.random() < 0.9 else int(rng.choice([-1, n, 2**62]))
+    return Problem("rows", (name, x, t), {"scale": scale})
+
+
+def run_rows(fl: Package, problem: Problem, rng: Generator, label: str) -> None:
+    name, x, t = problem.arrays
+    n, scale, dtype = x.size, problem.options["scale"], x.dtype
+    call = row_function(fl.package._kernels.single, name, dtype.name)
+    calls[name] += 1
+    row = guarded(x, at_end=bool(rng.integers(2)))
+    out = row if rng.random() < 0.4 else guarded(np.zeros_like(x), at_end=bool(rng.integers(2)))
+    key = (name, "row")
+
+    def close_to(got: Any, want: Any, size: Any, limit: float, what: str, lost: Any = 0.0) -> None:
+        with np.errstate(over="ignore", under="ignore"):
+            got = np.asarray(got).astype(dtype)
+        hold(got, np.asarray(want, EXACT), np.asarray(size, EXACT), limit, what, key, label, lost)
+
+    least = EXACT(2.0) ** (-1022 if dtype == np.float64 else -126) * max(abs(scale), 1)
+    with np.errstate(all="ignore"):
+        if name == "bce_with_logits_block":
+            targets = guarded(t)
+            losses = None if rng.random() < 0.3 else guarded(np.zeros_like(x))
+            grad = None if rng.random() < 0.3 else out
+            total = call(row, targets, n, scale, losses, grad)
+            e = over_elements.exactly(over_elements.Problem("logits", x, t, {}, False))
+            close_to(total, e.losses.sum(), e.loss_sizes.sum(), 6, "sum")
+            if losses is not None:
+                close_to(losses, e.losses, e.loss_sizes, 4, "losses")
+            if grad is not None:
+                want, size = (EXACT(scale) * v for v in (e.gradients, e.gradient_sizes))
+                close_to(grad, want, np.abs(size), 5, "grad", least)
+            return
+        p, q, nll = oracle._softmax_parts(exact(x)[None])
+        p, q, nll = p[0], q[0], nll[0]
+        top = exact(x).max()
+        if name == "logsumexp_row":
+            want = top + nll.min() if np.isfinite(top) else top
+            size = max(abs(top), nll.min()) if np.isfinite(top) else 0
+            close_to(call(row, n), want, size, 4, "logsumexp")
+            return
+        if name == "softmax_row":
+            call(row, n, out)
+            close_to(out, p, p, 4, "softmax")
+            return
+        inside = 0 <= t < n
+        want = nll[t] if inside else EXACT(nan)
+        if name == "cross_entropy_row":
+            close_to(call(row, n, t), want, want, 4, "loss")
+            return
+        close_to(call(row, n, t, scale, out), want, want, 4, "loss")
+        slope = p.copy()
+        if inside:
+            slope[t] = -q[t]
+        slope = oracle._product(EXACT(scale), slope) if inside else np.full(n, nan, EXACT)
+        close_to(out, slope, np.abs(slope), 4.5, "gradient", least)

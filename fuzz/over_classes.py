@@ -14,18 +14,20 @@ import oracle
 from common import (
     BFLOAT16,
     EXACT,
+    WAYS,
     Found,
     Generator,
     Package,
     another_form,
+    as_option,
     call_again,
     class_indices,
     exact,
     hold,
     in_a_room,
-    in_form,
     inf,
     nan,
+    overlaps,
     refused,
     same,
     threads_of,
@@ -33,6 +35,7 @@ from common import (
     weights_of,
     wrong_array,
     wrong_options,
+    wrong_output,
 )
 
 #: The sizes of the kernels' own blocks, and their neighbours.
@@ -130,10 +133,26 @@ def values_of(rng: Generator, samples: int, classes: int, dtype: np.dtype) -> np
             x[i] = np.round(x[i])
         elif way == 12:
             x[i] -= rng.choice([90, 200, 1000]) * np.arange(classes)
+    if rng.random() < 0.04:
+        x = np.round(x)  # whole numbers, which may come as integers
     if dtype == np.float16:
         x = np.where(np.isfinite(x), np.clip(x, -6e4, 6e4), x)
     with np.errstate(over="ignore", under="ignore"):
         return x.astype(dtype)
+
+
+def sizes_of(rng: Generator, usual: list[float], low: float, high: float) -> float:
+    """A usual number, or one from 10**low to 10**high."""
+    return float(rng.choice(usual) if rng.random() < 0.7 else 10.0 ** rng.uniform(low, high))
+
+
+def sample_weights_of(rng: Generator, rest: tuple[int, ...]) -> np.ndarray:
+    """Weights of a shape that broadcasts to the samples."""
+    way = rng.random()
+    if way < 0.6:
+        return weights_of(rng, rest)
+    some = rest[int(rng.integers(len(rest) + 1)) :]
+    return weights_of(rng, tuple(n if rng.random() < 0.5 else 1 for n in some))
 
 
 def dtype_of(rng: Generator) -> np.dtype:
@@ -190,28 +209,25 @@ def make(rng: Generator) -> Problem:
             p = p * rng.choice([0.0, 1e-20, 7.0])
         if rng.random() < 0.2:
             p[np.isneginf(wide)] = 0.0
-        kept = np.dtype(rng.choice(["f4", "f8", "f2"], p=[0.6, 0.3, 0.1]))
+        kept = np.dtype(["f4", "f8", "f2", BFLOAT16][rng.choice(4, p=[0.5, 0.3, 0.1, 0.1])])
         target = np.ascontiguousarray(np.moveaxis(p.reshape(*rest, classes), -1, axis)).astype(kept)
     if kind == "smooth" or (kind == "soft" and rng.random() < 0.4):
-        options["label_smoothing"] = float(rng.choice([0.1, 0.125, 1e-3, 1.0, 0.9]))
+        options["label_smoothing"] = sizes_of(rng, [0.1, 0.125, 1e-3, 1.0, 0.9], -16, 0)
     if kind == "focal":
-        options["gamma"] = float(rng.choice([0.0, 0.5, 1.0, 1.5, 2.0, 5.0, 0.1]))
+        options["gamma"] = sizes_of(rng, [0.0, 0.5, 1.0, 1.5, 2.0, 5.0, 0.1], -6, 1.5)
         if rng.random() < 0.4:
             options["alpha"] = weights_of(rng, (classes,))
     elif rng.random() < 0.35:
         options["weight"] = weights_of(rng, (classes,))
     if rng.random() < 0.35:
-        shape_s = (
-            rest if rng.random() < 0.7 else tuple(n if rng.random() < 0.5 else 1 for n in rest)
-        )
-        options["sample_weight"] = weights_of(rng, shape_s)
+        options["sample_weight"] = sample_weights_of(rng, rest)
     if kind in ("index", "smooth", "soft"):
         if rng.random() < 0.2:
-            options["temperature"] = float(rng.choice([0.01, 0.5, 0.7, 2.0, 3.0, 100.0]))
+            options["temperature"] = sizes_of(rng, [0.01, 0.5, 0.7, 2.0, 3.0, 100.0], -8, 12)
         if rng.random() < 0.2:
-            options["softcap"] = float(rng.choice([0.1, 1.0, 5.0, 15.0, 30.0, 50.0, 1e4]))
+            options["softcap"] = sizes_of(rng, [0.1, 1.0, 5.0, 15.0, 30.0, 50.0, 1e4], -4, 12)
         if rng.random() < 0.2:
-            options["z_loss"] = float(rng.choice([1e-4, 1e-2, 0.5, 3.0]))
+            options["z_loss"] = sizes_of(rng, [1e-4, 1e-2, 0.5, 3.0], -20, 3)
     return Problem(kind, x, target, axis, options, wrong)
 
 
@@ -499,8 +515,11 @@ def loss(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any]) ->
     criterion = getattr(fl, CRITERIA[name])
     kept = {name: v for name, v in options.items() if name != "sample_weight"}
     criterion = criterion(reduction="none", **kept)
-    for _ in range(12):
-        again(fl, problem, rng, results, (value, fused, back, second, criterion), options)
+    functions = value, fused, back, second, criterion
+    for _ in range(14):
+        again(fl, problem, rng, results, functions, options)
+    for _ in range(2):
+        overlaps(rng, x, target, functions, results, options)
     # Overlaps are errors.
     if x.size > 1:
         room = np.zeros(x.size + 1, x.dtype)
@@ -516,6 +535,8 @@ def loss(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any]) ->
     refused(lambda: fused(x, target, out=out, **bad), f"wrong {next(iter(wrong_one))}", out)
     refused(lambda: fused(wrong_array(rng, x), target, **options), "a wrong array")
     refused(lambda: value(x, wrong_array(rng, np.asarray(target)), **options), "a wrong target")
+    no_out = wrong_output(rng, x)
+    refused(lambda: back(1.0, x, target, reduction="sum", out=no_out, **options), f"out={no_out!r}")
     other_samples(problem, rng, results, fused, options)
     return results
 
@@ -529,13 +550,17 @@ def again(
     x, target = problem.x, problem.target
     fl.use_threads(threads_of(rng))
     form = another_form(rng, x), another_form(rng, target)
-    given = in_form(rng, options)
+    given = {
+        name: as_option(rng, v) if isinstance(v, np.ndarray) else v for name, v in options.items()
+    }
     if rng.random() < 0.5:
         given["axis"] = problem.axis - x.ndim
-    way = rng.integers(9)
-    if way < 6:
+    if problem.axis == min(1, x.ndim - 1) and rng.random() < 0.5:
+        del given["axis"]
+    way = int(rng.integers(WAYS + 3))
+    if way < WAYS:
         call_again(way, rng, x, form, functions, results, options.get("sample_weight"), given)
-    elif way == 6 and second is not None:
+    elif way == WAYS and second is not None:
         room, hess, shift = in_a_room(rng, x)
         second(x, form[1], out=(np.empty_like(x), hess), **given)
         same(hess, results["hess"], "hess in out")

@@ -13,17 +13,19 @@ import oracle
 from common import (
     BFLOAT16,
     EXACT,
+    WAYS,
     Found,
     Generator,
     Package,
     another_form,
+    as_option,
     call_again,
     exact,
     hold,
     in_a_room,
-    in_form,
     inf,
     nan,
+    overlaps,
     refused,
     same,
     threads_of,
@@ -31,6 +33,7 @@ from common import (
     weights_of,
     wrong_array,
     wrong_options,
+    wrong_output,
 )
 
 NAMES = {
@@ -100,7 +103,8 @@ def fractions_of(rng: Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.
     else:
         p = rng.random(shape)
     with np.errstate(under="ignore"):
-        return np.clip(np.asarray(p).astype(dtype), 0, 1)
+        # Of bfloat16, clip makes a float32.
+        return np.clip(np.asarray(p).astype(dtype), 0, 1).astype(dtype)
 
 
 def dtype_of(rng: Generator) -> np.dtype:
@@ -179,6 +183,8 @@ def make(rng: Generator) -> Problem:
             options["pos_weight"] = operand_of(rng, shape)
         if kind == "focal":
             options["gamma"] = float(rng.choice([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 16.0]))
+            if rng.random() < 0.2:
+                options["gamma"] = float(10.0 ** rng.uniform(-6, 1.4))
             way = rng.integers(4)
             if way == 0:
                 options["alpha"] = None
@@ -356,6 +362,9 @@ def hold_loss(problem: Problem, results: dict[str, Any], e: Exactly, label: str)
         limit += 1
     # What a float64 has lost, a weight does not bring back.
     lost = EXACT(2.0) ** -1022 * np.maximum(e.factor, 1)
+    if kind == "focal" and x.dtype != np.float64:
+        # So has a float, of a loss that its target or alpha makes tiny.
+        lost = EXACT(2.0) ** -149 * np.maximum(e.factor, 1)
     if kind == "kl log" and x.dtype != np.float64:
         # exp(t) is a float there.
         distance = np.abs(exact(problem.target) - exact(x))
@@ -366,6 +375,11 @@ def hold_loss(problem: Problem, results: dict[str, Any], e: Exactly, label: str)
     total, size, part = e.losses.sum(), e.loss_sizes.sum(), lost.sum()
     hold(results["sum"], total, size, limit + 2, "sum", (kind, "sum"), label, part)
     d = e.denominator
+    if "batchmean" in results:
+        n = EXACT(max(x.shape[0], 1))
+        want = total / n if x.shape[0] else EXACT(nan)
+        hold(results["batchmean"], want, size / n, limit + 3, "batchmean", (kind, "batchmean"),
+             label, part / n)  # fmt: skip
     hold(
         results["mean"], total / d if d else EXACT(nan), size / d if d else size, limit + 3, "mean",
         (kind, "mean"), label, part / d if d else part,
@@ -417,14 +431,22 @@ def loss(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any]) ->
     results["upstream"], results["scalar"] = upstream, spot["scalar"]
     results["backward"] = back(upstream, x, target, reduction="none", **options)
     results["mean gradient"] = back(spot["scalar"], x, target, reduction="mean", **options)
+    if kind.startswith("kl") and x.ndim:
+        results["batchmean"], g = fused(x, target, reduction="batchmean", **options)
+        same(value(x, target, reduction="batchmean", **options), results["batchmean"], "batchmean")
+        again_g = back(1.0, x, target, reduction="batchmean", **options)
+        same(again_g, g, "gradient of batchmean in one pass and in two")
     second = None
     if kind in ("logits", "focal"):
         second = getattr(fl, f"{name}_grad_and_hess")
         results["first"], results["hess"] = second(x, target, **options)
     kept = {name: v for name, v in options.items() if name != "sample_weight"}
     criterion = getattr(fl, CRITERIA[kind])(reduction="none", **kept)
-    for _ in range(12):
-        again(fl, problem, rng, results, (value, fused, back, second, criterion))
+    functions = value, fused, back, second, criterion
+    for _ in range(14):
+        again(fl, problem, rng, results, functions)
+    for _ in range(2):
+        overlaps(rng, x, target, functions, results, options)
     if x.size > 1:
         room = np.zeros(x.size + 1, x.dtype)
         a, b = room[:-1].reshape(x.shape), room[1:].reshape(x.shape)
@@ -437,6 +459,8 @@ def loss(fl: Package, problem: Problem, rng: Generator, spot: dict[str, Any]) ->
         refused(lambda: fused(x, target, out=out, **bad), f"wrong {next(iter(wrong_one))}", out)
     refused(lambda: fused(wrong_array(rng, x), target, **options), "a wrong array")
     refused(lambda: value(x, wrong_array(rng, np.asarray(target)), **options), "a wrong target")
+    no_out = wrong_output(rng, x)
+    refused(lambda: back(1.0, x, target, reduction="sum", out=no_out, **options), f"out={no_out!r}")
     return results
 
 
@@ -448,11 +472,14 @@ def again(
     x, target, options = problem.x, problem.target, problem.options
     fl.use_threads(threads_of(rng))
     form = another_form(rng, x), another_form(rng, target)
-    given = in_form(rng, options)
-    way = rng.integers(8)
-    if way < 6:
+    given = {
+        name: as_option(rng, v, typed=True) if isinstance(v, np.ndarray) else v
+        for name, v in options.items()
+    }
+    way = int(rng.integers(WAYS + 3))
+    if way < WAYS:
         call_again(way, rng, x, form, functions, results, options.get("sample_weight"), given)
-    elif way == 6 and second is not None:
+    elif way == WAYS and second is not None:
         room, hess, shift = in_a_room(rng, x)
         second(*form, out=(np.empty_like(x), hess), **given)
         same(hess, results["hess"], "hess in out")

@@ -28,7 +28,6 @@ from common import (
     refused,
     same,
     threads_of,
-    weights_of,
     wrong_array,
     wrong_options,
 )
@@ -95,16 +94,17 @@ def make(rng: Generator) -> Problem:
         target = class_indices(rng, target)
     if kind != "temperature":
         if rng.random() < 0.25:
-            options["temperature"] = float(rng.choice([0.01, 0.5, 0.7, 2.0, 3.0, 100.0]))
+            usual = [0.01, 0.5, 0.7, 2.0, 3.0, 100.0]
+            options["temperature"] = over_classes.sizes_of(rng, usual, -8, 12)
         if rng.random() < 0.25:
-            options["softcap"] = float(rng.choice([0.1, 1.0, 5.0, 15.0, 50.0, 1e4]))
+            usual = [0.1, 1.0, 5.0, 15.0, 50.0, 1e4]
+            options["softcap"] = over_classes.sizes_of(rng, usual, -4, 12)
     if kind == "score" and rng.random() < 0.5:
         options["top_k"] = int(min(rng.choice([0, 1, 2, 3, 5, 20, 64, 65]), classes))
         if rng.random() < 0.1:
             options["top_k"] = classes
     if kind != "score" and rng.random() < 0.35:
-        shape_s = rest if rng.random() < 0.7 else tuple(1 for _ in rest)
-        options["sample_weight"] = weights_of(rng, shape_s)
+        options["sample_weight"] = over_classes.sample_weights_of(rng, rest)
     if kind == "calibration":
         options["strategy"] = str(rng.choice(["uniform", "quantile"]))
         options["n_bins"] = int(rng.choice([1, 2, 3, 10, 15, 100]))
@@ -327,12 +327,14 @@ def brier(fl: Package, problem: Problem, e: Exactly | None, rng: Generator, labe
     want = oracle._product(s, np.where(s == 0, 0, e.brier()))
     size = want * (1 + 4 * e.most)
     limit = 4.5 if "sample_weight" in options else 4.0
-    hold(results["none"], want, size, limit, "brier", ("brier", "none"), label)
-    total, sizes, mass = want.sum(), size.sum(), s.sum()
-    hold(results["sum"], total, sizes, limit + 1, "sum", ("brier", "sum"), label)
+    # What is too small for the type is lost, and a weight does not bring it back.
+    lost = np.maximum(s, 1) * EXACT(2.0) ** (-1022 if x.dtype == np.float64 else -148)
+    hold(results["none"], want, size, limit, "brier", ("brier", "none"), label, lost)
+    total, sizes, part, mass = want.sum(), size.sum(), lost.sum(), s.sum()
+    hold(results["sum"], total, sizes, limit + 1, "sum", ("brier", "sum"), label, part)
     mean = total / mass if mass else EXACT(nan)
-    hold(results["mean"], mean, sizes / mass if mass else 0, limit + 1, "mean", ("brier", "mean"),
-         label)  # fmt: skip
+    sizes, part = (v / mass if mass else EXACT(0) for v in (sizes, part))
+    hold(results["mean"], mean, sizes, limit + 1, "mean", ("brier", "mean"), label, part)
 
 
 # ---- e) calibration_error --------------------------------------------------------------------
@@ -469,7 +471,8 @@ def temperature(
         # At b = 0 the loss must fall with b, and for large b rise, or there is no minimum.
         slope = (w * -flat).sum()
         sizes = (w * np.abs(np.where(finite, rows, 0)).max(axis=1)).sum()
-        if not least and -slope < -1e-6 * sizes:
+        # Logits whose differences no loss can tell have no temperature, either.
+        if not least and -slope < -1e-6 * sizes and sizes > 1e-14:
             raise Found(f"there is a temperature: {error}") from None
         return
     form = another_form(rng, x), another_form(rng, target)

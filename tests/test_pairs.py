@@ -164,6 +164,38 @@ def test_digits(fl, dtype, classes, near, temperature):
         assert (error <= limit * unit + least).all(), (error / unit).max()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("classes", "left"), [(300, 5), (300, 30), (4095, 5), (4095, 409)])
+def test_thousands_of_classes_that_one_array_masks(fl, classes, left, axis):
+    """Each of them adds its share to the sums, which keep their digits."""
+    x = np.full((classes, 16), 1.200014591217041)
+    y = np.full((classes, 16), -inf)
+    y[7 : 7 + left] = 0.3
+    if axis:
+        x, y = x.T.copy(), y.T.copy()
+    want = float(mpmath.log(mpmath.mpf(classes) / left))
+    found = fl.compare_logits(x, y, axis=axis)
+    assert (found.kl == inf).all()
+    np.testing.assert_allclose(found.reverse_kl, want, rtol=4 * 2.0**-52)
+    assert (fl.compare_logits(y, x, axis=axis).kl == found.reverse_kl).all()
+    loss = fl.distillation_loss(x, y, axis=axis, reduction="none")
+    np.testing.assert_allclose(loss, want, rtol=4 * 2.0**-52)
+
+
+def test_digits_of_large_logits(fl):
+    """What exponentials of large logits are off by counts some times, in float32."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(-1000, 1000, 20_000).astype(np.float32)
+    gap = rng.uniform(1, 64, len(base)).astype(np.float32)
+    x = np.stack([base, base - gap], axis=1)
+    y = np.float32([[0, -500]] * len(base))
+    # The second softmax is (1, 0) to 200 digits.
+    want = np.log1p(np.exp(x[:, 1].astype(float) - x[:, 0]))
+    found = fl.compare_logits(x, y).reverse_kl
+    unit = np.spacing(want.astype(np.float32)).astype(float)
+    assert (np.abs(found - want) / unit).max() <= 8
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("classes", [1, 10, 130, 3000])
 def test_equal_logits_give_exact_zeros(fl, dtype, classes):

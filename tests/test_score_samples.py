@@ -97,6 +97,24 @@ def test_first_of_equal_maxima_is_predicted(fl):
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_target_may_be_the_first_of_equal_maxima(fl, axis, dtype):
+    """Whatever lies between it and the others."""
+    first = np.array([0, 3, 70, 1000, 2290, 4999])
+    for apart in (1, 40, 700, 4000):
+        x = np.zeros((len(first), 9000), dtype_of(dtype))
+        for target in (first, first + apart):
+            np.put_along_axis(x, target[:, None], 4.0, axis=1)
+        turned = np.ascontiguousarray(np.moveaxis(x, 1, axis))
+        for target in (first, first + apart):
+            found = fl.score_samples(turned, target, axis=axis)
+            np.testing.assert_array_equal(found.predicted, first)
+            assert (found.margin == 0).all() and (found.rank == 1).all()
+            metrics = fl.StreamingMetrics(axis=axis).update(turned, target).compute()
+            assert metrics.accuracy == (target is first)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
 @pytest.mark.parametrize("classes", [2, 7, 31, 32, 33, 64, 100, 129, 1000, 1025, 9000])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_ties_count_against_the_target(fl, classes, axis, dtype):

@@ -489,12 +489,14 @@ cdef inline double log_quotient(
 
 
 cdef inline void add_far(
-    double d, double p, double q, double *f, double *g, double *s
+    real unused, double d, double p, double q, Desk *desk, Py_ssize_t lane
 ) noexcept nogil:
     """Add the terms of one class. Without probability it adds nothing, however far its logit is."""
-    f[0] += INFINITY if d == INFINITY else (q - p) + (p * d if p != 0 else 0.0)
-    g[0] += INFINITY if d == -INFINITY else (p - q) - (q * d if q != 0 else 0.0)
-    s[0] += q - p
+    cdef double f = INFINITY if d == INFINITY else (q - p) + (p * d if p != 0 else 0.0)
+    cdef double g = INFINITY if d == -INFINITY else (p - q) - (q * d if q != 0 else 0.0)
+    two_sum(unused, &desk.terms[0][lane], &desk.terms_low[0][lane], f)
+    two_sum(unused, &desk.terms[1][lane], &desk.terms_low[1][lane], g)
+    two_sum(unused, &desk.terms[2][lane], &desk.terms_low[2][lane], q - p)
 
 
 cdef void sum_terms(
@@ -543,10 +545,7 @@ cdef void sum_terms(
                 xa[lane], xb[lane], desk.offset[lane], desk.offset_low[lane], temper
             )
             if d * d >= FAR:
-                add_far(
-                    d, ea[lane], eb[lane] * desk.ratio[lane], &desk.terms[0][lane],
-                    &desk.terms[1][lane], &desk.terms[2][lane],
-                )
+                add_far(<real>0, d, ea[lane], eb[lane] * desk.ratio[lane], desk, lane)
         xa = xa + LANES
         xb = xb + LANES
         ea = ea + LANES

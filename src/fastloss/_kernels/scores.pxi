@@ -424,7 +424,8 @@ cdef void stand(
     group.rank[i] = rank
     group.margin[i] = <double>value - <double>top
     group.gap[i] = <double>top - <double>value
-    if value > top:
+    if value > top or (value == top and t < largest):
+        # Of classes that are alike the first, also where the others are in a later chunk.
         largest = t
         group.gap[i] = 0
     group.own_class[i] = largest
