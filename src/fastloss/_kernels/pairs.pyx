@@ -45,9 +45,9 @@ from .sums cimport (
     LANES, RunningSum, Sum, Tally, add, clear, count, folded, sum_add, sum_begin, sum_end, two_sum,
     value_of,
 )
-from .tempers cimport TEMPERS, Temper, exp_tempered, temper_of
+from .tempers cimport TEMPERS, exp_tempered, temper_of
 from .vecmath cimport (
-    EXP_TABLE, INFINITY, NAN, Pair, exp_by_table, exp_limit, exp_low, exp_magic,
+    EXP_TABLE, INFINITY, NAN, Pair, Temper, exp_by_table, exp_limit, exp_low, exp_magic,
     exponent_of, fma, log1p, log_pair, log_tail, mul_add, pair_product, pair_sum, real, table_magic,
 )
 from .workspace cimport (
@@ -311,7 +311,7 @@ cdef void fix_range(real unused, const Pairs *pairs, Half *half) noexcept nogil:
     if real is float:
         for lane in range(LANES):
             half.magic32[lane] = <float>half.magic[lane]
-            if EXP_TABLE and pairs.temper.temperature == 1:
+            if EXP_TABLE:
                 half.magic32[lane] = table_magic(half.magic32[lane])
             half.low_x32[lane] = <float>half.low_x[lane]
 
@@ -339,9 +339,9 @@ cdef void exponentials(
     if real is float:
         magic = &half.magic32[0]
         low_x = &half.low_x32[0]
-        if EXP_TABLE and temper.temperature == 1:
+        if EXP_TABLE:
             for _c in range(m):
-                exp_by_table(e + _c * LANES, x + _c * LANES, magic, low_x)
+                exp_by_table(e + _c * LANES, x + _c * LANES, magic, low_x, temper)
             return
     else:
         magic = &half.magic[0]

@@ -19,8 +19,9 @@ from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of, offset_of
 from .storage cimport emit, load, prefetch_bytes, storage, transpose
 from .sums cimport LANES, Sum, Tally, add, clear, folded, two_sum
+from .tempers cimport exp_over
 from .vecmath cimport (
-    EXP_TABLE, INFINITY, NAN, exp_by_table, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of,
+    EXP_TABLE, INFINITY, NAN, Temper, exp_by_table, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of,
     mul_add, real, table_magic,
 )
 from .workspace cimport lines
@@ -212,22 +213,24 @@ cdef void tile_largest(
         largest[lane] = which[lane]
 
 
-cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
+cdef inline bint fix_range(real *top, real *shift, const Temper *temper) noexcept nogil:
     """Turn maxima into exponents; those out of range become shifts. Returns whether there are."""
     cdef Py_ssize_t lane
+    cdef real z
     cdef bint shifted = False
     for lane in range(LANES):
-        shifted |= not ((top[lane] <= exp_limit(top[0])) & (top[lane] >= -exp_limit(top[0])))
+        z = over(top[lane], temper)
+        shifted |= not ((z <= exp_limit(z)) & (z >= -exp_limit(z)))
     if shifted:
         for lane in range(LANES):
             shift[lane] = 0
-            if not -exp_limit(top[0]) <= top[lane] <= exp_limit(top[0]):
+            if not in_range(over(top[lane], temper)):
                 shift[lane] = (
                     top[lane] if -<real>INFINITY < top[lane] < <real>INFINITY else <real>NAN
                 )
                 top[lane] = 0
     for lane in range(LANES):
-        top[lane] = exponent_of(top[lane])
+        top[lane] = exponent_of(over(top[lane], temper))
     return shifted
 
 
@@ -247,8 +250,8 @@ cdef inline void add_four(
 
 
 cdef void tile_exp(
-    real *xs, Py_ssize_t m, Py_ssize_t width, const real *magic, const real *low_x, Tile *tile,
-    bint keep, const storage *ahead, Py_ssize_t stride
+    real *xs, Py_ssize_t m, Py_ssize_t width, const real *magic, const real *low_x,
+    const Temper *temper, Tile *tile, bint keep, const storage *ahead, Py_ssize_t stride
 ) noexcept nogil:
     """Exponentials of m classes, added to the lanes' sums.
 
@@ -264,10 +267,13 @@ cdef void tile_exp(
             prefetch_bytes(ahead + (c + i) * stride, LANES * sizeof(storage))
             x = xs + i * width
             if real is float and EXP_TABLE:
-                exp_by_table(&e[i * LANES], x, magic, low_x)
-            else:
+                exp_by_table(&e[i * LANES], x, magic, low_x, temper)
+            elif temper.temperature == 1:
                 for lane in range(LANES):
                     e[i * LANES + lane] = exp_scaled(x[lane], magic[lane], low_x[lane])
+            else:
+                for lane in range(LANES):
+                    e[i * LANES + lane] = exp_over(x[lane], magic[lane], low_x[lane], temper)
             if keep:
                 memcpy(xs + i * width, &e[i * LANES], LANES * sizeof(real))
         for i in range(some, FOUR):
@@ -586,7 +592,7 @@ cdef void tiles_item(
                     maximum[lane] = top[lane]
                     if group.own_class[lane] >= 0:
                         group.own_class[lane] = largest[lane]
-            shifted = fix_range(&top[0], &shift[0])
+            shifted = fix_range(&top[0], &shift[0], &job.temper)
             for lane in range(LANES):
                 group.shift[lane] = 0
             if shifted:
@@ -602,7 +608,7 @@ cdef void tiles_item(
                 magic[lane] = exp_magic(top[lane])
                 if real is float and EXP_TABLE and not wants_moments(job):
                     magic[lane] = table_magic(magic[lane])
-                low_x[lane] = exp_low(top[lane])
+                low_x[lane] = exp_low(top[lane]) * <real>job.temper.temperature
                 tile.high[lane] = tile.low[lane] = 0
             if wants_distance(job):
                 for lane in range(LANES):
@@ -632,7 +638,7 @@ cdef void tiles_item(
                     # The exponential of the class left out is 0 so, and in no sum.
                     put_own(tile, NULL, xs + at, width)
                     tile_exp(
-                        xs + at, m, width, &magic[0], &low_x[0], tile,
+                        xs + at, m, width, &magic[0], &low_x[0], &job.temper, tile,
                         whole and out != NULL and how != LOGARITHM, ahead, next_class,
                     )
                 if how == LOGARITHM:
@@ -674,7 +680,7 @@ cdef void tiles_item(
                     if how != LOGARITHM:
                         put_own(tile, NULL, xs, width)
                         tile_exp(
-                            xs, m, width, &magic[0], &low_x[0], tile, True, x, 0,
+                            xs, m, width, &magic[0], &low_x[0], &job.temper, tile, True, x, 0,
                         )
                     if job.kind == SOFT:
                         tile_targets(a, stage, job, first, filled, c, m)
