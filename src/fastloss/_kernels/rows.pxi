@@ -46,10 +46,15 @@ cdef struct RowDesk:
     Sum sums[LANES]          # of rows side by side
 
 
-# Of SCORE: sums of exponential times distance, and times its square.
-cdef struct Spread:
-    RunningSum distance
-    RunningSum square
+# Of SCORE: sums over a row beside that of the exponentials.
+cdef struct Moments:
+    bint squared
+    bint spread
+    bint varied
+    double top               # the largest logit, shifted as the others are
+    RunningSum squares       # exponential**2 without the class left out
+    RunningSum distance      # exponential times distance
+    RunningSum variance      # and times its square
 
 
 cdef struct RowSpace:
@@ -220,47 +225,92 @@ cdef inline bint in_range(real z) noexcept nogil:
     return -exp_limit(z) <= z <= exp_limit(z)
 
 
+cdef inline real distance_of(real top, real x) noexcept nogil:
+    """How far x is below the largest; where that is farther, its exponential is 0."""
+    return top - x if top - x < far(x) else far(x)
+
+
 cdef inline real square_scale(real unused) noexcept nogil:
     """What exponentials are multiplied by before they are squared, so that none overflows."""
     return <real>5.960464477539063e-08 if real is float else <real>1
 
 
+cdef inline void moments_begin(Moments *moments, const Job *job, real top) noexcept nogil:
+    moments.squared = wants_squares(job)
+    moments.spread = wants_spread(job)
+    moments.varied = wants_variance(job)
+    moments.top = top
+    sum_begin(&moments.squares, top)
+    sum_begin(&moments.distance, top)
+    sum_begin(&moments.variance, top)
+
+
+cdef void add_moments(
+    Moments *moments, const real *x, const real *e, int first, Py_ssize_t skip
+) noexcept nogil:
+    """Add those of LANES classes from `first` on, whose exponentials are e."""
+    cdef real d[LANES]
+    cdef real part[LANES]
+    cdef real top = <real>moments.top
+    cdef Py_ssize_t j
+    if moments.squared:
+        for j in range(LANES):
+            part[j] = e[j] * square_scale(top)
+            part[j] = part[j] * part[j]
+        sum_add(&moments.squares, &part[0], first, skip)
+    if moments.spread:
+        for j in range(LANES):
+            d[j] = distance_of(top, x[j])
+            part[j] = e[j] * d[j]
+        sum_add(&moments.distance, &part[0], first, -1)
+    if moments.varied:
+        for j in range(LANES):
+            part[j] = part[j] * d[j]
+        sum_add(&moments.variance, &part[0], first, -1)
+
+
+cdef inline void moments_end(
+    Moments *moments, Py_ssize_t i, Group *group, real unused
+) noexcept nogil:
+    """Sums of sample i of a group."""
+    cdef double scale = square_scale(unused)
+    group.squares[i] = value_of(sum_end(&moments.squares, unused)) / (scale * scale)
+    group.distance[i] = value_of(sum_end(&moments.distance, unused))
+    group.spread[i] = value_of(sum_end(&moments.variance, unused))
+
+
 cdef inline void chunk_exp(
     const real *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
-    const Temper *temper, bint keep, RunningSum *sum, RunningSum *squares
+    const Temper *temper, bint keep, RunningSum *sum, Moments *moments
 ) noexcept nogil:
     """Add the scaled exponentials of x[first:LANES] without x[skip]; with `keep` e[:LANES] = all.
 
-    For high_x see exp_capped. e may be x. squares: sum of the squares, or NULL.
+    For high_x see exp_capped. e may be x. moments: with `keep` alone, or NULL.
     """
     cdef real a[LANES]
     cdef Py_ssize_t j
     if real is float and EXP_TABLE:
         j = skip if 0 <= skip < LANES else -1
         exp_add64(
-            &sum.lanes, &squares.lanes if squares != NULL else NULL, square_scale(<float>0), e, x,
-            first, <int>j, magic, low_x, high_x, temper, keep,
+            &sum.lanes, e, x, first, <int>j, magic, low_x, high_x, temper, keep,
         )
-        return
-    if temper.temperature == 1:
+    elif temper.temperature == 1:
         for j in range(LANES):
             a[j] = exp_capped(x[j], magic, low_x, high_x)
     else:
         for j in range(LANES):
             a[j] = exp_over(high_x if x[j] > high_x else x[j], magic, low_x, temper)
-    if keep:
-        memcpy(e, &a[0], LANES * sizeof(real))
-    sum_add(sum, &a[0], first, skip)
-    if squares != NULL:
-        for j in range(LANES):
-            a[j] = a[j] * square_scale(magic)
-            a[j] = a[j] * a[j]
-        sum_add(squares, &a[0], first, skip)
+    if not (real is float and EXP_TABLE):
+        if keep:
+            memcpy(e, &a[0], LANES * sizeof(real))
+        sum_add(sum, &a[0], first, skip)
+    if moments != NULL:
+        add_moments(moments, x, e, first, skip)
 
 
 cdef inline void row_step(
     const storage *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
-    const Temper *temper, bint keep, const storage *ahead, Drain *drain, RunningSum *sum, RunningSum *squares
+    const Temper *temper, bint keep, const storage *ahead, Drain *drain, RunningSum *sum, Moments *moments
 ) noexcept nogil:
     """`chunk_exp`, and meanwhile `ahead` is fetched and what is in `drain` written."""
     cdef real wide[LANES]
@@ -269,23 +319,22 @@ cdef inline void row_step(
     if drain != NULL:
         drain_some(drain, <storage *>NULL, magic)
     if (storage is float and real is float) or (storage is double and real is double):
-        chunk_exp(x, e, first, skip, magic, low_x, high_x, temper, keep, sum, squares)
+        chunk_exp(x, e, first, skip, magic, low_x, high_x, temper, keep, sum, moments)
     else:
         load(&wide[0], x, LANES, <real>0)
-        chunk_exp(&wide[0], e, first, skip, magic, low_x, high_x, temper, keep, sum, squares)
+        chunk_exp(&wide[0], e, first, skip, magic, low_x, high_x, temper, keep, sum, moments)
 
 
 cdef Sum row_exp(
     const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, const Temper *temper,
-    bint keep, const storage *ahead, Drain *drain, double *squares
+    bint keep, const storage *ahead, Drain *drain, Moments *moments
 ) noexcept nogil:
     """Sum of the scaled exponentials of x[:n], n >= LANES, without x[skip], if skip lies in [0, n).
 
     With `keep` all of them are written to e, which may be where `drain` reads from. Meanwhile
-    `ahead` is fetched. squares: OUT, the sum of their squares, or NULL.
+    `ahead` is fetched. moments: added to, or NULL.
     """
-    cdef RunningSum sum, square_sum
-    cdef RunningSum *squared = &square_sum if squares != NULL else NULL
+    cdef RunningSum sum
     cdef real t = <real>temper.temperature
     cdef real magic = exp_magic(exponent), low_x = exp_low(exponent) * t
     cdef real high_x = exp_high(exponent) * t
@@ -294,30 +343,25 @@ cdef Sum row_exp(
     # The chunk of `skip` comes last: a branch where it turns up would be mispredicted.
     cdef Py_ssize_t own = skip // LANES if 0 <= skip < LANES * whole else 0
     sum_begin(&sum, magic)
-    sum_begin(&square_sum, magic)
     if drain != NULL:
         # One step ahead of what is written to e.
         drain_some(drain, <storage *>NULL, magic)
     for chunk in range(whole - 1):
         i = LANES * (chunk + (chunk >= own))
         row_step(
-            x + i, e + i, 0, -1, magic, low_x, high_x, temper, keep, ahead + i, drain, &sum, squared
+            x + i, e + i, 0, -1, magic, low_x, high_x, temper, keep, ahead + i, drain, &sum, moments
         )
     i = LANES * own
     while True:
         row_step(
             x + i, e + i, first, skip - i, magic, low_x, high_x, temper, keep, ahead + i, drain,
-            &sum, squared,
+            &sum, moments,
         )
         if first != 0 or LANES * whole == n:
             break
         # The rest overlaps what has been summed.
         i = n - LANES
         first = <int>(LANES * (whole + 1) - n)
-    if squares != NULL:
-        squares[0] = value_of(sum_end(&square_sum, magic)) / (
-            <double>square_scale(magic) * square_scale(magic)
-        )
     return sum_end(&sum, magic)
 
 
@@ -335,16 +379,16 @@ cdef inline double most(real unused) noexcept nogil:
 cdef Sum sum_block(
     const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real shift, real exponent,
     const Temper *temper, bint keep, const storage *ahead, real *scratch, Drain *drain,
-    double *squares
+    Moments *moments
 ) noexcept nogil:
     """Sum of a row's block, n <= BLOCK, but for x[skip], if that is in there.
 
     With `keep` e is given the exponentials, and up to LANES elements of it are. Meanwhile `ahead` is
-    fetched. scratch: of BLOCK. squares: OUT, the sum of the exponentials' squares, or NULL.
+    fetched. scratch: of BLOCK. moments: added to, or NULL.
     """
     cdef Py_ssize_t i
     if shift == 0 and n >= LANES:
-        return row_exp(x, e, n, skip, exponent, temper, keep, ahead, drain, squares)
+        return row_exp(x, e, n, skip, exponent, temper, keep, ahead, drain, moments)
     if drain != NULL:
         drain_rest(drain, <storage *>NULL, <real>0)
     load(scratch, x, n, shift)
@@ -352,17 +396,20 @@ cdef Sum sum_block(
         scratch[i] = <real>(-INFINITY)
     return row_exp(
         scratch, e, max(n, <Py_ssize_t>LANES), skip if skip < n else -1, exponent, temper, keep,
-        scratch, NULL, squares,
+        scratch, NULL, moments,
     )
 
 
 cdef Sum sum_row_alone(
-    const storage *x, real *e, real *scratch, Py_ssize_t n, Py_ssize_t row, const Temper *temper,
-    bint keep, bint squared, Group *group
+    const storage *x, real *e, real *scratch, Py_ssize_t row, const Job *job, bint keep,
+    Group *group
 ) noexcept nogil:
     """Sum of a row with an exponent of its own."""
     cdef real top, shift = 0
-    cdef Py_ssize_t own = group.own_class[row]
+    cdef Py_ssize_t own = group.own_class[row], n = job.classes
+    cdef const Temper *temper = &job.temper
+    cdef Moments moments
+    cdef Sum sum
     load(scratch, x, n, <real>0)
     top = block_max(scratch, n)
     if not in_range(over(top, temper)):
@@ -373,21 +420,24 @@ cdef Sum sum_row_alone(
     # The difference of two doubles: exact for float, and where it matters for double.
     group.own_x[row] = value_at(x, own, <double>0) - shift
     group.shift[row] = shift
-    return sum_block(
+    moments_begin(&moments, job, <real>group.own_x[row])
+    sum = sum_block(
         x, e, n, own, shift, <real>group.exponent[row], temper, keep, x, scratch, NULL,
-        &group.squares[row] if squared else NULL,
+        &moments if wants_moments(job) else NULL,
     )
+    moments_end(&moments, row, group, shift)
+    return sum
 
 
 cdef void sum_rows(
-    const storage *x, real *e, Py_ssize_t rows, Py_ssize_t n, const Temper *temper, bint keep,
-    bint squared, real *guess, real *scratch, Drain *drain, Group *group, Sum *sums
+    const storage *x, real *e, Py_ssize_t rows, const Job *job, bint keep, real *guess,
+    real *scratch, Drain *drain, Group *group, Sum *sums
 ) noexcept nogil:
     """Sums of rows that lie side by side, each of more than a tile's classes, at most
     BLOCK together.
 
-    Fills in rest, exponent and own_x of `group`, and with `squared` the exponentials' squares; a
-    row that leaves out class -1 does not count.
+    Fills in rest, exponent and own_x of `group`, and of SCORE the moments; a row that leaves out
+    class -1 does not count.
     With `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK
     elements.
 
@@ -397,7 +447,10 @@ cdef void sum_rows(
     """
     cdef real top, exponent
     cdef double least, lowest, highest
-    cdef Py_ssize_t row, i
+    cdef Py_ssize_t row, i, n = job.classes
+    cdef const Temper *temper = &job.temper
+    cdef Moments moments
+    cdef Moments *wanted = &moments if wants_moments(job) else NULL
     if guess[0] != guess[0]:
         top = over(max_of(x, rows * n, <real>0), temper)
         if in_range(top):
@@ -411,10 +464,14 @@ cdef void sum_rows(
         for row in range(rows):
             i = row * n
             if group.own_class[row] >= 0:
+                if wanted != NULL:
+                    moments_begin(wanted, job, value_at(x, i + group.own_class[row], exponent))
                 sums[row] = row_exp(
                     x + i, e + i, n, group.own_class[row], exponent, temper, keep,
-                    x + rows * n + i, drain, &group.squares[row] if squared else NULL,
+                    x + rows * n + i, drain, wanted,
                 )
+                if wanted != NULL:
+                    moments_end(wanted, row, group, exponent)
             elif drain != NULL:
                 drain_until(drain, i + n, <storage *>NULL, <real>0)
     # Where a sum is 32 bits below what the exponent is for, 2**(SPARE - 32), the terms that are
@@ -436,7 +493,7 @@ cdef void sum_rows(
         ):
             guess[0] = <real>NAN
             sums[row] = sum_row_alone(
-                x + row * n, e + row * n, scratch, n, row, temper, keep, squared, group
+                x + row * n, e + row * n, scratch, row, job, keep, group
             )
         group.rest[row] = sums[row].high + sums[row].low
         group.rest_low[row] = sums[row].low - (group.rest[row] - sums[row].high)
@@ -457,21 +514,18 @@ cdef void sum_long_row(
     cdef const Temper *temper = &job.temper
     cdef Py_ssize_t skip = group.own_class[0], n = job.classes
     cdef Py_ssize_t i, j, m
-    cdef bint squared = wants_squares(job), spreads = wants_spread(job), restarted = False
+    cdef bint restarted = False
     cdef bint known = wants_largest(job) or job.kind == SCORE    # whether the maximum is
-    cdef bint keep = e != NULL or spreads
+    cdef bint keep = e != NULL or wants_moments(job)
     # Where the row has been read for its maximum, the next one is fetched.
     cdef Py_ssize_t ahead = n if known else BLOCK
     # Over the temperature, but for `largest`.
     cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k, largest
     cdef real *to
-    cdef Spread spread
+    cdef Moments moments
     cdef Sum part
-    cdef double down, squares = 0, part_squares = 0
+    cdef double down
     cdef real exponents[BLOCKS]  # of the blocks
-    # Exponentials and what is made of them at once are to stay in the first cache.
-    cdef Py_ssize_t step = BLOCK // 4 if spreads else BLOCK
-    spread_begin(&spread, exponent)
     largest = value_at(x, skip, exponent) if known else max_of(x, CHUNK, exponent)
     top = over(largest, temper)
     if in_range(top):
@@ -480,9 +534,10 @@ cdef void sum_long_row(
     elif known:
         best = 0
         shift = largest if -<real>INFINITY < largest < <real>INFINITY else <real>NAN
+    moments_begin(&moments, job, value_at(x, skip, shift) - shift)
     i = 0
     while i < n:
-        m = min(n - i, step)
+        m = min(n - i, <Py_ssize_t>BLOCK)
         to = e + i if e != NULL else block
         part.high = INFINITY
         # The class left out is in no sum, but is not to overflow either.
@@ -493,7 +548,7 @@ cdef void sum_long_row(
         ):
             part = sum_block(
                 x + i, to, m, skip - i, shift, exponent, temper, keep, x + i + ahead, wide, drain,
-                &part_squares if squared else NULL,
+                &moments if wants_moments(job) else NULL,
             )
         if not part.high < most(exponent):
             load(wide, x + i, m, shift)
@@ -521,7 +576,6 @@ cdef void sum_long_row(
                         shift = largest
                         best = exponent = 0
                     rest = Sum(0, 0)
-                    squares = 0
                     i = 0
                     continue
                 k = exponent_of(top)
@@ -532,24 +586,20 @@ cdef void sum_long_row(
                     down = power_of_two((exponent - k) // 2)
                     rest.high *= down
                     rest.low *= down
-                    squares *= down * down
                     down = power_of_two((exponent - k) - (exponent - k) // 2)
                     rest.high *= down
                     rest.low *= down
-                    squares *= down * down
                     exponent = k
                 best = top
             # An all -inf block before the first number, or one too far below, adds exact zeros.
+            # Of moments the exponent is right from the start: there is a NaN, and they are too.
             part = sum_block(
                 x + i, to, m, skip - i, shift, exponent, temper, keep, x + i + ahead, wide, drain,
-                &part_squares if squared else NULL,
+                NULL,
             )
-        if spreads:
-            add_spread(x + i, to, m, value_at(x, skip, best), &spread, wants_variance(job))
         if e != NULL:
             exponents[i // BLOCK] = exponent
         rest = add(rest, part)
-        squares += part_squares
         i += m
     if drain != NULL:
         drain_rest(drain, <storage *>NULL, <real>0)
@@ -567,9 +617,8 @@ cdef void sum_long_row(
                 for j in range(i, min(n, i + BLOCK)):
                     e[j] = <real>(e[j] * down)
             i += BLOCK
-    if spreads:
-        spread_end(&spread, 0, group, best)
-    group.squares[0] = squares
+    if wants_moments(job):
+        moments_end(&moments, 0, group, best)
     group.rest[0] = rest.high + rest.low
     group.rest_low[0] = rest.low - (group.rest[0] - rest.high)
     group.exponent[0] = exponent
@@ -880,7 +929,6 @@ cdef void short_item(
     cdef Written how = written(job)
     cdef bint drains = out != NULL and how != LOGARITHM
     cdef const storage *xs
-    cdef Spread spread
     cdef real guess = <real>NAN
     group.list = <int64_t *>space.ranked
     group.ranked = group.list + list_bytes(job) // 8
@@ -898,20 +946,12 @@ cdef void short_item(
                 if group.own_class[i] >= 0:
                     group.own_class[i] = largest_of(xs + i * classes, classes, wide)
         sum_rows(
-            xs, e, n, classes, &job.temper, drains or wants_spread(job), wants_squares(job), &guess,
-            wide, drain if drains else NULL, group, &space.desk.sums[0],
+            xs, e, n, job, drains or wants_moments(job), &guess, wide,
+            drain if drains else NULL, group, &space.desk.sums[0],
         )
-        for i in range(n if wants_distance(job) else 0):
-            if job.kind == SOFT and group.own_class[i] >= 0:
+        for i in range(n if job.kind == SOFT else 0):
+            if group.own_class[i] >= 0:
                 soft_distance(xs + i * classes, job, first + i, i, wide, a, group)
-            elif job.kind == SCORE:
-                spread_begin(&spread, <real>0)
-                add_spread(
-                    xs + i * classes, e + i * classes, classes,
-                    value_at(xs, i * classes + group.own_class[i], <real>0), &spread,
-                    wants_variance(job),
-                )
-                spread_end(&spread, i, group, <real>0)
         end(job, first, n, out != NULL, group, tally, losses)
         if drains:
             drain_rest(drain, out, <real>0)

@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 
 from .group cimport Group
 from .samples cimport SCORE, Job, class_of, logit_at, offset_of
-from .storage cimport load, narrow, prefetch_bytes, storage, value_at
+from .storage cimport narrow, prefetch_bytes, storage, value_at
 from .sums cimport (
     LANES, PARTS, RunningSum, Sum, add, sum_add, sum_begin, sum_end, two_sum, value_of,
 )
@@ -478,52 +478,6 @@ cdef void stand(
         largest = t
         group.gap[i] = 0
     group.own_class[i] = largest
-
-
-cdef inline real distance_of(real top, real x) noexcept nogil:
-    """How far x is below the largest; where it is infinitely far its exponential is 0."""
-    return top - x if top - x < far(x) else far(x)
-
-
-cdef void add_spread(
-    const storage *x, const real *e, Py_ssize_t n, real top, Spread *spread, bint squared
-) noexcept nogil:
-    """Add e * (top - x), and with `squared` e * (top - x)**2."""
-    cdef real xs[LANES]
-    cdef real part[LANES]
-    cdef real last[LANES]
-    cdef Py_ssize_t i = 0, j
-    while i < n:
-        if n - i >= LANES:
-            load(&xs[0], x + i, LANES, <real>0)
-        else:
-            for j in range(LANES):
-                xs[j] = top
-                last[j] = 0
-            load(&xs[0], x + i, n - i, <real>0)
-            memcpy(&last[0], e, (n - i) * sizeof(real))
-            e = &last[0]
-        for j in range(LANES):
-            xs[j] = distance_of(top, xs[j])
-            part[j] = e[j] * xs[j]
-        sum_add(&spread.distance, &part[0], 0, -1)
-        if squared:
-            for j in range(LANES):
-                part[j] = part[j] * xs[j]
-            sum_add(&spread.square, &part[0], 0, -1)
-        i += LANES
-        e = e + LANES
-
-
-cdef inline void spread_begin(Spread *spread, real unused) noexcept nogil:
-    sum_begin(&spread.distance, unused)
-    sum_begin(&spread.square, unused)
-
-
-cdef inline void spread_end(Spread *spread, Py_ssize_t i, Group *group, real unused) noexcept nogil:
-    """`distance` and `spread` of sample i of a group."""
-    group.distance[i] = value_of(sum_end(&spread.distance, unused))
-    group.spread[i] = value_of(sum_end(&spread.square, unused))
 
 
 # ---- d) tiles --------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ cdef extern from "simd/lanes.h" nogil:
 
 cdef extern from "simd/exp.h" nogil:
     void exp_add64 "fastloss_exp_add64"(
-        Lanes *, Lanes *squares, float scale, float *to, const float *, int first, int skip,
-        float magic, float low, float high, const Temper *temper, bint keep,
+        Lanes *, float *to, const float *, int first, int skip, float magic, float low,
+        float high, const Temper *temper, bint keep,
     ) noexcept
 
 

@@ -307,7 +307,7 @@ cdef void tile_targets(
         for c in range(m):
             for lane in range(LANES):
                 a[c * LANES + lane] = own if target[lane] == <int32_t>c else spread
-    if job.target == NULL:
+    if job.target == NULL and job.keep != 1:
         for c in range(m * LANES):
             a[c] = mul_add(keep, a[c], spread)
     if job.weight != NULL:
@@ -319,11 +319,12 @@ cdef void tile_targets(
 
 cdef void tile_distance(
     const real *xs, real *a, Py_ssize_t m, Py_ssize_t width, const real *top, Tile *tile,
-    Group *group
+    Group *group, const char *ahead, Py_ssize_t step, Py_ssize_t stride
 ) noexcept nogil:
     """Add target times distance, and the targets, of m classes.
 
-    The target of the class left out is moved to `own_a`: its distance is 0.
+    The target of the class left out is moved to `own_a`: its distance is 0. `step` bytes a class,
+    each `stride` bytes from `ahead` on, are fetched meanwhile.
     """
     cdef Py_ssize_t lane, i, some, c = 0
     cdef real d
@@ -337,6 +338,7 @@ cdef void tile_distance(
     while c < m:
         some = min(m - c, <Py_ssize_t>FOUR)
         for i in range(some):
+            prefetch_bytes(ahead + (c + i) * stride, step)
             for lane in range(LANES):
                 d = a[i * LANES + lane] * (top[lane] - xs[lane])
                 part[i * LANES + lane] = d if a[i * LANES + lane] != 0 else <real>0
@@ -519,10 +521,13 @@ cdef void tiles_item(
     cdef bint whole = classes <= TILE
     cdef bint largest_too = wants_largest(job) or job.kind == SCORE, shifted
     cdef Written how = written(job)
-    cdef const storage *ahead
     # Where the next samples' classes lie, of which LANES elements are fetched with each of these.
     cdef Py_ssize_t next_class = LANES if inner == 1 else inner
-    cdef Py_ssize_t next_lanes = classes if inner == 1 else 1
+    cdef Py_ssize_t next_lanes = classes if inner == 1 else 1, next
+    cdef Py_ssize_t size = 4 if job.p32 != NULL else 8 if job.p64 != NULL else 0
+    cdef const char *probabilities = <const char *>(
+        <const void *>job.p32 if job.p32 != NULL else <const void *>job.p64
+    )
     cdef Group *group
     cdef Tally *tally
     cdef Tile *tile
@@ -625,13 +630,16 @@ cdef void tiles_item(
                     if shifted:
                         shift_tile(xs, m, width, &shift[0])
                 fit_block(tile, group, xs + at, c, m, width)
+                next = offset_of(job, (first + n) % job.samples, 0) + at * next_lanes
                 if job.kind == SOFT:
                     tile_targets(a, stage, job, first + at, filled, c, m)
-                    tile_distance(xs + at, a, m, width, &maximum[0], tile, group)
-                ahead = x + offset_of(job, (first + n) % job.samples, 0) + at * next_lanes
+                    tile_distance(
+                        xs + at, a, m, width, &maximum[0], tile, group,
+                        probabilities + next * size, LANES * size, next_class * size,
+                    )
                 if wants_moments(job):
                     tile_moments(
-                        xs + at, m, width, &magic[0], &low_x[0], &maximum[0], job, tile, ahead,
+                        xs + at, m, width, &magic[0], &low_x[0], &maximum[0], job, tile, x + next,
                         next_class,
                     )
                 else:
@@ -639,7 +647,7 @@ cdef void tiles_item(
                     put_own(tile, NULL, xs + at, width)
                     tile_exp(
                         xs + at, m, width, &magic[0], &low_x[0], &job.temper, tile,
-                        whole and out != NULL and how != LOGARITHM, ahead, next_class,
+                        whole and out != NULL and how != LOGARITHM, x + next, next_class,
                     )
                 if how == LOGARITHM:
                     put_own(tile, &group.own_x[0], xs + at, width)

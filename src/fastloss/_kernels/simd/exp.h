@@ -37,7 +37,6 @@ typedef __m512 fastloss_v;
 #define fastloss_load _mm512_loadu_ps
 #define fastloss_store _mm512_storeu_ps
 #define fastloss_all _mm512_set1_ps
-#define fastloss_times _mm512_mul_ps
 static inline __m512 fastloss_exp(__m512 x, __m512 magic, __m512 low, __m512 high, const float *over) {
     const __m512i table =
         _mm512_set_epi32(-187011, -343865, -471841, -572163, -646004, -694486, -718684, -719629,
@@ -66,7 +65,6 @@ typedef __m256 fastloss_v;
 #define fastloss_load _mm256_loadu_ps
 #define fastloss_store _mm256_storeu_ps
 #define fastloss_all _mm256_set1_ps
-#define fastloss_times _mm256_mul_ps
 static inline __m256 fastloss_exp(__m256 x, __m256 magic, __m256 low, __m256 high, const float *over) {
     const __m256i table =
         _mm256_set_epi32(-343865, -572163, -694486, -719629, -655657, -509968, -289342, 0);
@@ -99,14 +97,13 @@ static inline float fastloss_exp_magic(float magic) {
     return 12582912.0f + FASTLOSS_EXP_TABLE * (magic - 12582912.0f);
 }
 /* to[:64] = the exponentials of x[:64] / T, which may be `to`; with `keep` alone. Those from `first`
- * on but x[skip], -1 for none, are added to `sum`, and unless that is NULL the squares of `scale`
- * times them to `squares`. */
-static inline void fastloss_exp_add64(fastloss_lanes *sum, fastloss_lanes *squares, float scale,
-                                      float *to, const float *x, int first, int skip, float magic,
-                                      float low, float high, const fastloss_temper *t, int keep) {
+ * on but x[skip], -1 for none, are added to `sum`. */
+static inline void fastloss_exp_add64(fastloss_lanes *sum, float *to, const float *x, int first,
+                                      int skip, float magic, float low, float high,
+                                      const fastloss_temper *t, int keep) {
     const fastloss_v m = fastloss_all(fastloss_exp_magic(magic));
     const fastloss_v l = fastloss_all(low), h = fastloss_all(high);
-    fastloss_v v[64 / FASTLOSS_EXP_TABLE], w[64 / FASTLOSS_EXP_TABLE];
+    fastloss_v v[64 / FASTLOSS_EXP_TABLE];
     int i;
     if (t->temperature == 1)
         for (i = 0; i < 64 / FASTLOSS_EXP_TABLE; i++)
@@ -117,13 +114,6 @@ static inline void fastloss_exp_add64(fastloss_lanes *sum, fastloss_lanes *squar
     if (keep)
         for (i = 0; i < 64 / FASTLOSS_EXP_TABLE; i++)
             fastloss_store(to + i * FASTLOSS_EXP_TABLE, v[i]);
-    if (squares) {
-        for (i = 0; i < 64 / FASTLOSS_EXP_TABLE; i++) {
-            w[i] = fastloss_times(v[i], fastloss_all(scale));
-            w[i] = fastloss_times(w[i], w[i]);
-        }
-        fastloss_lanes_addv(squares, w, first, skip);
-    }
     fastloss_lanes_addv(sum, v, first, skip);
 }
 /* to[:64] = the exponentials of x[:64] / T, which may be `to`, each with a magic and low of its own;
@@ -148,11 +138,11 @@ static inline void fastloss_exp64(float *to, const float *x, const float *magic,
 static inline float fastloss_exp_magic(float magic) {
     return magic;
 }
-static inline void fastloss_exp_add64(fastloss_lanes *sum, fastloss_lanes *squares, float scale,
-                                      float *to, const float *x, int first, int skip, float magic,
-                                      float low, float high, const fastloss_temper *t, int keep) {
-    (void)sum, (void)squares, (void)scale, (void)to, (void)x, (void)first, (void)skip, (void)magic;
-    (void)low, (void)high, (void)t, (void)keep;
+static inline void fastloss_exp_add64(fastloss_lanes *sum, float *to, const float *x, int first,
+                                      int skip, float magic, float low, float high,
+                                      const fastloss_temper *t, int keep) {
+    (void)sum, (void)to, (void)x, (void)first, (void)skip, (void)magic, (void)low, (void)high;
+    (void)t, (void)keep;
 }
 static inline void fastloss_exp64(float *to, const float *x, const float *magic, const float *low,
                                   const fastloss_temper *t) {
