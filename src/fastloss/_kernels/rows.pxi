@@ -310,7 +310,8 @@ cdef inline void chunk_exp(
 
 cdef inline void row_step(
     const storage *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
-    const Temper *temper, bint keep, const storage *ahead, Drain *drain, RunningSum *sum, Moments *moments
+    const Temper *temper, bint keep, const storage *ahead, Drain *drain, RunningSum *sum,
+    Moments *moments
 ) noexcept nogil:
     """`chunk_exp`, and meanwhile `ahead` is fetched and what is in `drain` written."""
     cdef real wide[LANES]
@@ -383,8 +384,8 @@ cdef Sum sum_block(
 ) noexcept nogil:
     """Sum of a row's block, n <= BLOCK, but for x[skip], if that is in there.
 
-    With `keep` e is given the exponentials, and up to LANES elements of it are. Meanwhile `ahead` is
-    fetched. scratch: of BLOCK. moments: added to, or NULL.
+    With `keep` e is given the exponentials, and up to LANES elements of it are. Meanwhile `ahead`
+    is fetched. scratch: of BLOCK. moments: added to, or NULL.
     """
     cdef Py_ssize_t i
     if shift == 0 and n >= LANES:

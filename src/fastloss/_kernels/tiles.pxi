@@ -21,8 +21,8 @@ from .storage cimport emit, load, prefetch_bytes, storage, transpose
 from .sums cimport LANES, Sum, Tally, add, clear, folded, two_sum
 from .tempers cimport exp_over
 from .vecmath cimport (
-    EXP_TABLE, INFINITY, NAN, Temper, exp_by_table, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of,
-    mul_add, real, table_magic,
+    EXP_TABLE, INFINITY, NAN, Temper, exp_by_table, exp_limit, exp_low, exp_magic, exp_scaled,
+    exponent_of, mul_add, real, table_magic,
 )
 from .workspace cimport lines
 

@@ -8,8 +8,8 @@
  * FASTLOSS_EXP_TABLE is 0 and none of this is called: without permutations by a variable the
  * polynomial of vecmath.pxd is faster.
  *
- * Arguments are those of exp_capped in vecmath.pxd; `over` are a temperature's constants, or NULL for
- * one of 1. An entry of the table is the bits of
+ * Arguments are those of exp_capped in vecmath.pxd; `over` are a temperature's constants, or NULL
+ * for one of 1. An entry of the table is the bits of
  * 2**(j / N), less the exponent of 1 and less j where k's lowest bits come to lie when k is shifted
  * to make the exponent: the sum of both is the power.
  */
@@ -25,8 +25,8 @@
 typedef struct {
     double temperature;
     double inverse;
-    double log2e;  /* log2(e) / T */
-    double ln2[3]; /* T ln 2: of the first parts, multiples up to 2**11 (12) are exact */
+    double log2e;   /* log2(e) / T */
+    double ln2[3];  /* T ln 2: of the first parts, multiples up to 2**11 (12) are exact */
     float table[4]; /* N log2(e) / T, T ln 2 / N in two parts with their signs changed, 1 / T */
 } fastloss_temper;
 
@@ -37,7 +37,8 @@ typedef __m512 fastloss_v;
 #define fastloss_load _mm512_loadu_ps
 #define fastloss_store _mm512_storeu_ps
 #define fastloss_all _mm512_set1_ps
-static inline __m512 fastloss_exp(__m512 x, __m512 magic, __m512 low, __m512 high, const float *over) {
+static inline __m512 fastloss_exp(__m512 x, __m512 magic, __m512 low, __m512 high,
+                                  const float *over) {
     const __m512i table =
         _mm512_set_epi32(-187011, -343865, -471841, -572163, -646004, -694486, -718684, -719629,
                          -698305, -655657, -592590, -509968, -408621, -289342, -152893, 0);
@@ -65,7 +66,8 @@ typedef __m256 fastloss_v;
 #define fastloss_load _mm256_loadu_ps
 #define fastloss_store _mm256_storeu_ps
 #define fastloss_all _mm256_set1_ps
-static inline __m256 fastloss_exp(__m256 x, __m256 magic, __m256 low, __m256 high, const float *over) {
+static inline __m256 fastloss_exp(__m256 x, __m256 magic, __m256 low, __m256 high,
+                                  const float *over) {
     const __m256i table =
         _mm256_set_epi32(-343865, -572163, -694486, -719629, -655657, -509968, -289342, 0);
     __m256 k, p, r, square;
@@ -96,8 +98,8 @@ static inline __m256 fastloss_exp(__m256 x, __m256 magic, __m256 low, __m256 hig
 static inline float fastloss_exp_magic(float magic) {
     return 12582912.0f + FASTLOSS_EXP_TABLE * (magic - 12582912.0f);
 }
-/* to[:64] = the exponentials of x[:64] / T, which may be `to`; with `keep` alone. Those from `first`
- * on but x[skip], -1 for none, are added to `sum`. */
+/* to[:64] = the exponentials of x[:64] / T, which may be `to`; with `keep` alone. Those from
+ * `first` on but x[skip], -1 for none, are added to `sum`. */
 static inline void fastloss_exp_add64(fastloss_lanes *sum, float *to, const float *x, int first,
                                       int skip, float magic, float low, float high,
                                       const fastloss_temper *t, int keep) {
@@ -116,8 +118,8 @@ static inline void fastloss_exp_add64(fastloss_lanes *sum, float *to, const floa
             fastloss_store(to + i * FASTLOSS_EXP_TABLE, v[i]);
     fastloss_lanes_addv(sum, v, first, skip);
 }
-/* to[:64] = the exponentials of x[:64] / T, which may be `to`, each with a magic and low of its own;
- * magic from fastloss_exp_magic. None of x is above the largest that `magic` is for. */
+/* to[:64] = the exponentials of x[:64] / T, which may be `to`, each with a magic and low of its
+ * own; magic from fastloss_exp_magic. None of x is above the largest that `magic` is for. */
 static inline void fastloss_exp64(float *to, const float *x, const float *magic, const float *low,
                                   const fastloss_temper *t) {
     int i;
