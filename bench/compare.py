@@ -275,10 +275,10 @@ def tables(document: dict[str, Any]) -> list[tuple[str, list[str], list[list[str
 def show(document: dict[str, Any]) -> None:
     """Print what loses, then the tables."""
     for lost, what in (
-        (losing(document), "cells lose to another library"),
-        (bridge_losing(document), "calls and steps of fastloss.torch lose to PyTorch"),
+        (losing(document), "Cells that lose to another library"),
+        (bridge_losing(document), "Calls and steps of fastloss.torch that lose to PyTorch"),
     ):
-        console.print(f"[bold]{len(lost)} {what}[/]")
+        console.print(f"[bold]{what}: {len(lost)}[/]")
         for line in lost:
             console.print(f"[red]{line}[/]", highlight=False, soft_wrap=True)
     for title, heads, body in tables(document):
@@ -498,6 +498,8 @@ def main(
             if (not loss or name in loss)
             and re.search(only, f"{name} {'x'.join(map(str, extents))}")
         ]
+        if not cells:
+            raise typer.BadParameter("these options leave no loss and shape to time")
         wanted = peer or (
             [key for key in peers.TITLES if key != "torch-compile"] if quick else None
         )

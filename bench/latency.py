@@ -2,8 +2,9 @@
 
 Two calls whose arithmetic is next to nothing, cross-entropy of 32 × 10 and BCE with logits of 100
 elements, beside NumPy's primitives and the other libraries, and split into layers: argument
-checks, thread count, kernel, reduction, and the rest (the public function itself). A layer is
-timed alone with exactly the arguments that one public call hands to it: ``recorded`` listens in.
+checks, thread count, kernel, reduction (or these at once), and the rest (the public function
+itself). A layer is timed alone with exactly the arguments that one public call hands to it:
+``recorded`` listens in.
 
 1. ``recorded`` and the layers;
 2. the groups of calls;
@@ -44,6 +45,9 @@ from limits import latency_limits
 
 Call = Callable[[], object]
 LAYERS = ("argument checks", "thread count", "kernel", "reduction")
+#: Checks, kernel and reduction of a small call in one function of a kernel: such a call has no
+#: other layer.
+AT_ONCE = "checks, kernel and reduction at once"
 CASES = {
     "cross-entropy 32 × 10": ("cross_entropy", (32, 10)),
     "BCE with logits 100": ("binary_cross_entropy_with_logits", (100,)),
@@ -97,6 +101,8 @@ def _listening(note: Callable[[str, Any, tuple[Any, ...], dict[str, Any]], None]
     try:
         for module in kernels:  # looked up in the module at each call
             replace(vars(module), "evaluate", "kernel")
+            if hasattr(module, "usual"):
+                replace(vars(module), "usual", AT_ONCE)
         for module in (_arrays, _threads, *families):
             for name, value in list(vars(module).items()):
                 if isinstance(value, type) or name.startswith("__"):
@@ -115,15 +121,15 @@ def _listening(note: Callable[[str, Any, tuple[Any, ...], dict[str, Any]], None]
 
 def recorded(call: Call) -> dict[str, Call]:
     """Each layer's part of ``call``, as a function that does that part alone."""
-    parts: dict[str, list[Call]] = {layer: [] for layer in LAYERS}
+    parts: dict[str, list[Call]] = {layer: [] for layer in (*LAYERS, AT_ONCE)}
 
     def note(layer: str, function: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         parts[layer].append(partial(function, *args, **keywords))
 
     with _listening(note):
         call()
-    missing = [layer for layer, calls in parts.items() if not calls]
-    if missing:
+    missing = [layer for layer in LAYERS if not parts[layer]]
+    if missing and not parts[AT_ONCE]:
         raise LookupError(f"no call of {', '.join(missing)} was heard: have names moved?")
 
     def joined(calls: list[Call]) -> Call:
@@ -184,7 +190,7 @@ def groups(threads: int, missing: Callable[[str, str], None]) -> dict[str, dict[
         }
         for peer in field:
             pair = peer.calls(case)
-            if pair is not None and not peer.key.startswith("fastloss"):
+            if pair is not None and pair[1] and not peer.key.startswith("fastloss"):
                 calls[f"{peer.title}, value_and_grad"] = pair[1]
         found[title] = calls
     return found

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json as jsonlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,7 @@ from _common import (
     machine,
     measure,
     median,
+    merge,
     own,
     pin,
     progress_bar,
@@ -116,14 +117,18 @@ def grown(shape: tuple[int, ...], dtype: str, peer: str, threads: int) -> int:
 
 
 def run(
-    shapes: tuple[tuple[int, ...], ...], threads: int, rounds: int, budget: float
+    shapes: tuple[tuple[int, ...], ...],
+    dtypes: Sequence[str],
+    threads: int,
+    rounds: int,
+    budget: float,
 ) -> list[dict[str, Any]]:
     """Measure; a row for each shape, type and way."""
     rows = []
     with progress_bar() as bar:
-        task = bar.add_task("", total=len(shapes) * len(DTYPES))
+        task = bar.add_task("", total=len(shapes) * len(dtypes))
         for shape in shapes:
-            for dtype in DTYPES:
+            for dtype in dtypes:
                 bar.update(task, description=f"{size_name(shape)} {dtype}")
                 try:
                     case = problem("linear_cross_entropy", shape, dtype)
@@ -198,6 +203,9 @@ def main(
     only: Annotated[
         list[str] | None, typer.Option(help="This shape alone, as 512x1024x64000 (may repeat).")
     ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="This type alone, as float32 (may repeat).")
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds at most.")] = 7,
     budget: Annotated[float, typer.Option(help="Seconds a row at most.")] = 60.0,
     keep: Annotated[
@@ -214,21 +222,27 @@ def main(
         show(load(load_from))
         return
     if grown_by is not None:
-        shape, dtype, peer, count = jsonlib.loads(grown_by)
+        shape, kind, peer, count = jsonlib.loads(grown_by)
         pin(count)
-        print(grown(tuple(shape), dtype, peer, count))
+        print(grown(tuple(shape), kind, peer, count))
         return
     shapes = QUICK if quick else SHAPES
     if only:
         shapes = tuple(tuple(int(n) for n in text.split("x")) for text in only)
+    for name in dtype or ():
+        if name not in DTYPES:
+            raise typer.BadParameter(f"{name!r}: choose from {', '.join(DTYPES)}")
     if keep:
-        if quick or only:
+        if quick:
             raise typer.BadParameter("--keep is for full runs")
         name = f"linear-{threads}-thread{'s' if threads > 1 else ''}"
-        json = own(name, partial=False)
+        json = own(name, partial=bool(only or dtype))
     pin(threads)
-    rows = run(shapes, threads, rounds, budget)
+    rows = run(shapes, dtype or DTYPES, threads, rounds, budget)
     where = machine(threads)
+    if keep:
+        assert json is not None
+        rows = merge(json, rows, ("shape", "dtype"))
     if json is not None:
         save(json, "linear", where, settings={"rounds": rounds}, results=rows)
     show({"machine": where, "results": rows})

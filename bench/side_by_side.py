@@ -483,6 +483,8 @@ def main(
 ) -> None:
     """Say which cells the build AFTER does slower than BEFORE; exit with 1 if any."""
     cells = [cell for cell in CELLS if re.search(only, cell_name(cell))]
+    if not cells:
+        raise typer.BadParameter(f"no cell matches {only!r}: --list shows them all")
     if list_cells:
         for cell in cells:
             print(cell_name(cell))

@@ -293,15 +293,46 @@ def test_in_place_sizes(fl, shape, dtype, smoothing):
     assert_same(got, want)
 
 
-def test_out_of_logits_that_were_copied(fl, call):
-    """Strided or foreign logits are copied; `out` is an array of its own all the same."""
-    want = getattr(fl, f"{call.name}_value_and_grad")(call.x, call.target)
-    for layout in (fortran, strided, foreign_byte_order):
-        out = np.empty(SHAPE)
-        x = layout(call.x, None)
-        got = getattr(fl, f"{call.name}_value_and_grad")(x, call.target, out=out)
-        assert got[1] is out
-        assert_same(got, want)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_in_place_where_the_loss_is_infinite(fl, reduction):
+    """A float32 loss that is too large is not computed anew from what is a gradient by then."""
+    logits, target = np.float32([[-3e38, 3e38]]), np.array([0])
+    loss, grad = fl.cross_entropy_value_and_grad(logits, target, reduction=reduction, out=logits)
+    assert loss == np.inf
+    assert grad is logits
+    np.testing.assert_array_equal(grad, [[-1, 1]])
+    logits = np.float32([-3e38, 3e38])
+    loss, grad = fl.binary_cross_entropy_with_logits_value_and_grad(
+        logits, np.float32([1, 0]), reduction="sum", out=logits
+    )
+    assert loss == np.inf
+    np.testing.assert_array_equal(grad, [-1, 1])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("size", [1, 33, 100, 1_000])
+@pytest.mark.parametrize("kind", ["float32", "float64", "int64", "int8"])
+@pytest.mark.parametrize(
+    "name",
+    ["binary_cross_entropy_with_logits", "binary_cross_entropy", "sigmoid_focal_loss", "kl_div"],
+)
+def test_small_calls_have_the_bits_of_others(fl, name, kind, size, reduction):
+    """A small call is checked in the kernel, but not one of five dimensions."""
+    rng = np.random.default_rng(size)
+    x = rng.random(size, dtype=np.float32)
+    if name == "kl_div":
+        x = np.log(x)
+    elif name != "binary_cross_entropy":
+        x = 9 * x - 4
+    target = rng.integers(0, 2, size) if kind.startswith("int") else rng.random(size)
+    target = target.astype(kind)
+    shape = (size, 1, 1, 1, 1)
+    both = getattr(fl, f"{name}_value_and_grad")
+    loss, grad = both(x, target, reduction=reduction)
+    other_loss, other_grad = both(x.reshape(shape), target.reshape(shape), reduction=reduction)
+    assert loss == other_loss
+    np.testing.assert_array_equal(grad, other_grad.ravel())
+    assert getattr(fl, name)(x, target, reduction=reduction) == loss
 
 
 @pytest.mark.parametrize(

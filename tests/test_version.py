@@ -53,7 +53,14 @@ def test_version_has_one_source():
 
 @needs_tree
 def test_citation_and_changelog_name_the_version():
-    citation = (ROOT / "CITATION.cff").read_text()
-    assert re.search(rf"^version: {re.escape(fastloss.__version__)}$", citation, re.MULTILINE)
+    """A version under development has its changes under Unreleased, and the last one is cited."""
     changes = (ROOT / "CHANGELOG.md").read_text()
-    assert re.search(rf"^## \[?{re.escape(fastloss.__version__)}\b", changes, re.MULTILINE)
+    headings = re.findall(r"^## (\S+)(?: - (\d{4}-\d\d-\d\d))?$", changes, re.MULTILINE)
+    dated = [version for version, date in headings if date]
+    if ".dev" in fastloss.__version__:
+        assert headings[0] == ("Unreleased", "")
+        assert fastloss.__version__.partition(".dev")[0] not in dated
+    else:
+        assert dated[0] == fastloss.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^version: {re.escape(dated[0])}$", citation, re.MULTILINE)

@@ -18,13 +18,10 @@
 # position; indices are checked again where they are used.
 
 from cython.parallel cimport prange, threadid
-from cpython.buffer cimport (
-    PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
-)
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from .buffers cimport address
+from .buffers cimport Lying, address, alike, lies
 from .operands cimport FLOAT16, FLOAT32, FLOAT64, size_of
 from .samples cimport (
     CROSS_ENTROPY, FOCAL, LOGSUMEXP, LOG_SOFTMAX, NLL, SCORE, SOFT, SOFTMAX, Job, any_heavy, check,
@@ -34,7 +31,7 @@ from .storage cimport (
     bfloat16, emit, float16, narrow, prefetch_bytes, storage, stream_end, value_at,
 )
 from .sums cimport LANES, Sum, Tally, add, clear, count, folded, value_of
-from .vecmath cimport INFINITY, real
+from .vecmath cimport INFINITY, NAN, real
 from .workspace cimport (
     FINE, NO_MEMORY, OVERLAPS, PROBS_OUTSIDE, Status, TARGET_OUTSIDE, WRONG_INDEX, WRONG_TARGET,
     Workspace, give_back, part_of, take,
@@ -461,30 +458,10 @@ cdef object float32 = np.dtype(np.float32)
 cdef object float64 = np.dtype(np.float64)
 cdef object int64 = np.dtype(np.int64)
 cdef object single = np.float32
-cdef double LARGEST = np.finfo(np.float32).max
 
 
 cdef inline bint is_number(object value, double wanted):
     return type(value) is float and <double>value == wanted
-
-
-cdef bint lies(object array, object dtype, int ndim, Py_ssize_t *shape, void **start, int flags):
-    """Whether this is an aligned, contiguous array of such a type, and where; its shape."""
-    cdef Py_buffer view
-    cdef bint fits
-    if type(array) is not ndarray or array.dtype is not dtype:
-        return False
-    try:
-        PyObject_GetBuffer(array, &view, PyBUF_ND | flags)
-    except (ValueError, BufferError):  # not contiguous, or read-only
-        return False
-    fits = view.ndim == ndim and <size_t>view.buf % <size_t>view.itemsize == 0
-    if fits:
-        start[0] = view.buf
-        shape[0] = view.shape[0]
-        shape[1] = view.shape[1] if ndim > 1 else 1
-    PyBuffer_Release(&view)
-    return fits
 
 
 def usual(
@@ -501,11 +478,7 @@ def usual(
     cdef Status status
     cdef Sum total
     cdef double weights, loss
-    cdef Py_ssize_t shape[2]
-    cdef Py_ssize_t other[2]
-    cdef void *start = NULL
-    cdef void *to = NULL
-    cdef void *indices = NULL
+    cdef Lying logits, indices, grad
     cdef bint double_too
     cdef bint mean
     if type(reduction) is not str:
@@ -520,19 +493,19 @@ def usual(
         return None
     double_too = type(x) is ndarray and x.dtype is float64
     dtype = float64 if double_too else float32
-    if not lies(x, dtype, 2, shape, &start, PyBUF_SIMPLE):
+    if not lies(&logits, x, ndarray, dtype, False) or logits.ndim != 2:
         return None
-    if not 0 < shape[0] * shape[1] < most:
+    if not 0 < logits.shape[0] * logits.shape[1] < most:
         return None
-    if not lies(target, int64, 1, other, &indices, PyBUF_SIMPLE) or other[0] != shape[0]:
+    if not lies(&indices, target, ndarray, int64, False) or indices.ndim != 1:
         return None
+    if indices.shape[0] != logits.shape[0]:
+        return None
+    grad.start = NULL
     if gradient:
         if out is None:
-            out = empty((shape[0], shape[1]), dtype)
-        if (
-            not lies(out, dtype, 2, other, &to, PyBUF_WRITABLE)
-            or other[0] != shape[0] or other[1] != shape[1]
-        ):
+            out = empty((logits.shape[0], logits.shape[1]), dtype)
+        if not lies(&grad, out, ndarray, dtype, True) or not alike(&grad, &logits):
             return None
     memset(&job, 0, sizeof(job))
     try:
@@ -540,11 +513,11 @@ def usual(
     except OverflowError:
         return None
     job.kind = kind
-    job.samples = shape[0]
-    job.classes = shape[1]
+    job.samples = logits.shape[0]
+    job.classes = logits.shape[1]
     job.inner = 1
-    job.x, job.type = start, FLOAT64 if double_too else FLOAT32
-    job.target = <const int64_t *>indices
+    job.x, job.type = logits.start, FLOAT64 if double_too else FLOAT32
+    job.target = <const int64_t *>indices.start
     job.scale = 1
     job.keep = 1
     job.gamma = gamma
@@ -552,16 +525,21 @@ def usual(
     with nogil:
         if double_too:
             status = run(
-                &job, <const double *>start, <double *>to, NULL, mean, 1, &total, &weights
+                &job, <const double *>logits.start, <double *>grad.start, NULL, mean, 1, &total,
+                &weights,
             )
         else:
-            status = run(&job, <const float *>start, <float *>to, NULL, mean, 1, &total, &weights)
-    if status.what != FINE or weights == 0:
+            status = run(
+                &job, <const float *>logits.start, <float *>grad.start, NULL, mean, 1, &total,
+                &weights,
+            )
+    if status.what != FINE:
         return None
+    # From here on there is no way back: `out` may be x.
     loss = value_of(total)
     sums = (loss, weights)
     if mean:
-        loss /= weights
-    if not double_too and (loss > LARGEST or loss < -LARGEST):
-        return None
+        loss = loss / weights if weights != 0 else NAN
+    if not double_too:
+        loss = <float>loss
     return (float64.type if double_too else single)(loss), out if gradient else None, sums

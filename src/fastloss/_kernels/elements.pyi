@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 _Logits: TypeAlias = NDArray[Any]  # halves as the integers that stand for them
@@ -31,3 +32,16 @@ def evaluate(
     floor: float = ...,
     narrowed: bool = False,
 ) -> tuple[int, int, float, float]: ...
+
+# What a user gave, before any check: it may be of any type.
+def usual(
+    kind: int,
+    x: object,
+    target: object,
+    out: object,
+    reduction: object,
+    gradient: bool,
+    alpha: object,
+    gamma: object,
+    most: int,
+) -> tuple[np.floating[Any], NDArray[Any] | None, tuple[float, float]] | None: ...

@@ -12,14 +12,14 @@
 # may bring it back) is done in double, beside the others of its block.
 #
 # Layout: a) checks, b) factors, c) a block in float, d) one in which a float does not do for all,
-# e) the traversal, f) what Python calls.
+# e) the traversal, f) what Python calls, g) small calls.
 
 from cython.parallel cimport prange, threadid
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
-from .buffers cimport address
+from .buffers cimport Lying, address, alike, lies
 from .element_endings cimport (
     AHEAD, ALPHA, BCE, BCE_WITH_LOGITS, BLOCK, DOUBLES, FOCAL, KEPT, KL, KL_LOG_TARGET,
     LOG_SIGMOID, OPERANDS, POS_WEIGHT, SAMPLE_WEIGHT, SIGMOID, SOFTPLUS, TARGET, UPSTREAM, WEIGHT,
@@ -1111,6 +1111,56 @@ cdef Part run(
     return whole
 
 
+cdef Part answer(
+    Job *job, void *grad, void *second, void *losses, bint divide, bint given, int threads
+) noexcept nogil:
+    """What a call comes to whose `job` says what Python said."""
+    cdef Part whole
+    cdef Py_ssize_t nbytes = job.x.nbytes
+    cdef int type = job.x.type
+    cdef const void *x = job.x.data
+    job.want_gradient = grad != NULL
+    job.want_hess = second != NULL
+    job.check = job.kind == BCE or job.integral
+    job.weigh = job.operands[SAMPLE_WEIGHT].data != NULL or job.ignoring
+    job.look = False
+    job.streaming = grad != NULL and nbytes >= STREAM
+    # A power makes of an error of its base one that is so many times as large.
+    job.floats = (
+        job.kind <= KL_LOG_TARGET
+        and not job.want_hess
+        and job.gamma <= 4
+        and (floats(&job.operands[POS_WEIGHT]) or job.operands[POS_WEIGHT].type == FLOAT64)
+        and (floats(&job.operands[TARGET]) or (job.kind != KL and job.kind != KL_LOG_TARGET))
+    )
+    if not job.narrow and (
+        overlaps(grad, job, nbytes)
+        or overlaps(second, job, nbytes)
+        or overlap(grad, nbytes, second, nbytes)
+    ):
+        whole.total = whole.weight = Sum(0, 0)
+        whole.status = Status(OVERLAPS, 0)
+        return whole
+    if type == FLOAT32:
+        return run(
+            job, <const float *>x, <float *>grad, <float *>second, losses, divide, given, threads
+        )
+    if type == FLOAT64:
+        return run(
+            job, <const double *>x, <double *>grad, <double *>second, losses, divide, given,
+            threads,
+        )
+    if type == FLOAT16:
+        return run(
+            job, <const float16 *>x, <float16 *>grad, <float16 *>second, losses, divide, given,
+            threads,
+        )
+    return run(
+        job, <const bfloat16 *>x, <bfloat16 *>grad, <bfloat16 *>second, losses, divide, given,
+        threads,
+    )
+
+
 def evaluate(
     int kind,                  # one of KINDS
     int type,                  # of `x`, one of the first four TYPES
@@ -1168,47 +1218,102 @@ def evaluate(
     job.x = Operand(<const uint8_t *>source, type, 1, size, nbytes)
     job.want_loss = want_loss
     job.narrow = narrowed
-    job.want_gradient = grad != NULL
-    job.want_hess = second != NULL
-    job.check = kind == BCE or integral
-    job.weigh = job.operands[SAMPLE_WEIGHT].data != NULL or job.ignoring
-    job.look = False
-    job.streaming = grad != NULL and nbytes >= STREAM
-    # A power makes of an error of its base one that is so many times as large.
-    job.floats = (
-        kind <= KL_LOG_TARGET
-        and not job.want_hess
-        and gamma <= 4
-        and (floats(&job.operands[POS_WEIGHT]) or job.operands[POS_WEIGHT].type == FLOAT64)
-        and (floats(&job.operands[TARGET]) or (kind != KL and kind != KL_LOG_TARGET))
-    )
-    if not narrowed and (
-        overlaps(grad, &job, nbytes)
-        or overlaps(second, &job, nbytes)
-        or overlap(grad, nbytes, second, nbytes)
-    ):
-        return OVERLAPS, 0, 0.0, 0.0
     with nogil:
-        if type == FLOAT32:
-            whole = run(
-                &job, <const float *>source, <float *>grad, <float *>second, each, divide, given,
-                threads,
-            )
-        elif type == FLOAT64:
-            whole = run(
-                &job, <const double *>source, <double *>grad, <double *>second, each, divide,
-                given, threads,
-            )
-        elif type == FLOAT16:
-            whole = run(
-                &job, <const float16 *>source, <float16 *>grad, <float16 *>second, each, divide,
-                given, threads,
-            )
-        else:
-            whole = run(
-                &job, <const bfloat16 *>source, <bfloat16 *>grad, <bfloat16 *>second, each,
-                divide, given, threads,
-            )
+        whole = answer(&job, grad, second, each, divide, given, threads)
     if whole.status.what != FINE:
         return whole.status.what, whole.status.where, 0.0, 0.0
     return FINE, 0, value_of(whole.total), value_of(whole.weight)
+
+
+# ---- g) small calls --------------------------------------------------------------------------
+
+import numpy as np
+
+cdef object ndarray = np.ndarray
+cdef object empty = np.empty
+cdef object float32 = np.dtype(np.float32)
+cdef object float64 = np.dtype(np.float64)
+cdef object int64 = np.dtype(np.int64)
+cdef object single = np.float32
+
+
+def usual(
+    int kind, object x, object target, object out, object reduction, bint gradient, object alpha,
+    object gamma,
+    Py_ssize_t most,           # elements of a call on one thread
+):
+    """Return (loss, gradient, its two sums) of a small, usual call, None for any other.
+
+    As in `classes.pyx`: what is not taken here is checked and told in Python.
+    """
+    cdef Job job
+    cdef Part whole
+    cdef Lying logits, goal, grad
+    cdef double weighting, loss
+    cdef bint double_too, mean, given
+    cdef Py_ssize_t size = 1, each
+    cdef int k, operand
+    if type(reduction) is not str:
+        return None
+    mean = reduction == "mean"
+    if not (
+        (mean or reduction == "sum")
+        and type(gamma) is float
+        and (alpha is None or type(alpha) is float)
+    ):
+        return None
+    double_too = type(x) is ndarray and x.dtype is float64
+    dtype = float64 if double_too else float32
+    if not lies(&logits, x, ndarray, dtype, False):
+        return None
+    for k in range(logits.ndim):
+        size = size * logits.shape[k]
+    if not 0 < size < most:
+        return None
+    if lies(&goal, target, ndarray, dtype, False):
+        k = FLOAT64 if double_too else FLOAT32
+    elif kind != KL and kind != KL_LOG_TARGET and lies(&goal, target, ndarray, int64, False):
+        k = INT64
+    else:
+        return None
+    if not alike(&goal, &logits):
+        return None
+    given = out is not None
+    grad.start = NULL
+    if gradient:
+        if out is None:
+            out = empty(x.shape, dtype)
+        if not lies(&grad, out, ndarray, dtype, True) or not alike(&grad, &logits):
+            return None
+    memset(&job, 0, sizeof(job))
+    each = 8 if double_too else 4
+    job.kind = kind
+    job.size = size
+    job.x = Operand(
+        <const uint8_t *>logits.start, FLOAT64 if double_too else FLOAT32, 1, size, size * each
+    )
+    for operand in range(OPERANDS):
+        take_operand(&job.operands[operand], None)
+    job.operands[TARGET] = Operand(
+        <const uint8_t *>goal.start, k, 1, size, size * (8 if k != FLOAT32 else 4)
+    )
+    if alpha is not None:
+        weighting = alpha
+        job.operands[ALPHA] = Operand(<const uint8_t *>&weighting, FLOAT64, 1, 1, 8)
+    job.gamma = gamma
+    job.floor = -INFINITY
+    job.integral = k == INT64 and (kind == BCE_WITH_LOGITS or kind == FOCAL)
+    job.scale = 1
+    job.want_loss = True
+    with nogil:
+        whole = answer(&job, grad.start, NULL, NULL, mean, given, 1)
+    if whole.status.what != FINE:
+        return None
+    # From here on there is no way back: `out` may be x.
+    sums = (value_of(whole.total), value_of(whole.weight))
+    loss = sums[0]
+    if mean:
+        loss /= size
+    if not double_too:
+        loss = <float>loss
+    return (float64.type if double_too else single)(loss), out if gradient else None, sums

@@ -52,6 +52,18 @@ def evaluate(
     `in_unit` says that `x` and `target` must be in [0, 1], which the kernel checks for BCE;
     `batchmean` allows that reduction.
     """
+    if (
+        value
+        and upstream is _NO_UPSTREAM
+        and weight is sample_weight is pos_weight is ignore_index is None
+        and not hessian
+    ):
+        found = _kernels.usual(
+            kind, x, target, out, reduction, gradient, alpha, gamma, _threads.SMALL
+        )
+        if found is not None:
+            small, grad, sums = found
+            return small, grad, tuple.__new__(Totals, sums)
     # 1. Arguments.
     if reduction not in _arrays.REDUCTIONS and not (batchmean and reduction == "batchmean"):
         _arrays.one_of(
