@@ -11,7 +11,8 @@
 from libc.stdint cimport uint64_t
 
 from .vecmath cimport (
-    EXP_TABLE, FMA, Pair, Temper, bits64, double_of, exp_reduced, mul_add, product_low, real,
+    EXP_TABLE, FMA, Pair, Temper, bits32, bits64, double_of, exp_reduced, float_of, mul_add,
+    product_low, real,
 )
 
 cdef enum:
@@ -34,6 +35,9 @@ cdef inline Temper temper_of(double temperature, real unused) noexcept nogil:
     ln2.low = product_low(temperature, 0.6931471805599453, ln2.high)
     ln2.low += temperature * 2.3190468138462996e-17
     if real is float:
+        # Its last digit is 1: x log2(e) / T is never halfway between two integers then, and what
+        # it is rounded to does not depend on `magic`, which the samples beside have a say in.
+        t.log2e = float_of(bits32(<float>t.log2e) | 1)
         if FMA:
             t.ln2[0] = <float>ln2.high
             t.ln2[1] = <float>((ln2.high - t.ln2[0]) + ln2.low)
