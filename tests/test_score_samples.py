@@ -128,6 +128,32 @@ def test_ties_count_against_the_target(fl, classes, axis, dtype):
     check(fl, turned, target, axis=axis, top_k=min(classes, 40))
 
 
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("classes", [64, 100, 1025, 9000])
+def test_zeros_of_both_signs_are_equal(fl, classes, dtype):
+    x = np.full((4, classes), -1.0).astype(dtype_of(dtype))
+    x[:, [7, 9, 60]] = np.array([-0.0, 0.0, -0.0])
+    x[2:, 7] = 0.0
+    target = np.array([9, 60, 0, 7])
+    got = fl.score_samples(x, target)
+    np.testing.assert_array_equal(got.rank, [2, 2, classes - 1, 2])
+    np.testing.assert_array_equal(got.predicted, 7)
+    np.testing.assert_array_equal(got.margin.astype(np.float64), [0, 0, -1, 0])
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES])
+@pytest.mark.parametrize("classes", [64, 100, 1025, 9000])
+def test_nan_of_either_sign_is_never_predicted(fl, classes, dtype):
+    x = logits(np.random.default_rng(classes), (6, classes), dtype)
+    x[:, 20] = x.astype(np.float64).max(axis=1) + 1
+    x[:, 3] = np.nan
+    x[3:, 3] = -x[3:, 3]
+    got = fl.score_samples(x, np.full(6, 5))
+    np.testing.assert_array_equal(got.predicted, 20)
+    np.testing.assert_array_equal(got.rank, -1)
+    assert np.isnan(got.log_prob).all()
+
+
 def test_rank_tells_the_top_k(fl):
     rng = np.random.default_rng(3)
     x, target = logits(rng, (500, 50)), rng.integers(0, 50, 500)

@@ -192,6 +192,31 @@ def test_focal_loss(fl, dtype, classes, axis):
         hold_loss(fl, "softmax_focal_loss", x, target, options, axis, terms, limit)
 
 
+@pytest.mark.parametrize("classes", [3, 40, 200, 9000])
+@pytest.mark.parametrize("power", [-50, -40, -20, 20, 40, 50])
+@needs_long_double
+def test_temperatures_of_any_size(fl, classes, power):
+    """Logits of the temperature's size, and far larger ones: no loss depends on the unit."""
+    rng = np.random.default_rng(classes)
+    temperature = 1.3 * 2.0**power
+    x = (rng.standard_normal((6, classes)) * 3 * temperature).astype(np.float32)
+    x[3:] += np.float32(2e5 * temperature)
+    target = rng.integers(0, classes, 6)
+    z = x.astype(np.longdouble) / np.longdouble(temperature)
+    z -= z.max(axis=1, keepdims=True)
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    losses, gradient = fl.cross_entropy_value_and_grad(
+        x, target, temperature=temperature, reduction="none"
+    )
+    rows = np.arange(6)
+    want = np.log(np.exp(z).sum(axis=1)) - z[rows, target]
+    np.testing.assert_allclose(losses, want.astype(float), rtol=5e-7)
+    p[rows, target] -= 1
+    np.testing.assert_allclose(
+        gradient * np.float64(temperature), p.astype(float), rtol=1e-6, atol=1e-29
+    )
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("classes", [3, 40, 9000])
 def test_options_that_change_nothing(fl, dtype, classes):

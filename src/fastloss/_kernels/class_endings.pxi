@@ -244,12 +244,31 @@ cdef inline void logsumexp_ending(
 
 # ---- c) the choice ---------------------------------------------------------------------------
 
+cdef void over_temperature(const Job *job, Py_ssize_t n, Group *group) noexcept nogil:
+    """Divide what is a logit, or a difference of two."""
+    cdef Py_ssize_t i
+    cdef double by = job.temper.inverse
+    for i in range(n):
+        group.own_x[i] = group.own_x[i] * by
+        group.shift[i] = group.shift[i] * by
+    if wants_distance(job):
+        for i in range(n):
+            group.distance[i] = group.distance[i] * by
+    if job.kind == SCORE:
+        for i in range(n):
+            group.gap[i] = group.gap[i] * by
+            group.margin[i] = group.margin[i] * by
+            group.spread[i] = group.spread[i] * by * by
+
+
 cdef void end(
     const Job *job, Py_ssize_t first, Py_ssize_t n, bint gradient, Group *group, Tally *tally,
     real *losses
 ) noexcept nogil:
     """All that follows from the sums of n samples."""
     cdef Py_ssize_t i
+    if job.temper.temperature != 1:
+        over_temperature(job, n, group)
     settle(<real>0, group, n)
     if job.kind == CROSS_ENTROPY:
         cross_entropy_ending(<real>0, job, n, gradient, group)

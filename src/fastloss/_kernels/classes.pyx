@@ -289,7 +289,12 @@ cdef Status run(
         return status
     if mean:
         job.scale = job.scale / weights[0] if weights[0] != 0 else 0
+    if job.softcap == 0:
+        # The derivative of x / T.
+        job.scale = job.scale / job.temperature
+    job.temper = temper_of(1, <double>0)
     if storage is not double:
+        job.temper = temper_of(job.temperature if floats_do(job) else 1, <float>0)
         job.heaviest *= max(1.0, job.scale if job.scale >= 0 else -job.scale)
         job.heaviest *= max(1.0, job.z_loss)
         job.heavy = job.kind <= FOCAL and any_heavy(job)

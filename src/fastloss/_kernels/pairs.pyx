@@ -39,15 +39,15 @@ from .group cimport Group, divide, settle
 from .operands cimport FLOAT16, FLOAT32, FLOAT64, size_of
 from .samples cimport ITEM, MAX_ITEMS, Job, check, class_of, offset_of, weighted
 from .storage cimport (
-    bfloat16, emit, float16, load, overlap, stream_end, transpose,
+    bfloat16, emit, float16, load, overlap, prefetch_bytes, stream_end, transpose,
 )
 from .sums cimport (
     LANES, RunningSum, Sum, Tally, add, clear, count, folded, sum_add, sum_begin, sum_end, two_sum,
     value_of,
 )
-from .tempers cimport TEMPERS, Temper, exp_tempered, temper_of
+from .tempers cimport TEMPERS, exp_over, temper_of
 from .vecmath cimport (
-    EXP_TABLE, INFINITY, NAN, Pair, exp_by_table, exp_limit, exp_low, exp_magic,
+    EXP_TABLE, INFINITY, NAN, Pair, Temper, exp_by_table, exp_limit, exp_low, exp_magic,
     exponent_of, fma, log1p, log_pair, log_tail, mul_add, pair_product, pair_sum, real, table_magic,
 )
 from .workspace cimport (
@@ -75,7 +75,7 @@ cdef struct Pairs:
     Temper temper
     bint row                 # whether a vector holds classes of one sample
     bint wants_divergence
-    # OUT, by sample, or NULL.
+    # OUT, by sample, or NULL: the two divergences, both or none.
     double *kl
     double *reverse_kl
     double *log_prob[2]      # of the target
@@ -236,6 +236,23 @@ cdef void put(
             lane += run
 
 
+cdef inline Py_ssize_t step_of(const Pairs *pairs, int i) noexcept nogil:
+    """Bytes of a vector, of classes that are gone through once."""
+    if pairs.job.classes > (ROW if pairs.row else TILE):
+        return 0
+    return LANES * size_of(pairs.type[i])
+
+
+cdef inline const char *ahead_of(
+    const Pairs *pairs, int i, Py_ssize_t first, Py_ssize_t n, Py_ssize_t c
+) noexcept nogil:
+    """What follows classes up to c of n samples in memory; it is of no use for other layouts."""
+    cdef Py_ssize_t at = (first + n) * pairs.job.classes
+    if pairs.row:
+        at = first * pairs.job.classes + c
+    return <const char *>pairs.x[i] + at * size_of(pairs.type[i])
+
+
 # ---- c) maxima -------------------------------------------------------------------------------
 
 cdef void tile_largest(
@@ -267,6 +284,7 @@ cdef void row_largest(
     cdef real best[LANES]
     cdef real top
     cdef Py_ssize_t c, lane, step = LANES // 2
+    cdef int32_t hit = 0
     for lane in range(LANES):
         best[lane] = <real>(-INFINITY)
     for c in range(m):
@@ -280,6 +298,11 @@ cdef void row_largest(
     if top > half.top[0]:
         half.top[0] = top
         c = 0
+        while not hit:
+            for lane in range(LANES):
+                hit |= x[c + lane] == top
+            c += LANES
+        c -= LANES
         while x[c] != top:
             c += 1
         half.largest[0] = from_class + c
@@ -311,7 +334,7 @@ cdef void fix_range(real unused, const Pairs *pairs, Half *half) noexcept nogil:
     if real is float:
         for lane in range(LANES):
             half.magic32[lane] = <float>half.magic[lane]
-            if EXP_TABLE and pairs.temper.temperature == 1:
+            if EXP_TABLE:
                 half.magic32[lane] = table_magic(half.magic32[lane])
             half.low_x32[lane] = <float>half.low_x[lane]
 
@@ -325,36 +348,6 @@ cdef void shift_block(real *x, Py_ssize_t m, const Half *half) noexcept nogil:
 
 
 # ---- d) exponentials and their sums ------------------------------------------------------------
-
-cdef void exponentials(
-    const real *x, real *e, Py_ssize_t m, Half *half, const Temper *temper
-) noexcept nogil:
-    cdef real a[LANES]
-    cdef real *magic
-    cdef real *low_x
-    cdef real log2e = <real>temper.log2e, inverse = <real>temper.inverse
-    cdef real part0 = <real>temper.ln2[0], part1 = <real>temper.ln2[1]
-    cdef real part2 = <real>temper.ln2[2]
-    cdef Py_ssize_t _c, lane
-    if real is float:
-        magic = &half.magic32[0]
-        low_x = &half.low_x32[0]
-        if EXP_TABLE and temper.temperature == 1:
-            for _c in range(m):
-                exp_by_table(e + _c * LANES, x + _c * LANES, magic, low_x)
-            return
-    else:
-        magic = &half.magic[0]
-        low_x = &half.low_x[0]
-    for _c in range(m):
-        for lane in range(LANES):
-            a[lane] = exp_tempered(
-                x[lane], magic[lane], low_x[lane], log2e, part0, part1, part2, inverse
-            )
-        memcpy(e, &a[0], LANES * sizeof(real))
-        x = x + LANES
-        e = e + LANES
-
 
 cdef void add_up(const real *e, Py_ssize_t m, Half *half) noexcept nogil:
     """Add m vectors to the lanes' sums."""
@@ -379,12 +372,45 @@ cdef void add_up(const real *e, Py_ssize_t m, Half *half) noexcept nogil:
     memcpy(&half.low[0], &low[0], LANES * sizeof(double))
 
 
-cdef void sum_block(
-    real *e, Py_ssize_t m, Py_ssize_t from_class, Py_ssize_t classes, const Pairs *pairs,
-    Half *half
+cdef void tempered_block(
+    const real *x, real *e, Py_ssize_t m, Half *half, const Temper *temper, const char *ahead,
+    Py_ssize_t step
 ) noexcept nogil:
-    """Add a block's exponentials to the sums; those of the classes left out go to own_e."""
+    """The exponentials of m vectors, each lane with a scale of its own."""
+    cdef real a[LANES]
+    cdef real *magic
+    cdef real *low_x
+    cdef Py_ssize_t _c, lane
+    if real is float:
+        magic = &half.magic32[0]
+        low_x = &half.low_x32[0]
+    else:
+        magic = &half.magic[0]
+        low_x = &half.low_x[0]
+    for _c in range(m):
+        prefetch_bytes(ahead, step)
+        if real is float and EXP_TABLE:
+            exp_by_table(e, x, magic, low_x, temper)
+        else:
+            for lane in range(LANES):
+                a[lane] = exp_over(x[lane], magic[lane], low_x[lane], temper)
+            memcpy(e, &a[0], LANES * sizeof(real))
+        ahead += step
+        x = x + LANES
+        e = e + LANES
+
+
+cdef void exponentials(
+    const real *x, real *e, Py_ssize_t m, Py_ssize_t from_class, Py_ssize_t classes,
+    const Pairs *pairs, Half *half, const char *ahead, Py_ssize_t step
+) noexcept nogil:
+    """The exponentials of a block of m vectors, added to the sums.
+
+    Those of the classes left out go to own_e. `step` bytes a vector from `ahead` on, which will be
+    read next, are fetched meanwhile.
+    """
     cdef Py_ssize_t lane, c, lanes = 1 if pairs.row else LANES
+    tempered_block(x, e, m, half, &pairs.temper, ahead, step)
     for lane in range(lanes):
         c = half.group.own_class[lane] - from_class
         if 0 <= c < classes:
@@ -499,15 +525,15 @@ cdef inline void add_far(
     two_sum(unused, &desk.terms[2][lane], &desk.terms_low[2][lane], q - p)
 
 
-cdef void sum_terms(
+cdef inline void sum_some_terms(
     const real *xa, const real *xb, const real *ea, const real *eb, Py_ssize_t m,
-    const Temper *temper, Desk *desk
+    const Temper *temper, Desk *desk, bint wants_kl, bint wants_reverse
 ) noexcept nogil:
-    """Add the terms of m vectors."""
+    """`sum_terms`, where it is known to the compiler which of the two divergences are wanted."""
     cdef double ds[LANES]
     cdef Py_ssize_t _c, lane
     cdef int64_t far
-    cdef double d, p, q, y, even, odd, kl, reverse, t, pd, qd
+    cdef double d, p, q, y, even, odd, gap, kl, reverse, t
     for _c in range(m):
         far = 0
         # In two loops: one would not do with the registers that there are. A d of 0 adds nothing,
@@ -524,21 +550,23 @@ cdef void sum_terms(
             q = eb[lane] * desk.ratio[lane]
             y = d * d
             even = even_part(xa[0], y)
-            odd = odd_part(xa[0], y) * d
-            kl = p * y * (even - odd)
-            reverse = q * y * (even + odd)
-            pd = p * d
-            qd = q * d
-            t = kl - pd if y <= 4 else q - p
+            odd = odd_part(xa[0], y)
+            gap = q - p
+            kl = p * y * mul_add(-odd, d, even)
+            reverse = q * y * mul_add(odd, d, even)
+            t = mul_add(-p, d, kl) if wants_kl else -mul_add(q, d, reverse)
+            t = t if y <= 4 else gap
             if real is float:
-                kl = kl if y <= 4 else (q - p) + pd
-                reverse = reverse if y <= 4 else (p - q) - qd
+                kl = kl if y <= 4 else mul_add(p, d, gap)
+                reverse = reverse if y <= 4 else -mul_add(q, d, gap)
             else:
                 # The difference of the two parts of a series has lost digits.
-                kl = kl if (y <= 4) & (d <= 1) else (q - p) + pd
-                reverse = reverse if (y <= 4) & (d >= -1) else (p - q) - qd
-            two_sum(<real>0, &desk.terms[0][lane], &desk.terms_low[0][lane], kl)
-            two_sum(<real>0, &desk.terms[1][lane], &desk.terms_low[1][lane], reverse)
+                kl = kl if (y <= 4) & (d <= 1) else mul_add(p, d, gap)
+                reverse = reverse if (y <= 4) & (d >= -1) else -mul_add(q, d, gap)
+            if wants_kl:
+                two_sum(<real>0, &desk.terms[0][lane], &desk.terms_low[0][lane], kl)
+            if wants_reverse:
+                two_sum(<real>0, &desk.terms[1][lane], &desk.terms_low[1][lane], reverse)
             two_sum(<real>0, &desk.terms[2][lane], &desk.terms_low[2][lane], t)
         for lane in range(LANES if far != 0 else 0):
             d = log_quotient(
@@ -550,6 +578,19 @@ cdef void sum_terms(
         xb = xb + LANES
         ea = ea + LANES
         eb = eb + LANES
+
+
+cdef void sum_terms(
+    const real *xa, const real *xb, const real *ea, const real *eb, Py_ssize_t m,
+    const Pairs *pairs, Desk *desk
+) noexcept nogil:
+    """Add the terms of m vectors."""
+    if pairs.kl != NULL:
+        sum_some_terms(xa, xb, ea, eb, m, &pairs.temper, desk, True, True)
+    elif pairs.reverse:
+        sum_some_terms(xa, xb, ea, eb, m, &pairs.temper, desk, True, False)
+    else:
+        sum_some_terms(xa, xb, ea, eb, m, &pairs.temper, desk, False, True)
 
 
 cdef inline double excess(double s) noexcept nogil:
@@ -630,7 +671,12 @@ cdef bint correct_offset(
     for lane in range(n):
         total = desk.half[0].group.total[lane]
         s = desk.terms[2][lane] / total
-        f = min(desk.terms[0][lane], desk.terms[1][lane]) / total
+        f = INFINITY
+        if pairs.kl != NULL or pairs.reverse:
+            f = desk.terms[0][lane]
+        if pairs.kl != NULL or not pairs.reverse:
+            f = min(f, desk.terms[1][lane])
+        f = f / total
         if (s * s > f) | (s < -0.5) | (s > 1):
             any = True
             if turn == 0 and pairs.job.classes > (ROW if pairs.row else TILE):
@@ -726,7 +772,10 @@ cdef void gradient(
             for i in range(2):
                 fill(x[i], e[i], pairs, i, first, n, c, amount)
                 shift_block(x[i], m, &desk.half[i])
-                exponentials(x[i], e[i], m, &desk.half[i], &pairs.temper)
+                exponentials(
+                    x[i], e[i], m, c, amount, pairs, &desk.half[i],
+                    ahead_of(pairs, i, first, n, c + amount), step_of(pairs, i),
+                )
         if pairs.reverse:
             reverse_gradient(x[0], x[1], e[0], m, &pairs.temper, desk)
         else:
@@ -748,7 +797,7 @@ cdef void begin(
     cdef double x, lost
     cdef double own_x[LANES]
     cdef double temperature = pairs.temper.temperature
-    for lane in range(LANES):
+    for lane in range(1 if pairs.row else LANES):
         half.group.own_class[lane] = half.largest[lane]
         half.group.own_x[lane] = half.own_x_low[lane] = 0
         half.high[lane] = half.low[lane] = half.own_e[lane] = 0
@@ -892,7 +941,7 @@ cdef void unit(
         e[i] = <real *>space.e[i]
         half = &desk.half[i]
         # 1. Maxima, and what they say of the exponents.
-        for lane in range(LANES):
+        for lane in range(1 if pairs.row else LANES):
             half.top[lane] = -INFINITY
             half.largest[lane] = 0
         c = 0
@@ -921,13 +970,15 @@ cdef void unit(
                     if not whole:
                         m = fill(x[i], e[i], pairs, i, first, n, c, amount)
                     shift_block(x[i], m, half)
-                    exponentials(x[i], e[i], m, half, &pairs.temper)
-                    if turn == 0:
-                        sum_block(e[i], m, c, amount, pairs, half)
+                    # What is added in a second turn is not read.
+                    exponentials(
+                        x[i], e[i], m, c, amount, pairs, half,
+                        ahead_of(pairs, i, first, n, c + amount), step_of(pairs, i),
+                    )
             if pairs.wants_divergence:
                 if turn == 0 and c == 0:
                     guess_offset(unused, pairs, desk)
-                sum_terms(x[0], x[1], e[0], e[1], m, &pairs.temper, desk)
+                sum_terms(x[0], x[1], e[0], e[1], m, pairs, desk)
             c += amount
         if turn == 0:
             for i in range(2):

@@ -24,9 +24,10 @@ from .sums cimport (
     LANES, RunningSum, Sum, Tally, add, clear, exp_add64, folded, max16, sum_add, sum_begin,
     sum_end, value_of,
 )
+from .tempers cimport exp_over
 from .vecmath cimport (
-    EXP_TABLE, INFINITY, NAN, exp_capped, exp_high, exp_limit, exp_low, exp_magic, exponent_of, fma,
-    mul_add, power_of_two, real,
+    EXP_TABLE, INFINITY, NAN, Temper, exp_capped, exp_high, exp_limit, exp_low, exp_magic,
+    exponent_of, fma, mul_add, power_of_two, real,
 )
 from .workspace cimport LINE, lines
 
@@ -43,6 +44,17 @@ cdef struct RowDesk:
     Drain drain
     Tally tally
     Sum sums[LANES]          # of rows side by side
+
+
+# Of SCORE: sums over a row beside that of the exponentials.
+cdef struct Moments:
+    bint squared
+    bint spread
+    bint varied
+    double top               # the largest logit, shifted as the others are
+    RunningSum squares       # exponential**2 without the class left out
+    RunningSum distance      # exponential times distance
+    RunningSum variance      # and times its square
 
 
 cdef struct RowSpace:
@@ -69,7 +81,7 @@ cdef inline bint keeps_row(const Job *job, bint written_too) noexcept nogil:
     """Whether a long row's exponentials are kept."""
     return (
         BLOCK < job.classes <= KEPT
-        and ((written_too and written(job) != LOGARITHM) or wants_spread(job))
+        and written_too and written(job) != LOGARITHM
     )
 
 
@@ -135,6 +147,12 @@ cdef inline real block_max(const real *x, Py_ssize_t n) noexcept nogil:
         return top
 
 
+cdef inline int16_t ordered(int16_t bits) noexcept nogil:
+    """An integer that is ordered like the half of these bits; and back."""
+    # What is negative is ordered the other way round.
+    return bits ^ ((bits >> 15) & 0x7fff)
+
+
 cdef inline real max_of(const storage *x, Py_ssize_t n, real unused) noexcept nogil:
     """`block_max` of x[:n], as it lies in memory.
 
@@ -152,15 +170,13 @@ cdef inline real max_of(const storage *x, Py_ssize_t n, real unused) noexcept no
         while i < n:
             most = min(n - i, <Py_ssize_t>LANES)
             for j in range(most):
-                # What is negative is ordered the other way round.
-                key = <int16_t>x[i + j]
-                key = key ^ ((key >> 15) & 0x7fff)
+                key = ordered(<int16_t>x[i + j])
                 m[j] = key if key > m[j] else m[j]
             i += LANES
         key = m[0]
         for j in range(1, LANES):
             key = m[j] if m[j] > key else key
-        m[0] = key ^ ((key >> 15) & 0x7fff)
+        m[0] = ordered(key)
         return value_at(<const storage *>&m[0], 0, unused)
 
 
@@ -199,43 +215,103 @@ cdef Py_ssize_t largest_of(const storage *x, Py_ssize_t n, real *wide) noexcept 
 
 # ---- b) exponentials -------------------------------------------------------------------------
 
+cdef inline real over(real x, const Temper *temper) noexcept nogil:
+    """x over the temperature, about."""
+    return x * <real>temper.inverse
+
+
+cdef inline bint in_range(real z) noexcept nogil:
+    """Whether there is an exponent for a maximum z: it is neither infinite nor far out."""
+    return -exp_limit(z) <= z <= exp_limit(z)
+
+
+cdef inline real distance_of(real top, real x) noexcept nogil:
+    """How far x is below the largest; where that is farther, its exponential is 0."""
+    return top - x if top - x < far(x) else far(x)
+
+
 cdef inline real square_scale(real unused) noexcept nogil:
     """What exponentials are multiplied by before they are squared, so that none overflows."""
     return <real>5.960464477539063e-08 if real is float else <real>1
 
 
+cdef inline void moments_begin(Moments *moments, const Job *job, real top) noexcept nogil:
+    moments.squared = wants_squares(job)
+    moments.spread = wants_spread(job)
+    moments.varied = wants_variance(job)
+    moments.top = top
+    sum_begin(&moments.squares, top)
+    sum_begin(&moments.distance, top)
+    sum_begin(&moments.variance, top)
+
+
+cdef void add_moments(
+    Moments *moments, const real *x, const real *e, int first, Py_ssize_t skip
+) noexcept nogil:
+    """Add those of LANES classes from `first` on, whose exponentials are e."""
+    cdef real d[LANES]
+    cdef real part[LANES]
+    cdef real top = <real>moments.top
+    cdef Py_ssize_t j
+    if moments.squared:
+        for j in range(LANES):
+            part[j] = e[j] * square_scale(top)
+            part[j] = part[j] * part[j]
+        sum_add(&moments.squares, &part[0], first, skip)
+    if moments.spread:
+        for j in range(LANES):
+            d[j] = distance_of(top, x[j])
+            part[j] = e[j] * d[j]
+        sum_add(&moments.distance, &part[0], first, -1)
+    if moments.varied:
+        for j in range(LANES):
+            part[j] = part[j] * d[j]
+        sum_add(&moments.variance, &part[0], first, -1)
+
+
+cdef inline void moments_end(
+    Moments *moments, Py_ssize_t i, Group *group, real unused
+) noexcept nogil:
+    """Sums of sample i of a group."""
+    cdef double scale = square_scale(unused)
+    group.squares[i] = value_of(sum_end(&moments.squares, unused)) / (scale * scale)
+    group.distance[i] = value_of(sum_end(&moments.distance, unused))
+    group.spread[i] = value_of(sum_end(&moments.variance, unused))
+
+
 cdef inline void chunk_exp(
     const real *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
-    bint keep, RunningSum *sum, RunningSum *squares
+    const Temper *temper, bint keep, RunningSum *sum, Moments *moments
 ) noexcept nogil:
     """Add the scaled exponentials of x[first:LANES] without x[skip]; with `keep` e[:LANES] = all.
 
-    For high_x see exp_capped. e may be x. squares: sum of the squares, or NULL.
+    For high_x see exp_capped. e may be x. moments: with `keep` alone, or NULL.
     """
     cdef real a[LANES]
     cdef Py_ssize_t j
     if real is float and EXP_TABLE:
         j = skip if 0 <= skip < LANES else -1
         exp_add64(
-            &sum.lanes, &squares.lanes if squares != NULL else NULL, square_scale(<float>0), e, x,
-            first, <int>j, magic, low_x, high_x, keep,
+            &sum.lanes, e, x, first, <int>j, magic, low_x, high_x, temper, keep,
         )
-        return
-    for j in range(LANES):
-        a[j] = exp_capped(x[j], magic, low_x, high_x)
-    if keep:
-        memcpy(e, &a[0], LANES * sizeof(real))
-    sum_add(sum, &a[0], first, skip)
-    if squares != NULL:
+    elif temper.temperature == 1:
         for j in range(LANES):
-            a[j] = a[j] * square_scale(magic)
-            a[j] = a[j] * a[j]
-        sum_add(squares, &a[0], first, skip)
+            a[j] = exp_capped(x[j], magic, low_x, high_x)
+    else:
+        for j in range(LANES):
+            a[j] = exp_over(high_x if x[j] > high_x else x[j], magic, low_x, temper)
+    if not (real is float and EXP_TABLE):
+        if keep:
+            memcpy(e, &a[0], LANES * sizeof(real))
+        sum_add(sum, &a[0], first, skip)
+    if moments != NULL:
+        add_moments(moments, x, e, first, skip)
 
 
 cdef inline void row_step(
     const storage *x, real *e, int first, Py_ssize_t skip, real magic, real low_x, real high_x,
-    bint keep, const storage *ahead, Drain *drain, RunningSum *sum, RunningSum *squares
+    const Temper *temper, bint keep, const storage *ahead, Drain *drain, RunningSum *sum,
+    Moments *moments
 ) noexcept nogil:
     """`chunk_exp`, and meanwhile `ahead` is fetched and what is in `drain` written."""
     cdef real wide[LANES]
@@ -244,50 +320,49 @@ cdef inline void row_step(
     if drain != NULL:
         drain_some(drain, <storage *>NULL, magic)
     if (storage is float and real is float) or (storage is double and real is double):
-        chunk_exp(x, e, first, skip, magic, low_x, high_x, keep, sum, squares)
+        chunk_exp(x, e, first, skip, magic, low_x, high_x, temper, keep, sum, moments)
     else:
         load(&wide[0], x, LANES, <real>0)
-        chunk_exp(&wide[0], e, first, skip, magic, low_x, high_x, keep, sum, squares)
+        chunk_exp(&wide[0], e, first, skip, magic, low_x, high_x, temper, keep, sum, moments)
 
 
 cdef Sum row_exp(
-    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, bint keep,
-    const storage *ahead, Drain *drain, double *squares
+    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real exponent, const Temper *temper,
+    bint keep, const storage *ahead, Drain *drain, Moments *moments
 ) noexcept nogil:
     """Sum of the scaled exponentials of x[:n], n >= LANES, without x[skip], if skip lies in [0, n).
 
     With `keep` all of them are written to e, which may be where `drain` reads from. Meanwhile
-    `ahead` is fetched. squares: OUT, the sum of their squares, or NULL.
+    `ahead` is fetched. moments: added to, or NULL.
     """
-    cdef RunningSum sum, square_sum
-    cdef RunningSum *squared = &square_sum if squares != NULL else NULL
-    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent), high_x = exp_high(exponent)
+    cdef RunningSum sum
+    cdef real t = <real>temper.temperature
+    cdef real magic = exp_magic(exponent), low_x = exp_low(exponent) * t
+    cdef real high_x = exp_high(exponent) * t
     cdef Py_ssize_t whole = n // LANES, chunk, i
+    cdef int first = 0
     # The chunk of `skip` comes last: a branch where it turns up would be mispredicted.
     cdef Py_ssize_t own = skip // LANES if 0 <= skip < LANES * whole else 0
     sum_begin(&sum, magic)
-    sum_begin(&square_sum, magic)
     if drain != NULL:
         # One step ahead of what is written to e.
         drain_some(drain, <storage *>NULL, magic)
     for chunk in range(whole - 1):
         i = LANES * (chunk + (chunk >= own))
-        row_step(x + i, e + i, 0, -1, magic, low_x, high_x, keep, ahead + i, drain, &sum, squared)
+        row_step(
+            x + i, e + i, 0, -1, magic, low_x, high_x, temper, keep, ahead + i, drain, &sum, moments
+        )
     i = LANES * own
-    row_step(
-        x + i, e + i, 0, skip - i, magic, low_x, high_x, keep, ahead + i, drain, &sum, squared
-    )
-    if LANES * whole < n:
+    while True:
+        row_step(
+            x + i, e + i, first, skip - i, magic, low_x, high_x, temper, keep, ahead + i, drain,
+            &sum, moments,
+        )
+        if first != 0 or LANES * whole == n:
+            break
         # The rest overlaps what has been summed.
         i = n - LANES
-        row_step(
-            x + i, e + i, <int>(LANES * (whole + 1) - n), skip - i, magic, low_x, high_x, keep,
-            ahead + i, drain, &sum, squared,
-        )
-    if squares != NULL:
-        squares[0] = value_of(sum_end(&square_sum, magic)) / (
-            <double>square_scale(magic) * square_scale(magic)
-        )
+        first = <int>(LANES * (whole + 1) - n)
     return sum_end(&sum, magic)
 
 
@@ -303,61 +378,67 @@ cdef inline double most(real unused) noexcept nogil:
 
 
 cdef Sum sum_block(
-    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real shift, real exponent, bint keep,
-    real *scratch, Drain *drain, double *squares
+    const storage *x, real *e, Py_ssize_t n, Py_ssize_t skip, real shift, real exponent,
+    const Temper *temper, bint keep, const storage *ahead, real *scratch, Drain *drain,
+    Moments *moments
 ) noexcept nogil:
     """Sum of a row's block, n <= BLOCK, but for x[skip], if that is in there.
 
-    With `keep` e is given the exponentials, and up to LANES elements of it are. scratch: of BLOCK.
-    squares: OUT, the sum of the exponentials' squares, or NULL.
+    With `keep` e is given the exponentials, and up to LANES elements of it are. Meanwhile `ahead`
+    is fetched. scratch: of BLOCK. moments: added to, or NULL.
     """
     cdef Py_ssize_t i
     if shift == 0 and n >= LANES:
-        # What is read next in a long row is fetched meanwhile.
-        return row_exp(x, e, n, skip, exponent, keep, x + BLOCK, drain, squares)
+        return row_exp(x, e, n, skip, exponent, temper, keep, ahead, drain, moments)
     if drain != NULL:
         drain_rest(drain, <storage *>NULL, <real>0)
     load(scratch, x, n, shift)
     for i in range(n, LANES):
         scratch[i] = <real>(-INFINITY)
     return row_exp(
-        scratch, e, max(n, <Py_ssize_t>LANES), skip if skip < n else -1, exponent, keep, scratch,
-        NULL, squares,
+        scratch, e, max(n, <Py_ssize_t>LANES), skip if skip < n else -1, exponent, temper, keep,
+        scratch, NULL, moments,
     )
 
 
 cdef Sum sum_row_alone(
-    const storage *x, real *e, real *scratch, Py_ssize_t n, Py_ssize_t row, bint keep,
-    bint squared, Group *group
+    const storage *x, real *e, real *scratch, Py_ssize_t row, const Job *job, bint keep,
+    Group *group
 ) noexcept nogil:
     """Sum of a row with an exponent of its own."""
     cdef real top, shift = 0
-    cdef Py_ssize_t own = group.own_class[row]
+    cdef Py_ssize_t own = group.own_class[row], n = job.classes
+    cdef const Temper *temper = &job.temper
+    cdef Moments moments
+    cdef Sum sum
     load(scratch, x, n, <real>0)
     top = block_max(scratch, n)
-    if not -exp_limit(top) <= top <= exp_limit(top):
+    if not in_range(over(top, temper)):
         # An infinite maximum makes all of the row NaN.
         shift = top if -<real>INFINITY < top < <real>INFINITY else <real>NAN
         top = 0
-    group.exponent[row] = exponent_of(top)
+    group.exponent[row] = exponent_of(over(top, temper))
     # The difference of two doubles: exact for float, and where it matters for double.
     group.own_x[row] = value_at(x, own, <double>0) - shift
     group.shift[row] = shift
-    return sum_block(
-        x, e, n, own, shift, exponent_of(top), keep, scratch, NULL,
-        &group.squares[row] if squared else NULL,
+    moments_begin(&moments, job, <real>group.own_x[row])
+    sum = sum_block(
+        x, e, n, own, shift, <real>group.exponent[row], temper, keep, x, scratch, NULL,
+        &moments if wants_moments(job) else NULL,
     )
+    moments_end(&moments, row, group, shift)
+    return sum
 
 
 cdef void sum_rows(
-    const storage *x, real *e, Py_ssize_t rows, Py_ssize_t n, bint keep, bint squared, real *guess,
+    const storage *x, real *e, Py_ssize_t rows, const Job *job, bint keep, real *guess,
     real *scratch, Drain *drain, Group *group, Sum *sums
 ) noexcept nogil:
     """Sums of rows that lie side by side, each of more than a tile's classes, at most
     BLOCK together.
 
-    Fills in rest, exponent and own_x of `group`, and with `squared` the exponentials' squares; a
-    row that leaves out class -1 does not count.
+    Fills in rest, exponent and own_x of `group`, and of SCORE the moments; a row that leaves out
+    class -1 does not count.
     With `keep` e is given the exponentials, else it is scratch, as `scratch` is: both of BLOCK
     elements.
 
@@ -367,10 +448,13 @@ cdef void sum_rows(
     """
     cdef real top, exponent
     cdef double least, lowest, highest
-    cdef Py_ssize_t row, i
+    cdef Py_ssize_t row, i, n = job.classes
+    cdef const Temper *temper = &job.temper
+    cdef Moments moments
+    cdef Moments *wanted = &moments if wants_moments(job) else NULL
     if guess[0] != guess[0]:
-        top = max_of(x, rows * n, <real>0)
-        if -exp_limit(top) <= top <= exp_limit(top):
+        top = over(max_of(x, rows * n, <real>0), temper)
+        if in_range(top):
             guess[0] = exponent_of(top)
     exponent = guess[0]
     # The next rows are fetched while these are worked on.
@@ -381,17 +465,21 @@ cdef void sum_rows(
         for row in range(rows):
             i = row * n
             if group.own_class[row] >= 0:
+                if wanted != NULL:
+                    moments_begin(wanted, job, value_at(x, i + group.own_class[row], exponent))
                 sums[row] = row_exp(
-                    x + i, e + i, n, group.own_class[row], exponent, keep, x + rows * n + i, drain,
-                    &group.squares[row] if squared else NULL,
+                    x + i, e + i, n, group.own_class[row], exponent, temper, keep,
+                    x + rows * n + i, drain, wanted,
                 )
+                if wanted != NULL:
+                    moments_end(wanted, row, group, exponent)
             elif drain != NULL:
                 drain_until(drain, i + n, <storage *>NULL, <real>0)
     # Where a sum is 32 bits below what the exponent is for, 2**(SPARE - 32), the terms that are
     # lost still add up to nothing: 2**-126 of each, of 8192, are 2**-151 of it.
     least = 274877906944.0 if real is float else 7.922816251426434e28
-    lowest = (exponent - 32) * 0.6931471805599453
-    highest = (exponent + 16) * 0.6931471805599453
+    lowest = (exponent - 32) * 0.6931471805599453 * temper.temperature
+    highest = (exponent + 16) * 0.6931471805599453 * temper.temperature
     for row in range(rows):
         group.rest[row] = group.rest_low[row] = group.exponent[row] = group.own_x[row] = 0
         group.shift[row] = 0
@@ -406,37 +494,48 @@ cdef void sum_rows(
         ):
             guess[0] = <real>NAN
             sums[row] = sum_row_alone(
-                x + row * n, e + row * n, scratch, n, row, keep, squared, group
+                x + row * n, e + row * n, scratch, row, job, keep, group
             )
         group.rest[row] = sums[row].high + sums[row].low
         group.rest_low[row] = sums[row].low - (group.rest[row] - sums[row].high)
 
 
 cdef void sum_long_row(
-    const storage *x, real *wide, real *block, real *e, Py_ssize_t n, bint squared, Drain *drain,
-    Group *group
+    const storage *x, real *wide, real *block, real *e, const Job *job, Drain *drain, Group *group
 ) noexcept nogil:
     """Sum of a row of any length, read once: running exponent, sums rescaled by powers of two.
 
-    wide, block: scratch of BLOCK elements. With `e`, the exponentials are kept there; n <= KEPT
-    then.
+    wide, block: scratch of BLOCK elements. With `e`, the exponentials are kept there; no more than
+    KEPT classes then.
 
-    The exponent is that of the first classes' maximum, and another one only where a block's sum
-    is too large for it.
+    The exponent is that of the maximum, where that is the class left out; else that of the first
+    classes' maximum, and another one only where a block's sum is too large for it.
     """
     cdef Sum rest = Sum(0, 0)
-    cdef Py_ssize_t skip = group.own_class[0]
+    cdef const Temper *temper = &job.temper
+    cdef Py_ssize_t skip = group.own_class[0], n = job.classes
     cdef Py_ssize_t i, j, m
-    cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k
-    cdef real *to
-    cdef Sum part
-    cdef double down, squares = 0, part_squares = 0
-    cdef real exponents[BLOCKS]  # of the blocks
     cdef bint restarted = False
-    top = max_of(x, CHUNK, <real>0)
-    if -exp_limit(top) <= top <= exp_limit(top):
+    cdef bint known = wants_largest(job) or job.kind == SCORE    # whether the maximum is
+    cdef bint keep = e != NULL or wants_moments(job)
+    # Where the row has been read for its maximum, the next one is fetched.
+    cdef Py_ssize_t ahead = n if known else BLOCK
+    # Over the temperature, but for `largest`.
+    cdef real top, best = <real>(-INFINITY), shift = 0, exponent = 0, k, largest
+    cdef real *to
+    cdef Moments moments
+    cdef Sum part
+    cdef double down
+    cdef real exponents[BLOCKS]  # of the blocks
+    largest = value_at(x, skip, exponent) if known else max_of(x, CHUNK, exponent)
+    top = over(largest, temper)
+    if in_range(top):
         best = top
         exponent = exponent_of(top)
+    elif known:
+        best = 0
+        shift = largest if -<real>INFINITY < largest < <real>INFINITY else <real>NAN
+    moments_begin(&moments, job, value_at(x, skip, shift) - shift)
     i = 0
     while i < n:
         m = min(n - i, <Py_ssize_t>BLOCK)
@@ -445,42 +544,42 @@ cdef void sum_long_row(
         # The class left out is in no sum, but is not to overflow either.
         if best > -<real>INFINITY and (
             not i <= skip < i + m
-            or value_at(x, skip, shift) - shift < (exponent + 16) * <real>0.6931471805599453
+            or over(value_at(x, skip, shift) - shift, temper)
+            < (exponent + 16) * <real>0.6931471805599453
         ):
             part = sum_block(
-                x + i, to, m, skip - i, shift, exponent, e != NULL, wide, drain,
-                &part_squares if squared else NULL,
+                x + i, to, m, skip - i, shift, exponent, temper, keep, x + i + ahead, wide, drain,
+                &moments if wants_moments(job) else NULL,
             )
         if not part.high < most(exponent):
             load(wide, x + i, m, shift)
-            top = block_max(wide, m)
+            largest = block_max(wide, m)
+            top = over(largest, temper)
             if top > best:
-                if not restarted and not -exp_limit(top) <= top <= exp_limit(top):
-                    if not top < <real>INFINITY:
-                        break
+                if not restarted and not in_range(top):
                     # The exact maximum has to be known before anything is summed: start again.
-                    best = top + shift
-                    while i < n:
+                    # There is no shift yet.
+                    while i < n and largest < <real>INFINITY:
                         m = min(n - i, <Py_ssize_t>BLOCK)
                         load(wide, x + i, m, <real>0)
                         top = block_max(wide, m)
-                        best = top if top > best else best
+                        largest = top if top > largest else largest
                         i += m
-                    if not best < <real>INFINITY:
+                    if not largest < <real>INFINITY:
+                        i = 0
                         break
                     restarted = True
-                    if -exp_limit(best) <= best <= exp_limit(best):
+                    best = over(largest, temper)
+                    if in_range(best):
                         exponent = exponent_of(best)
                     else:
                         # Exact: every logit that counts is within a factor of two of it.
-                        shift = best
-                        best = <real>(-INFINITY)
+                        shift = largest
+                        best = exponent = 0
                     rest = Sum(0, 0)
-                    squares = 0
                     i = 0
                     continue
-                # With the row's maximum subtracted, blocks far below add exact zeros.
-                k = exponent_of(top if top > -exp_limit(top) else -exp_limit(top))
+                k = exponent_of(top)
                 if best == <real>(-INFINITY):
                     exponent = k
                 elif k > exponent:
@@ -488,22 +587,20 @@ cdef void sum_long_row(
                     down = power_of_two((exponent - k) // 2)
                     rest.high *= down
                     rest.low *= down
-                    squares *= down * down
                     down = power_of_two((exponent - k) - (exponent - k) // 2)
                     rest.high *= down
                     rest.low *= down
-                    squares *= down * down
                     exponent = k
                 best = top
             # An all -inf block before the first number, or one too far below, adds exact zeros.
+            # Of moments the exponent is right from the start: there is a NaN, and they are too.
             part = sum_block(
-                x + i, to, m, skip - i, shift, exponent, e != NULL, wide, drain,
-                &part_squares if squared else NULL,
+                x + i, to, m, skip - i, shift, exponent, temper, keep, x + i + ahead, wide, drain,
+                NULL,
             )
         if e != NULL:
             exponents[i // BLOCK] = exponent
         rest = add(rest, part)
-        squares += part_squares
         i += m
     if drain != NULL:
         drain_rest(drain, <storage *>NULL, <real>0)
@@ -521,7 +618,8 @@ cdef void sum_long_row(
                 for j in range(i, min(n, i + BLOCK)):
                     e[j] = <real>(e[j] * down)
             i += BLOCK
-    group.squares[0] = squares
+    if wants_moments(job):
+        moments_end(&moments, 0, group, best)
     group.rest[0] = rest.high + rest.low
     group.rest_low[0] = rest.low - (group.rest[0] - rest.high)
     group.exponent[0] = exponent
@@ -621,27 +719,6 @@ cdef void add_soft(
                 part[j] = d if few[j] != 0 else <real>0
             sum_add(mass, &few[0], 0, own - i)
         sum_add(distance, &part[0], 0, -1)
-
-
-cdef void add_spread(
-    const storage *x, real *wide, const real *e, Py_ssize_t n, real top, RunningSum *distance
-) noexcept nogil:
-    """Add e * (top - x) to `distance`, 0 where e is."""
-    cdef const real *xs = widened(wide, x, n)
-    cdef real part[LANES]
-    cdef real d
-    cdef Py_ssize_t i = 0, j, m
-    while i < n:
-        m = min(n - i, <Py_ssize_t>LANES)
-        if m < LANES:
-            for j in range(LANES):
-                part[j] = 0
-        for j in range(m):
-            # Where it is as far, e is 0: less than infinity times that is 0.
-            d = top - xs[i + j]
-            part[j] = e[i + j] * (d if d < far(top) else far(top))
-        sum_add(distance, &part[0], 0, -1)
-        i += m
 
 
 cdef inline Sum product(double a, double b) noexcept nogil:
@@ -828,8 +905,10 @@ cdef void write_logarithms(
     """to[:n] = (x - largest) - log_rest; e: scratch."""
     cdef Py_ssize_t i
     cdef const real *xs = widened(e, x, n)
+    # Both are negative, so that nothing cancels.
+    cdef real top = <real>largest, rest = <real>log_rest
     for i in range(n):
-        e[i] = <real>((<double>xs[i] - largest) - log_rest)
+        e[i] = (xs[i] - top) - rest
     emit(to, e, n, streaming)
 
 
@@ -868,18 +947,12 @@ cdef void short_item(
                 if group.own_class[i] >= 0:
                     group.own_class[i] = largest_of(xs + i * classes, classes, wide)
         sum_rows(
-            xs, e, n, classes, drains or wants_spread(job), wants_squares(job), &guess, wide,
+            xs, e, n, job, drains or wants_moments(job), &guess, wide,
             drain if drains else NULL, group, &space.desk.sums[0],
         )
-        if wants_distance(job):
-            for i in range(n):
-                if group.own_class[i] >= 0:
-                    distance_of_row(
-                        xs + i * classes, job, first + i, i, e + i * classes, wide, a, group
-                    )
-        if wants_variance(job):
-            for i in range(n):
-                variance_of_row(xs + i * classes, job, i, e + i * classes, wide, group)
+        for i in range(n if job.kind == SOFT else 0):
+            if group.own_class[i] >= 0:
+                soft_distance(xs + i * classes, job, first + i, i, wide, a, group)
         end(job, first, n, out != NULL, group, tally, losses)
         if drains:
             drain_rest(drain, out, <real>0)
@@ -904,26 +977,6 @@ cdef void short_item(
     result[0] = folded(tally)
 
 
-cdef void distance_of_row(
-    const storage *x, const Job *job, Py_ssize_t sample, Py_ssize_t i, const real *e, real *wide,
-    real *a, Group *group
-) noexcept nogil:
-    """`distance` of sample i of a group, a row whose exponentials are e."""
-    cdef RunningSum distance
-    cdef Py_ssize_t c = 0, n
-    cdef real top
-    if job.kind == SOFT:
-        soft_distance(x, job, sample, i, wide, a, group)
-        return
-    top = value_at(x, group.own_class[i], <real>0)
-    sum_begin(&distance, top)
-    while c < job.classes:
-        n = min(job.classes - c, <Py_ssize_t>CHUNK)
-        add_spread(x + c, wide, e + c, n, top, &distance)
-        c += n
-    group.distance[i] = value_of(sum_end(&distance, top))
-
-
 cdef void long_item(
     const storage *x, storage *out, real *losses, const Job *job, Py_ssize_t start,
     Py_ssize_t stop, Sum *result, const RowSpace *space
@@ -938,6 +991,7 @@ cdef void long_item(
     cdef real *row = <real *>space.row
     cdef Py_ssize_t classes = job.classes
     cdef Py_ssize_t index, i, m
+    cdef real shift
     cdef Written how = written(job)
     cdef bint drains = out != NULL and row != NULL and how != LOGARITHM
     cdef const storage *xs
@@ -957,16 +1011,11 @@ cdef void long_item(
         group.shift[0] = 0
         if group.own_class[0] >= 0:
             sum_long_row(
-                xs, wide, block, row, classes, wants_squares(job), drain if drains else NULL, group
+                xs, wide, block, row, job, drain if drains else NULL, group
             )
-            if wants_spread(job) and row == NULL:
-                spread_of_long_row(xs, job, block, wide, group)
-            elif wants_distance(job):
-                distance_of_row(xs, job, index, 0, row, wide, a, group)
-            if wants_variance(job) and row == NULL:
-                variance_of_long_row(xs, job, block, wide, group)
-            elif wants_variance(job):
-                variance_of_row(xs, job, 0, row, wide, group)
+            if job.kind == SOFT:
+                soft_distance(xs, job, index, 0, wide, a, group)
+        shift = <real>group.shift[0]
         end(job, index, 1, out != NULL, group, tally, losses)
         if out == NULL:
             continue
@@ -992,8 +1041,8 @@ cdef void long_item(
                 # Computed once more: the exponentials have not been kept.
                 if group.own_class[0] >= 0:
                     sum_block(
-                        xs + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True,
-                        wide, NULL, NULL,
+                        xs + i, block, m, -1, shift, <real>group.exponent[0], &job.temper, True,
+                        xs + i + BLOCK, wide, NULL, NULL,
                     )
                 if job.second != NULL:
                     write_second(
@@ -1006,25 +1055,6 @@ cdef void long_item(
             i += m
     drain_rest(drain, out, <real>0)
     result[0] = folded(tally)
-
-
-cdef void spread_of_long_row(
-    const storage *x, const Job *job, real *block, real *wide, Group *group
-) noexcept nogil:
-    """`distance_of_row` where the exponentials have not been kept."""
-    cdef RunningSum distance
-    cdef Py_ssize_t i = 0, m
-    cdef real top = value_at(x, group.own_class[0], <real>0)
-    sum_begin(&distance, top)
-    while i < job.classes:
-        m = min(job.classes - i, <Py_ssize_t>BLOCK)
-        sum_block(
-            x + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True, wide, NULL,
-            NULL,
-        )
-        add_spread(x + i, wide, block, m, top, &distance)
-        i += m
-    group.distance[0] = value_of(sum_end(&distance, top))
 
 
 cdef void rows_item(

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t
 from .operands cimport BFLOAT16, FLOAT16, FLOAT32
 from .storage cimport bfloat16, float16, overlap, value_at
 from .sums cimport LANES, Sum, Tally, clear, count, folded, value_of
-from .vecmath cimport INFINITY
+from .vecmath cimport INFINITY, Temper
 from .workspace cimport FINE, OVERLAPS, WRONG_INDEX, Status
 
 cdef enum:
@@ -52,6 +52,7 @@ cdef struct Job:
     double gamma             # of FOCAL
     double temperature
     double softcap           # 0: none
+    Temper temper            # the temperature where floats do with it, else 1 (see `tempered`)
     double *number           # OUT, of LOGSUMEXP, by sample
     # OUT, of SCORE, by sample; NULL what is not asked for. Numbers are float, or double if `wide`.
     void *log_prob

@@ -10,15 +10,17 @@
 # What an array of the results is not there for is not computed.
 
 from libc.math cimport nextafter, nextafterf
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint64_t
+from libc.string cimport memcpy
 
 from .group cimport Group
 from .samples cimport SCORE, Job, class_of, logit_at, offset_of
-from .storage cimport prefetch_bytes, storage, value_at
+from .storage cimport narrow, prefetch_bytes, storage, value_at
 from .sums cimport (
     LANES, PARTS, RunningSum, Sum, add, sum_add, sum_begin, sum_end, two_sum, value_of,
 )
-from .vecmath cimport INFINITY, NAN, exp_negative, exp_scaled, fma, real
+from .tempers cimport exp_over
+from .vecmath cimport INFINITY, NAN, exp_negative, fma, real
 
 cdef extern from "simd/look.h" nogil:
     const int LOOK_AT_FLOATS "FASTLOSS_LOOK"
@@ -390,6 +392,56 @@ cdef inline Py_ssize_t first_of(const real *x, Py_ssize_t n, real value) noexcep
     return i + find(x + i, <int32_t>m, value)
 
 
+cdef real look_at(
+    const storage *x, Py_ssize_t n, Py_ssize_t own, real value, real *wide, Py_ssize_t *count
+) noexcept nogil:
+    """`look` at x[:n], n <= CHUNK, as it lies in memory: at halves as integers, unwidened."""
+    cdef int16_t m[LANES]
+    cdef int16_t below[LANES]    # the largest that is less than `value`
+    cdef int16_t few[LANES]
+    cdef int16_t last[LANES]
+    cdef int16_t key, least = -32768, top = -32768, after = -32768
+    cdef const int16_t *bits
+    cdef Py_ssize_t i = 0, j
+    if storage is float or storage is double:
+        return look(widened(wide, x, n), n, own, value, count)
+    else:
+        if value == value:
+            narrow(<storage *>&key, &value, 1)
+            # 0 and -0 are equal.
+            least = ordered(key) if value != 0 else -1
+        for j in range(LANES):
+            m[j] = below[j] = -32768
+            few[j] = 0
+            last[j] = -1
+        while i < n:
+            bits = <const int16_t *>(x + i)
+            if n - i < LANES:
+                memcpy(&last[0], bits, (n - i) * sizeof(int16_t))
+                bits = &last[0]
+            for j in range(LANES):
+                key = ordered(bits[j])
+                m[j] = key if key > m[j] else m[j]
+                few[j] = few[j] + (1 if key >= least else 0)
+                key = key if key < least else -32768
+                below[j] = key if key > below[j] else below[j]
+            i += LANES
+        count[0] = 0
+        for j in range(LANES):
+            top = m[j] if m[j] > top else top
+            after = below[j] if below[j] > after else after
+            count[0] += few[j]
+        key = ordered(top)
+        if value_at(<const storage *>&key, 0, value) != value_at(<const storage *>&key, 0, value):
+            # Among integers a NaN may be the largest.
+            return look(widened(wide, x, n), n, own, value, count)
+        if 0 <= own < n:
+            count[0] -= 1
+            if count[0] == 0:
+                key = ordered(after)
+        return value_at(<const storage *>&key, 0, value)
+
+
 cdef inline real max_or(real a, real b, bint both) noexcept nogil:
     return b if both and b > a else a
 
@@ -402,24 +454,22 @@ cdef void stand(
     cdef Py_ssize_t largest = 0, rank = 0, count = 0
     cdef real value = value_at(x, t, <real>0) if t >= 0 else <real>NAN
     cdef real top = <real>(-INFINITY), most
-    cdef const real *xs
     cdef Ranked ranked = ranked_of(job, group, i)
     if job.top_k:
         ranked.n[0] = 0
     while c < classes:
         n = min(classes - c, <Py_ssize_t>CHUNK)
-        xs = widened(wide, x + c, n)
-        most = look(xs, n, t - c, value, &count)
+        most = look_at(x + c, n, t - c, value, wide, &count)
         rank += count
         if most > top:
             top = most
             if not value > top:
-                largest = c + first_of(xs, n, top)
+                largest = c + first_of(widened(wide, x + c, n), n, top)
         if job.top_k:
             if ranked.n[0] < job.top_k or not max_or(most, value, c <= t < c + n) <= least_of(
                 job, ranked
             ):
-                offer(job, group, ranked, xs, n, c)
+                offer(job, group, ranked, widened(wide, x + c, n), n, c)
         c += n
     group.rank[i] = rank
     group.margin[i] = <double>value - <double>top
@@ -429,60 +479,6 @@ cdef void stand(
         largest = t
         group.gap[i] = 0
     group.own_class[i] = largest
-
-
-cdef void add_variance(
-    const storage *x, real *wide, const real *e, Py_ssize_t n, real top, RunningSum *spread
-) noexcept nogil:
-    """Add e * (top - x)**2."""
-    cdef const real *xs = widened(wide, x, n)
-    cdef real part[LANES]
-    cdef real d
-    cdef Py_ssize_t i = 0, j, m
-    while i < n:
-        m = min(n - i, <Py_ssize_t>LANES)
-        for j in range(LANES):
-            part[j] = 0
-        for j in range(m):
-            d = top - xs[i + j]
-            d = d if d < far(top) else far(top)
-            part[j] = e[i + j] * d * d
-        sum_add(spread, &part[0], 0, -1)
-        i += m
-
-
-cdef void variance_of_row(
-    const storage *x, const Job *job, Py_ssize_t i, const real *e, real *wide, Group *group
-) noexcept nogil:
-    """`spread` of sample i of a group, a row whose exponentials are e."""
-    cdef RunningSum spread
-    cdef Py_ssize_t c = 0, n
-    cdef real top = value_at(x, group.own_class[i], <real>0)
-    sum_begin(&spread, top)
-    while c < job.classes:
-        n = min(job.classes - c, <Py_ssize_t>CHUNK)
-        add_variance(x + c, wide, e + c, n, top, &spread)
-        c += n
-    group.spread[i] = value_of(sum_end(&spread, top))
-
-
-cdef void variance_of_long_row(
-    const storage *x, const Job *job, real *block, real *wide, Group *group
-) noexcept nogil:
-    """`variance_of_row` where the exponentials have not been kept."""
-    cdef RunningSum spread
-    cdef Py_ssize_t i = 0, m
-    cdef real top = value_at(x, group.own_class[0], <real>0)
-    sum_begin(&spread, top)
-    while i < job.classes:
-        m = min(job.classes - i, <Py_ssize_t>BLOCK)
-        sum_block(
-            x + i, block, m, -1, <real>group.shift[0], <real>group.exponent[0], True, wide, NULL,
-            NULL,
-        )
-        add_variance(x + i, wide, block, m, top, &spread)
-        i += m
-    group.spread[0] = value_of(sum_end(&spread, top))
 
 
 # ---- d) tiles --------------------------------------------------------------------------------
@@ -685,10 +681,9 @@ cdef void tile_moments(
     for c in range(m):
         prefetch_bytes(ahead + c * stride, LANES * sizeof(storage))
         for lane in range(LANES):
-            a[lane] = exp_scaled(xs[lane], magic[lane], low_x[lane])
+            a[lane] = exp_over(xs[lane], magic[lane], low_x[lane], &job.temper)
         for lane in range(LANES):
-            d[lane] = top[lane] - xs[lane]
-            d[lane] = d[lane] if d[lane] < far(square) else far(square)
+            d[lane] = distance_of(top[lane], xs[lane])
             apart[lane] = apart[lane] + a[lane] * d[lane]
             two[lane] = two[lane] + (<real>0 if tile.skip[lane] == c else a[lane])
         if c & 1 == 1 or c == m - 1:
@@ -761,7 +756,8 @@ cdef void put_ranked(
             c += 1
     for j in range(k):
         job.top_classes[at * k + j] = ranked.which[j]
-        log_prob = -(ranked.value[0] - ranked.value[j] + log_rest) if j else -log_rest
+        log_prob = (ranked.value[0] - ranked.value[j]) * job.temper.inverse
+        log_prob = -(log_prob + log_rest) if j else -log_rest
         if job.wide:
             (<double *>job.top_log_probs)[at * k + j] = log_prob
         else:

@@ -505,7 +505,7 @@ cdef inline void second_tile(
         c += m
     for lane in range(LANES):
         largest[lane] = top[lane]
-    shifted = fix_range(&top[0], &shift[0])
+    shifted = fix_range(&top[0], &shift[0], &job.temper)
     if shifted:
         for lane in range(LANES):
             # Less itself: 0, or NaN where it is none.

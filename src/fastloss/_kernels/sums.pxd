@@ -7,7 +7,7 @@
 # of doubles by Knuth's two-sum (compute type double), so that the error does not grow with the
 # number of classes.
 
-from .vecmath cimport Pair, pair_sum, real
+from .vecmath cimport Pair, Temper, pair_sum, real
 
 cdef enum:
     LANES = 64           # samples of a group or a tile; also the classes that a row advances by
@@ -98,8 +98,8 @@ cdef extern from "simd/lanes.h" nogil:
 
 cdef extern from "simd/exp.h" nogil:
     void exp_add64 "fastloss_exp_add64"(
-        Lanes *, Lanes *squares, float scale, float *to, const float *, int first, int skip,
-        float magic, float low, float high, bint keep,
+        Lanes *, float *to, const float *, int first, int skip, float magic, float low,
+        float high, const Temper *temper, bint keep,
     ) noexcept
 
 

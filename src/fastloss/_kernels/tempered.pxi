@@ -13,6 +13,7 @@ from .operands cimport FLOAT64
 from .samples cimport Job, offset_of
 from .storage cimport emit, load, storage, value_at
 from .sums cimport LANES, Sum, add
+from .tempers cimport TEMPERS, temper_of
 from .vecmath cimport INFINITY, exp_negative, exp_tail, fma, real
 from .workspace cimport lines
 
@@ -21,8 +22,18 @@ cdef enum:
 
 
 cdef inline bint tempered(const Job *job) noexcept nogil:
-    """Whether the softmax is taken of something else than the logits as they are."""
-    return job.temperature != 1 or job.softcap != 0 or job.precise
+    """Whether the softmax is taken of something else than floats over a temperature, or logits."""
+    return (
+        job.temperature != job.temper.temperature or job.softcap != 0 or job.precise
+    )
+
+
+cdef inline bint floats_do(const Job *job) noexcept nogil:
+    """Whether logits that are floats need not be divided by the temperature (see tempers.pxd)."""
+    return (
+        2.0**-TEMPERS <= job.temperature <= 2.0**TEMPERS and job.softcap == 0
+        and not job.precise and job.second == NULL
+    )
 
 
 cdef inline bint divides(const Job *job) noexcept nogil:
@@ -43,10 +54,8 @@ cdef inline Job job_of_held(const Job *job, Py_ssize_t n) noexcept nogil:
     cdef Job rest = job[0]
     rest.samples = n
     rest.inner = 1
-    if job.softcap == 0:
-        # dz/dx is one number, and goes into the gradient's scale.
-        rest.scale = job.scale / job.temperature
     rest.temperature = 1
+    rest.temper = temper_of(1, <double>0)
     rest.softcap = 0
     rest.narrow = False
     rest.curve = 1

@@ -11,18 +11,13 @@
 from libc.stdint cimport uint64_t
 
 from .vecmath cimport (
-    FMA, Pair, bits64, double_of, exp_reduced, mul_add, product_low, real,
+    EXP_TABLE, FMA, Pair, Temper, bits32, bits64, double_of, exp_reduced, float_of, mul_add,
+    product_low, real,
 )
 
 cdef enum:
     # Temperatures from 2**-TEMPERS to 2**TEMPERS are computed with in float.
-    TEMPERS = 60
-
-cdef struct Temper:
-    double temperature
-    double inverse
-    double log2e             # log2(e) / T
-    double ln2[3]            # T ln 2: of the first parts, multiples up to 2**11 (12) are exact
+    TEMPERS = 40
 
 
 cdef inline double shortened(double x, int bits) noexcept nogil:
@@ -40,10 +35,18 @@ cdef inline Temper temper_of(double temperature, real unused) noexcept nogil:
     ln2.low = product_low(temperature, 0.6931471805599453, ln2.high)
     ln2.low += temperature * 2.3190468138462996e-17
     if real is float:
+        # Its last digit is 1: x log2(e) / T is never halfway between two integers then, and what
+        # it is rounded to does not depend on `magic`, which the samples beside have a say in.
+        t.log2e = float_of(bits32(<float>t.log2e) | 1)
         if FMA:
             t.ln2[0] = <float>ln2.high
             t.ln2[1] = <float>((ln2.high - t.ln2[0]) + ln2.low)
             t.ln2[2] = 0
+            if EXP_TABLE:
+                t.table[0] = <float>(EXP_TABLE * t.log2e)
+                t.table[1] = <float>(-t.ln2[0] / EXP_TABLE)
+                t.table[2] = <float>(-t.ln2[1] / EXP_TABLE)
+                t.table[3] = <float>t.inverse
         else:
             t.ln2[0] = shortened(ln2.high, 12)
             t.ln2[1] = shortened(ln2.high - t.ln2[0], 12)
@@ -72,3 +75,11 @@ cdef inline real exp_tempered(
         if not FMA:
             r = mul_add(p, -third, r)
     return exp_reduced(r * inverse, k)
+
+
+cdef inline real exp_over(real x, real magic, real low, const Temper *temper) noexcept nogil:
+    """`exp_tempered` with a temper's numbers."""
+    return exp_tempered(
+        x, magic, low, <real>temper.log2e, <real>temper.ln2[0], <real>temper.ln2[1],
+        <real>temper.ln2[2], <real>temper.inverse,
+    )

@@ -19,9 +19,10 @@ from .group cimport Group, in_two_parts
 from .samples cimport SCORE, SOFT, Job, class_of, offset_of
 from .storage cimport emit, load, prefetch_bytes, storage, transpose
 from .sums cimport LANES, Sum, Tally, add, clear, folded, two_sum
+from .tempers cimport exp_over
 from .vecmath cimport (
-    EXP_TABLE, INFINITY, NAN, exp_by_table, exp_limit, exp_low, exp_magic, exp_scaled, exponent_of,
-    mul_add, real, table_magic,
+    EXP_TABLE, INFINITY, NAN, Temper, exp_by_table, exp_limit, exp_low, exp_magic, exp_scaled,
+    exponent_of, mul_add, real, table_magic,
 )
 from .workspace cimport lines
 
@@ -212,22 +213,24 @@ cdef void tile_largest(
         largest[lane] = which[lane]
 
 
-cdef inline bint fix_range(real *top, real *shift) noexcept nogil:
+cdef inline bint fix_range(real *top, real *shift, const Temper *temper) noexcept nogil:
     """Turn maxima into exponents; those out of range become shifts. Returns whether there are."""
     cdef Py_ssize_t lane
+    cdef real z
     cdef bint shifted = False
     for lane in range(LANES):
-        shifted |= not ((top[lane] <= exp_limit(top[0])) & (top[lane] >= -exp_limit(top[0])))
+        z = over(top[lane], temper)
+        shifted |= not ((z <= exp_limit(z)) & (z >= -exp_limit(z)))
     if shifted:
         for lane in range(LANES):
             shift[lane] = 0
-            if not -exp_limit(top[0]) <= top[lane] <= exp_limit(top[0]):
+            if not in_range(over(top[lane], temper)):
                 shift[lane] = (
                     top[lane] if -<real>INFINITY < top[lane] < <real>INFINITY else <real>NAN
                 )
                 top[lane] = 0
     for lane in range(LANES):
-        top[lane] = exponent_of(top[lane])
+        top[lane] = exponent_of(over(top[lane], temper))
     return shifted
 
 
@@ -247,8 +250,8 @@ cdef inline void add_four(
 
 
 cdef void tile_exp(
-    real *xs, Py_ssize_t m, Py_ssize_t width, const real *magic, const real *low_x, Tile *tile,
-    bint keep, const storage *ahead, Py_ssize_t stride
+    real *xs, Py_ssize_t m, Py_ssize_t width, const real *magic, const real *low_x,
+    const Temper *temper, Tile *tile, bint keep, const storage *ahead, Py_ssize_t stride
 ) noexcept nogil:
     """Exponentials of m classes, added to the lanes' sums.
 
@@ -264,10 +267,13 @@ cdef void tile_exp(
             prefetch_bytes(ahead + (c + i) * stride, LANES * sizeof(storage))
             x = xs + i * width
             if real is float and EXP_TABLE:
-                exp_by_table(&e[i * LANES], x, magic, low_x)
-            else:
+                exp_by_table(&e[i * LANES], x, magic, low_x, temper)
+            elif temper.temperature == 1:
                 for lane in range(LANES):
                     e[i * LANES + lane] = exp_scaled(x[lane], magic[lane], low_x[lane])
+            else:
+                for lane in range(LANES):
+                    e[i * LANES + lane] = exp_over(x[lane], magic[lane], low_x[lane], temper)
             if keep:
                 memcpy(xs + i * width, &e[i * LANES], LANES * sizeof(real))
         for i in range(some, FOUR):
@@ -301,7 +307,7 @@ cdef void tile_targets(
         for c in range(m):
             for lane in range(LANES):
                 a[c * LANES + lane] = own if target[lane] == <int32_t>c else spread
-    if job.target == NULL:
+    if job.target == NULL and job.keep != 1:
         for c in range(m * LANES):
             a[c] = mul_add(keep, a[c], spread)
     if job.weight != NULL:
@@ -313,11 +319,12 @@ cdef void tile_targets(
 
 cdef void tile_distance(
     const real *xs, real *a, Py_ssize_t m, Py_ssize_t width, const real *top, Tile *tile,
-    Group *group
+    Group *group, const char *ahead, Py_ssize_t step, Py_ssize_t stride
 ) noexcept nogil:
     """Add target times distance, and the targets, of m classes.
 
-    The target of the class left out is moved to `own_a`: its distance is 0.
+    The target of the class left out is moved to `own_a`: its distance is 0. `step` bytes a class,
+    each `stride` bytes from `ahead` on, are fetched meanwhile.
     """
     cdef Py_ssize_t lane, i, some, c = 0
     cdef real d
@@ -331,6 +338,7 @@ cdef void tile_distance(
     while c < m:
         some = min(m - c, <Py_ssize_t>FOUR)
         for i in range(some):
+            prefetch_bytes(ahead + (c + i) * stride, step)
             for lane in range(LANES):
                 d = a[i * LANES + lane] * (top[lane] - xs[lane])
                 part[i * LANES + lane] = d if a[i * LANES + lane] != 0 else <real>0
@@ -513,10 +521,13 @@ cdef void tiles_item(
     cdef bint whole = classes <= TILE
     cdef bint largest_too = wants_largest(job) or job.kind == SCORE, shifted
     cdef Written how = written(job)
-    cdef const storage *ahead
     # Where the next samples' classes lie, of which LANES elements are fetched with each of these.
     cdef Py_ssize_t next_class = LANES if inner == 1 else inner
-    cdef Py_ssize_t next_lanes = classes if inner == 1 else 1
+    cdef Py_ssize_t next_lanes = classes if inner == 1 else 1, next
+    cdef Py_ssize_t size = 4 if job.p32 != NULL else 8 if job.p64 != NULL else 0
+    cdef const char *probabilities = <const char *>(
+        <const void *>job.p32 if job.p32 != NULL else <const void *>job.p64
+    )
     cdef Group *group
     cdef Tally *tally
     cdef Tile *tile
@@ -586,7 +597,7 @@ cdef void tiles_item(
                     maximum[lane] = top[lane]
                     if group.own_class[lane] >= 0:
                         group.own_class[lane] = largest[lane]
-            shifted = fix_range(&top[0], &shift[0])
+            shifted = fix_range(&top[0], &shift[0], &job.temper)
             for lane in range(LANES):
                 group.shift[lane] = 0
             if shifted:
@@ -602,7 +613,7 @@ cdef void tiles_item(
                 magic[lane] = exp_magic(top[lane])
                 if real is float and EXP_TABLE and not wants_moments(job):
                     magic[lane] = table_magic(magic[lane])
-                low_x[lane] = exp_low(top[lane])
+                low_x[lane] = exp_low(top[lane]) * <real>job.temper.temperature
                 tile.high[lane] = tile.low[lane] = 0
             if wants_distance(job):
                 for lane in range(LANES):
@@ -619,21 +630,24 @@ cdef void tiles_item(
                     if shifted:
                         shift_tile(xs, m, width, &shift[0])
                 fit_block(tile, group, xs + at, c, m, width)
+                next = offset_of(job, (first + n) % job.samples, 0) + at * next_lanes
                 if job.kind == SOFT:
                     tile_targets(a, stage, job, first + at, filled, c, m)
-                    tile_distance(xs + at, a, m, width, &maximum[0], tile, group)
-                ahead = x + offset_of(job, (first + n) % job.samples, 0) + at * next_lanes
+                    tile_distance(
+                        xs + at, a, m, width, &maximum[0], tile, group,
+                        probabilities + next * size, LANES * size, next_class * size,
+                    )
                 if wants_moments(job):
                     tile_moments(
-                        xs + at, m, width, &magic[0], &low_x[0], &maximum[0], job, tile, ahead,
+                        xs + at, m, width, &magic[0], &low_x[0], &maximum[0], job, tile, x + next,
                         next_class,
                     )
                 else:
                     # The exponential of the class left out is 0 so, and in no sum.
                     put_own(tile, NULL, xs + at, width)
                     tile_exp(
-                        xs + at, m, width, &magic[0], &low_x[0], tile,
-                        whole and out != NULL and how != LOGARITHM, ahead, next_class,
+                        xs + at, m, width, &magic[0], &low_x[0], &job.temper, tile,
+                        whole and out != NULL and how != LOGARITHM, x + next, next_class,
                     )
                 if how == LOGARITHM:
                     put_own(tile, &group.own_x[0], xs + at, width)
@@ -674,7 +688,7 @@ cdef void tiles_item(
                     if how != LOGARITHM:
                         put_own(tile, NULL, xs, width)
                         tile_exp(
-                            xs, m, width, &magic[0], &low_x[0], tile, True, x, 0,
+                            xs, m, width, &magic[0], &low_x[0], &job.temper, tile, True, x, 0,
                         )
                     if job.kind == SOFT:
                         tile_targets(a, stage, job, first, filled, c, m)

@@ -20,10 +20,17 @@ cdef extern from "simd/fma.h" nogil:
     const bint FMA "FASTLOSS_FMA"
 
 cdef extern from "simd/exp.h" nogil:
+    # See tempers.pxd.
+    ctypedef struct Temper "fastloss_temper":
+        double temperature
+        double inverse
+        double log2e
+        double ln2[3]
+        float table[4]
     const int EXP_TABLE "FASTLOSS_EXP_TABLE"
     float table_magic "fastloss_exp_magic"(float magic) noexcept
     void exp64 "fastloss_exp64"(
-        float *to, const float *x, const float *magic, const float *low
+        float *to, const float *x, const float *magic, const float *low, const Temper *temper
     ) noexcept
 
 cdef extern from "<math.h>" nogil:
@@ -264,13 +271,13 @@ cdef inline real exp_scaled(real x, real magic, real low) noexcept nogil:
 
 
 cdef inline void exp_by_table(
-    float *to, const float *x, const float *magic, const float *low
+    float *to, const float *x, const float *magic, const float *low, const Temper *temper
 ) noexcept nogil:
-    """`exp_scaled` of 64 floats where EXP_TABLE is not 0: at most 1 ulp off.
+    """`exp_tempered` of 64 floats where EXP_TABLE is not 0: at most 1 ulp off.
 
     Each has a `magic` and a `low` of its own, `magic` from `table_magic`.
     """
-    exp64(to, x, magic, low)
+    exp64(to, x, magic, low, temper)
 
 
 cdef inline real exp_capped(real x, real magic, real low, real high) noexcept nogil:

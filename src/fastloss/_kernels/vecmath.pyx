@@ -3,6 +3,7 @@
 
 from .buffers cimport address
 from .operands cimport FLOAT64, size_of
+from .tempers cimport temper_of
 
 #: Entries of the table of `exp_by_table`; 0 where there is none.
 EXP_LANES = EXP_TABLE
@@ -17,13 +18,14 @@ cdef void by_table(
     cdef float magics[64]
     cdef float lows[64]
     cdef Py_ssize_t first, i
+    cdef Temper temper = temper_of(1, <float>0)
     for first in range(0, n, 64):
         for i in range(64):
             magics[i] = table_magic(<float>magic)
             lows[i] = <float>low
             given[i] = <float>x[min(first + i, n - 1)]
         if EXP_TABLE:
-            exp_by_table(&made[0], &given[0], &magics[0], &lows[0])
+            exp_by_table(&made[0], &given[0], &magics[0], &lows[0], &temper)
         for i in range(first, min(first + 64, n)):
             if real is float and EXP_TABLE:
                 out[i] = made[i - first]
