@@ -294,8 +294,9 @@ def call_again(
     elif way == 3:
         room, out, shift = in_a_room(rng, x)
         out[...] = x
-        got, g = fused(out, form[1], reduction="none", out=out, **given)
-        same(got, results["none"], "losses in place")
+        reduction = str(rng.choice(["none", "sum"]))
+        got, g = fused(out, form[1], reduction=reduction, out=out, **given)
+        same(got, results[reduction], f"{reduction} in place")
         same(g, results["gradient"], "gradient in place")
         untouched(room, shift, x.size, "in place")
     elif way == 4:
