@@ -431,3 +431,21 @@ def test_an_option_that_has_no_reciprocal(fl, option):
     """1 / 1e-310 is infinite: a logit of 0 stays 0 nevertheless, and alike logits stay alike."""
     loss = fl.cross_entropy(np.zeros((2, 3), np.float32), [0, 1], **{option: 1e-310})
     np.testing.assert_allclose(loss, np.log(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 30, 300])
+def test_probabilities_that_only_weights_over_a_temperature_bring_back(fl, classes):
+    """A float has no digits of these probabilities; what they are multiplied by has a say, too."""
+    logits = np.zeros((1, classes), np.float32)
+    logits[0, 1:] = -50
+    target = np.full((1, classes), 1.2345e-41)
+    target[0, 0] = 1
+    weight = np.full(classes, 9.8e7)
+    weight[0] = 1e-8
+    loss, grad = fl.cross_entropy_value_and_grad(
+        logits, target, weight=weight, temperature=0.01, reduction="sum"
+    )
+    # exp(-5000) is 0 beside the rest.
+    share = 9.8e7 * 1.2345e-41
+    np.testing.assert_allclose(grad[0, 1:], -share / 0.01, rtol=4 * 2.0**-24)
+    assert loss == pytest.approx((classes - 1) * share * 5000, rel=4 * 2.0**-24)

@@ -29,10 +29,14 @@ cdef inline bint tempered(const Job *job) noexcept nogil:
 
 
 cdef inline bint floats_do(const Job *job) noexcept nogil:
-    """Whether logits that are floats need not be divided by the temperature (see tempers.pxd)."""
+    """Whether logits that are floats need not be divided by the temperature (see tempers.pxd).
+
+    Class probabilities that a float has lost would count where weights over T are above 1.
+    """
     return (
         2.0**-TEMPERS <= job.temperature <= 2.0**TEMPERS and job.softcap == 0
         and not job.precise and job.second == NULL
+        and (job.kind != SOFT or job.heaviest <= job.temperature)
     )
 
 
