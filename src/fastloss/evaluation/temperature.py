@@ -46,22 +46,27 @@ class Pass(Protocol):
     @property
     def slope(self) -> float:
         """Derivative of the mean loss by log(b): cross-entropy less entropy."""
+        ...
 
     @property
     def curvature(self) -> float:
         """Second derivative of the mean loss by b, times b**2: variance of the scaled logits."""
+        ...
 
     @property
     def gap(self) -> float:
         """How far the target is below the largest logit, in log-probabilities."""
+        ...
 
     @property
     def behind(self) -> int:
         """Number of samples whose target is below the largest logit."""
+        ...
 
     @property
     def apart(self) -> int:
         """Number of samples of which the temperature changes the loss."""
+        ...
 
 
 AnyPass = TypeVar("AnyPass", bound=Pass)
