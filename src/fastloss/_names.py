@@ -36,10 +36,14 @@ def signed(function: Function) -> Function:
     """Hide ``**others`` from the signature of a function."""
     signature = inspect.signature(function)
     shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    shown_signature = signature.replace(parameters=shown)
-    # Type checkers know no function that has this attribute; inspect reads it.
-    function.__signature__ = shown_signature  # type: ignore[attr-defined]
+    show(function, signature.replace(parameters=shown))
     return function
+
+
+def show(function: Callable[..., Any], signature: inspect.Signature) -> None:
+    """Make this the signature of a function, for `help`, editors and `inspect`."""
+    # inspect reads this attribute, which type checkers do not know of functions.
+    function.__signature__ = signature  # type: ignore[attr-defined]
 
 
 def unknown(function: Callable[..., Any], others: Mapping[str, Any]) -> NoReturn:

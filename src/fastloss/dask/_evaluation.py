@@ -124,8 +124,7 @@ def compare_logits(
 
     Parameters
     ----------
-    logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, in any chunks along the sample axes and one chunk along the class axis.
+    logits : see `score_samples`
     other : dask array or array_like, shape of `logits`
         The other model's unnormalised scores, of any type and in any chunks along the sample axes.
     target : dask array or array_like, optional
@@ -185,10 +184,7 @@ def streaming_metrics(
 
     Parameters
     ----------
-    logits : dask array, shape (N, C), (C,), (N, C, d1, ..., dK), or any with `axis`
-        Unnormalised scores, in any chunks along the sample axes and one chunk along the class axis.
-    target : dask array or array_like
-        Class indices, with the shape of the logits without the class axis, in any chunks.
+    logits, target : see `score_samples`
     group : dask array or array_like, optional
         The group of each sample, such as a document, a domain or a language: numbers or strings
         that broadcast to the samples.

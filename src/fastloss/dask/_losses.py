@@ -128,7 +128,7 @@ def _functions(
         function.__name__ = function.__qualname__ = f"{name}{'_value_and_grad' * gradient}"
         function.__module__ = "fastloss.dask"
         function.__doc__ = template.format(**words) + inspect.cleandoc(example) + "\n"
-        function.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
+        _names.show(function, signature)
         return function
 
     return made(False, _LOSS, examples[0]), made(True, _VALUE_AND_GRAD, examples[1])
