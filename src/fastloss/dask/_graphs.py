@@ -284,7 +284,8 @@ def _in_chunk(
         # The loss of all chunks is computed from their sums.
         reduction = "sum"
     loss = SPECIFICATIONS[name]
-    with one_thread(), naming(block_id, loss.input):
+    # The totals have an axis more than the chunk.
+    with one_thread(), naming(block_id[: x.ndim], loss.input):
         values, grad, totals = loss.evaluate(
             x, reduction=reduction, gradient=gradient, **arguments, **constants
         )
